@@ -137,6 +137,19 @@ def test_the_project_speaks_of_itself_alone():
         assert not [word for word in words if word in text], path
 
 
+def test_functions_are_short_and_types_are_said():
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    long = {
+        f"{path.relative_to(SOURCE)}: {node.name}"
+        for path in MODULES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, functions) and node.end_lineno - node.lineno >= 90
+    }
+    assert not long
+    untyped = sum(path.read_text("utf-8").count("dict[str, Any]") for path in MODULES)
+    assert untyped <= 60
+
+
 def test_every_analysis_is_registered():
     assert {path.stem for path in MODULES if holds_an_analysis(path)} == {
         entry.name for entry in ENTRIES

@@ -35,15 +35,15 @@ from mnemoscope.data.table import COLUMNS
 from mnemoscope.pipeline import (
     benchmark,
     capture,
+    causes,
+    deltas,
     graft,
     knockout,
     label,
-    localize,
     train,
     trainings,
 )
-from mnemoscope.pipeline.causes import GRAFT_FILE, GRAFT_SPECIFICITY_FILE
-from mnemoscope.search import climb
+from mnemoscope.search import found
 from mnemoscope.stats import FIGURE
 from mnemoscope.study.settings import StudySettings
 
@@ -65,32 +65,32 @@ STUDY_TABLES: dict[str, dict[str, Columns]] = {
         benchmark.LEVELS_FILE: levels.LEVEL_COLUMNS,
     },
     "localize": {
-        localize.REGIONS_FILE: localize.REGION_COLUMNS,
-        localize.AGREEMENT_FILE: localize.AGREEMENT_COLUMNS,
-        localize.SHAPES_FILE: localize.SHAPE_COLUMNS,
-        localize.MODELS_FILE: localize.MODEL_COLUMNS,
-        "delta.parquet": localize.DELTA_COLUMNS,
-        "profile.parquet": localize.PROFILE_COLUMNS,
+        deltas.REGIONS_FILE: deltas.REGION_COLUMNS,
+        deltas.AGREEMENT_FILE: deltas.AGREEMENT_COLUMNS,
+        deltas.SHAPES_FILE: deltas.SHAPE_COLUMNS,
+        deltas.MODELS_FILE: deltas.MODEL_COLUMNS,
+        "delta.parquet": deltas.DELTA_COLUMNS,
+        "profile.parquet": deltas.PROFILE_COLUMNS,
     },
     "knockout": {
-        knockout.KNOCKOUT_FILE: knockout.KNOCKOUT_COLUMNS,
-        knockout.SPECIFICITY_FILE: knockout.SPECIFICITY_COLUMNS,
+        causes.KNOCKOUT_FILE: knockout.KNOCKOUT_COLUMNS,
+        causes.SPECIFICITY_FILE: knockout.SPECIFICITY_COLUMNS,
     },
     "graft": {
-        GRAFT_FILE: graft.GRAFT_COLUMNS,
-        GRAFT_SPECIFICITY_FILE: graft.SPECIFIC_COLUMNS,
-        graft.CURVES_FILE: graft.CURVE_COLUMNS,
-        graft.SEQUENCES_FILE: graft.SEQUENCE_COLUMNS,
-        graft.PATCHES_FILE: graft.PATCH_COLUMNS,
+        causes.GRAFT_FILE: graft.GRAFT_COLUMNS,
+        causes.GRAFT_SPECIFICITY_FILE: graft.SPECIFIC_COLUMNS,
+        causes.CURVES_FILE: graft.CURVE_COLUMNS,
+        causes.SEQUENCES_FILE: graft.SEQUENCE_COLUMNS,
+        causes.PATCHES_FILE: graft.PATCH_COLUMNS,
     },
-    "search": {climb.SEARCH_FILE: climb.SEARCH_COLUMNS},
+    "search": {found.SEARCH_FILE: found.SEARCH_COLUMNS},
 }
 """Tables of docs/tables.md, by section."""
 NAMES = {
     "Run, and open a study": (
         "run Study load_settings StudySettings demo_settings run_stage analyze"
     ),
-    "Audit documents, ask items": "audit Audit items Items membership Membership",
+    "Audit documents, ask items": "audit Audit items Items membership Membership forget Forgetting",
     "Windows, scan, classes, maps": "windows scan classify capture Maps",
     "Readers of maps": "fit fit_blind Reader excess Excess Estimate",
     "Grafts": "graft_parts grafted patched_activations",

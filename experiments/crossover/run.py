@@ -53,13 +53,13 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, wrap_model
 from mnemoscope.localize.cut import (
-    RANKINGS,
     class_mean,
     count_edges,
     cut_and_judge,
     equal_mass_edges,
     largest_edges,
 )
+from mnemoscope.localize.rankings import RANKINGS
 from mnemoscope.maps.views import DifferenceMaps, StackedMaps, TensorMaps
 from mnemoscope.stats import estimate_of, resampled_mean
 from tools.embedded.corpus import NgramSet, choose_study, cut_segments

@@ -21,8 +21,14 @@ from experiments.pages import publish, show_tables
 from mnemoscope.benchmark.published import published_table
 from mnemoscope.data.table import look_up
 from mnemoscope.localize.grafts import Part, Tried, Walk, compare_classes, kept_by_class
-from mnemoscope.pipeline.causes import GRAFT_SPECIFICITY_FILE, TRUTH, by_weight
-from mnemoscope.pipeline.graft import INTO_MODEL, SEQUENCES_FILE, specific_row
+from mnemoscope.pipeline.causes import (
+    GRAFT_SPECIFICITY_FILE,
+    INTO_MODEL,
+    SEQUENCES_FILE,
+    TRUTH,
+    by_weight,
+)
+from mnemoscope.pipeline.graft import specific_row
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.stats import FEWEST_GROUPS, rows_of

@@ -36,7 +36,8 @@ from mnemoscope.cnn.presets import GRIDS, PresetName
 from mnemoscope.data.table import token_matrix
 from mnemoscope.embedded import model_path
 from mnemoscope.files import write_parquet, write_text
-from mnemoscope.localize.delta import average, decisiveness, layer_profile
+from mnemoscope.localize.delta import average, decisiveness
+from mnemoscope.localize.regions import layer_profile
 from mnemoscope.pipeline.label import SampleEntry, samples_of
 from mnemoscope.pipeline.localize import localized_rows
 from mnemoscope.pipeline.train import (

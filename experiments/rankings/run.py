@@ -31,8 +31,6 @@ from experiments.pages import figure, show_tables, table_of
 from mnemoscope.data.table import token_matrix
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import (
-    RANKINGS,
-    Measure,
     class_mean,
     contrasted,
     count_edges,
@@ -40,7 +38,8 @@ from mnemoscope.localize.cut import (
     equal_mass_edges,
     largest_edges,
 )
-from mnemoscope.pipeline.localize import load_deltas
+from mnemoscope.localize.rankings import RANKINGS, Measure
+from mnemoscope.pipeline.deltas import load_deltas
 from mnemoscope.progress import say
 from mnemoscope.stats import Estimate, draw_counts, interval_of, resampled_ratio
 from mnemoscope.study.models import Models

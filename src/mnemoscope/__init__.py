@@ -26,123 +26,79 @@ from typing import TYPE_CHECKING, Any
 from mnemoscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from mnemoscope.audits.library import Audit, audit
-    from mnemoscope.contamination.found import Items
-    from mnemoscope.contamination.run import items
-    from mnemoscope.errors import DamagedDataError, MnemoscopeError, NoRoomError, UserError
-    from mnemoscope.flow.analyze import analyze
-    from mnemoscope.flow.run import demo_settings, run_stage
-    from mnemoscope.flow.study import Study, run
-    from mnemoscope.library.maps import Maps, capture
-    from mnemoscope.library.membership import Membership, membership
-    from mnemoscope.library.reader import Excess, Reader, excess, fit, fit_blind
-    from mnemoscope.library.sequences import classify, scan, windows
-    from mnemoscope.lm.graft import graft_parts, grafted, patched_activations
-    from mnemoscope.progress import show_progress
-    from mnemoscope.report.notebook import (
-        allocation_figure,
-        benchmark_figure,
-        delta_figure,
-        graft_figure,
-        layer_profile_figure,
-    )
-    from mnemoscope.stats import Estimate
-    from mnemoscope.study.settings import StudySettings, load_settings
-    from mnemoscope.training.callback import MemorizationCallback
-    from mnemoscope.training.history import read_history
-    from mnemoscope.training.watch import MemorizationWatch, make_canaries
-    from mnemoscope.training.windows import WatchedWindows
+    from mnemoscope.audits.library import Audit as Audit
+    from mnemoscope.audits.library import audit as audit
+    from mnemoscope.contamination.found import Items as Items
+    from mnemoscope.contamination.run import items as items
+    from mnemoscope.errors import DamagedDataError as DamagedDataError
+    from mnemoscope.errors import MnemoscopeError as MnemoscopeError
+    from mnemoscope.errors import NoRoomError as NoRoomError
+    from mnemoscope.errors import UserError as UserError
+    from mnemoscope.flow.analyze import analyze as analyze
+    from mnemoscope.flow.run import demo_settings as demo_settings
+    from mnemoscope.flow.run import run_stage as run_stage
+    from mnemoscope.flow.study import Study as Study
+    from mnemoscope.flow.study import run as run
+    from mnemoscope.forgetting.run import Forgetting as Forgetting
+    from mnemoscope.forgetting.run import forget as forget
+    from mnemoscope.library.maps import Maps as Maps
+    from mnemoscope.library.maps import capture as capture
+    from mnemoscope.library.membership import Membership as Membership
+    from mnemoscope.library.membership import membership as membership
+    from mnemoscope.library.reader import Excess as Excess
+    from mnemoscope.library.reader import Reader as Reader
+    from mnemoscope.library.reader import excess as excess
+    from mnemoscope.library.reader import fit as fit
+    from mnemoscope.library.reader import fit_blind as fit_blind
+    from mnemoscope.library.sequences import classify as classify
+    from mnemoscope.library.sequences import scan as scan
+    from mnemoscope.library.sequences import windows as windows
+    from mnemoscope.lm.graft import graft_parts as graft_parts
+    from mnemoscope.lm.graft import grafted as grafted
+    from mnemoscope.lm.graft import patched_activations as patched_activations
+    from mnemoscope.progress import show_progress as show_progress
+    from mnemoscope.report.notebook import allocation_figure as allocation_figure
+    from mnemoscope.report.notebook import benchmark_figure as benchmark_figure
+    from mnemoscope.report.notebook import delta_figure as delta_figure
+    from mnemoscope.report.notebook import graft_figure as graft_figure
+    from mnemoscope.report.notebook import layer_profile_figure as layer_profile_figure
+    from mnemoscope.stats import Estimate as Estimate
+    from mnemoscope.study.settings import StudySettings as StudySettings
+    from mnemoscope.study.settings import load_settings as load_settings
+    from mnemoscope.training.callback import MemorizationCallback as MemorizationCallback
+    from mnemoscope.training.history import read_history as read_history
+    from mnemoscope.training.watch import MemorizationWatch as MemorizationWatch
+    from mnemoscope.training.watch import make_canaries as make_canaries
+    from mnemoscope.training.windows import WatchedWindows as WatchedWindows
 
-__all__ = [
-    "Audit",
-    "DamagedDataError",
-    "Estimate",
-    "Excess",
-    "Items",
-    "Maps",
-    "Membership",
-    "MemorizationCallback",
-    "MemorizationWatch",
-    "MnemoscopeError",
-    "NoRoomError",
-    "Reader",
-    "Study",
-    "StudySettings",
-    "UserError",
-    "WatchedWindows",
-    "allocation_figure",
-    "analyze",
-    "audit",
-    "benchmark_figure",
-    "capture",
-    "classify",
-    "delta_figure",
-    "demo_settings",
-    "excess",
-    "fit",
-    "fit_blind",
-    "graft_figure",
-    "graft_parts",
-    "grafted",
-    "items",
-    "layer_profile_figure",
-    "load_settings",
-    "make_canaries",
-    "membership",
-    "patched_activations",
-    "read_history",
-    "run",
-    "run_stage",
-    "scan",
-    "show_progress",
-    "windows",
-]
-
-_WHERE = {
-    "Audit": "audits.library",
-    "audit": "audits.library",
-    "Items": "contamination.found",
-    "items": "contamination.run",
-    "DamagedDataError": "errors",
-    "MnemoscopeError": "errors",
-    "NoRoomError": "errors",
-    "UserError": "errors",
-    "analyze": "flow.analyze",
-    "demo_settings": "flow.run",
-    "run_stage": "flow.run",
-    "Study": "flow.study",
-    "run": "flow.study",
-    "Maps": "library.maps",
-    "capture": "library.maps",
-    "Membership": "library.membership",
-    "membership": "library.membership",
-    "Excess": "library.reader",
-    "Reader": "library.reader",
-    "excess": "library.reader",
-    "fit": "library.reader",
-    "fit_blind": "library.reader",
-    "classify": "library.sequences",
-    "scan": "library.sequences",
-    "windows": "library.sequences",
-    "graft_parts": "lm.graft",
-    "grafted": "lm.graft",
-    "patched_activations": "lm.graft",
-    "show_progress": "progress",
-    "allocation_figure": "report.notebook",
-    "benchmark_figure": "report.notebook",
-    "delta_figure": "report.notebook",
-    "graft_figure": "report.notebook",
-    "layer_profile_figure": "report.notebook",
-    "Estimate": "stats",
-    "StudySettings": "study.settings",
-    "load_settings": "study.settings",
-    "read_history": "training.history",
-    "MemorizationCallback": "training.callback",
-    "MemorizationWatch": "training.watch",
-    "make_canaries": "training.watch",
-    "WatchedWindows": "training.windows",
+_ROOMS = {
+    "audits.library": "Audit audit",
+    "contamination.found": "Items",
+    "contamination.run": "items",
+    "errors": "DamagedDataError MnemoscopeError NoRoomError UserError",
+    "flow.analyze": "analyze",
+    "flow.run": "demo_settings run_stage",
+    "flow.study": "Study run",
+    "forgetting.run": "Forgetting forget",
+    "library.maps": "Maps capture",
+    "library.membership": "Membership membership",
+    "library.reader": "Excess Reader excess fit fit_blind",
+    "library.sequences": "classify scan windows",
+    "lm.graft": "graft_parts grafted patched_activations",
+    "progress": "show_progress",
+    "report.notebook": (
+        "allocation_figure benchmark_figure delta_figure graft_figure layer_profile_figure"
+    ),
+    "stats": "Estimate",
+    "study.settings": "StudySettings load_settings",
+    "training.callback": "MemorizationCallback",
+    "training.history": "read_history",
+    "training.watch": "MemorizationWatch make_canaries",
+    "training.windows": "WatchedWindows",
 }
-
+"""The public names of each room, apart by spaces."""
+_WHERE = {name: room for room, names in _ROOMS.items() for name in names.split()}
+__all__ = sorted(_WHERE)
 
 _RENAMED: dict[str, tuple[str, str]] = {}
 """Names that are to go: what stands in their place, and the first version without them."""
@@ -155,7 +111,7 @@ def __getattr__(name: str) -> Any:
         said = f"mnemoscope.{name} goes with version {version}; use mnemoscope.{instead}"
         warnings.warn(said, DeprecationWarning, stacklevel=2)
         name = instead
-    if name not in __all__:
+    if name not in _WHERE:
         raise AttributeError(f"module 'mnemoscope' has no attribute '{name}'")
     return getattr(import_module(f"mnemoscope.{_WHERE[name]}"), name)
 

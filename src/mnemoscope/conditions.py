@@ -1,16 +1,22 @@
 """Conditions of gates, such as `recalled > 0.5%`: a measure, a sign, and a number with its unit."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import isclose
 from operator import ge, gt
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+from xml.etree import ElementTree
 
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.stats import Estimate
 from mnemoscope.words import plain_figure, plural
 
+if TYPE_CHECKING:
+    import polars as pl
+
 _MOST_DIGITS = 12
+_FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML 1.0 has no way to write."""
 _COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge}
 
 
@@ -75,6 +81,96 @@ class Gate(NamedTuple):
         return plain_figure(value, share.low, share.high, digits=digits)
 
 
+class Judged(NamedTuple):
+    """Whether a condition holds, and the figures: in a line, and as numbers.
+
+    `value` is compared with the limit: of all, or the largest of any document. `n_compared` are the
+    documents, items or windows that it was put to, `n_unread` those that nobody could ask.
+    `counted` are the passages (items, windows) that count; `failing` are the documents of which it
+    holds, with the amount of each in words, where it is asked of each. `is_strict`: what is unread
+    fails too.
+    """
+
+    gate: Gate
+    is_failed: bool
+    said: str
+    counted: "pl.DataFrame"
+    value: float
+    n_compared: int
+    n_unread: int = 0
+    failing: Mapping[str, str] = {}
+    is_strict: bool = False
+
+    def strictly(self) -> "Judged":
+        """The same where what nobody could ask fails."""
+        return self._replace(is_strict=True, is_failed=self.is_failed or bool(self.n_unread))
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` has under `gate`."""
+        gate = self.gate
+        return {
+            "text": gate.text,
+            "failed": self.is_failed,
+            "said": self.said,
+            "value": self.value,
+            "sign": gate.sign,
+            "limit": gate.limit,
+            "unit": gate.measures.unit if gate.of_number else "share",
+            "in_each": gate.in_each,
+            "failing": [*self.failing],
+            "compared": self.n_compared,
+            "unread": self.n_unread,
+            "strict": self.is_strict,
+        }
+
+
+class Case(NamedTuple):
+    """A test of a JUnit report: why it failed or was skipped, and what stands in its output."""
+
+    name: str
+    failure: str | None = None
+    skipped: str | None = None
+    output: str | None = None
+
+
+def junit_suite(
+    name: str, properties: Mapping[str, str], judged: Judged | None, cases: Sequence[Case]
+) -> str:
+    """A JUnit report; a condition of a gate on all is a test of its own, before the others.
+
+    Characters that XML 1.0 forbids are written as U+FFFD.
+    """
+    if judged is not None and not judged.gate.in_each:
+        cases = [
+            Case(judged.gate.text, judged.said if judged.gate.holds(judged.value) else None),
+            *cases,
+        ]
+    suite = ElementTree.Element(
+        "testsuite",
+        name=_clean(f"mnemoscope {name}"),
+        tests=str(len(cases)),
+        failures=str(sum(one.failure is not None for one in cases)),
+        errors="0",
+        skipped=str(sum(one.skipped is not None for one in cases)),
+    )
+    named = ElementTree.SubElement(suite, "properties")
+    for key, value in properties.items():
+        ElementTree.SubElement(named, "property", name=key, value=_clean(value))
+    room = f"mnemoscope.{name.partition(' ')[0]}"
+    for one in cases:
+        own = ElementTree.SubElement(suite, "testcase", classname=room, name=_clean(one.name))
+        if one.skipped is not None:
+            ElementTree.SubElement(own, "skipped", message=_clean(one.skipped))
+        if one.failure is not None and judged is not None:
+            message = _clean(f"{judged.gate.text}: {one.failure}")
+            ElementTree.SubElement(own, "failure", type=judged.gate.kind, message=message)
+        if one.output is not None:
+            ElementTree.SubElement(own, "system-out").text = _clean(one.output)
+    ElementTree.indent(suite)
+    text = ElementTree.tostring(suite, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'
+
+
 def parse_gate(text: str, measures: Measures) -> Gate:
     """Read a condition: a measure, `>` or `>=`, a number with its unit, and `in doc` for each one.
 
@@ -125,3 +221,7 @@ def parse_gate(text: str, measures: Measures) -> Gate:
 def _sign(value: float, limit: float) -> int:
     """Whether a share is above (1), at (0) or below (-1) a limit, but for the last digits."""
     return 0 if isclose(value, limit, rel_tol=1e-12) else 1 if value > limit else -1
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\ufffd", text)

@@ -225,6 +225,12 @@ def _in_use(folder: Path, holder: str) -> UserError:
     return UserError(f"{folder}: in use by {holder}. Wait until it ends, or stop it.")
 
 
+def free_name(path: Path) -> Path:
+    """The path, or with the first number behind it under which nothing lies: a command's output."""
+    numbered = (path.with_name(f"{path.name}-{n}") for n in itertools.count(2))
+    return next(one for one in itertools.chain([path], numbered) if not os.path.lexists(one))
+
+
 def refuse_filled(folder: Path) -> None:
     """Raise UserError where an output folder is there and not empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

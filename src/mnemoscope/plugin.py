@@ -77,6 +77,12 @@ if TYPE_CHECKING:
     from mnemoscope.lm.probe import matched_layers as matched_layers
     from mnemoscope.lm.probe import neuron_activations as neuron_activations
     from mnemoscope.lm.probe import teacher_forced as teacher_forced
+    from mnemoscope.lm.prompts import AS_IT_IS as AS_IT_IS
+    from mnemoscope.lm.prompts import WORD_KINDS as WORD_KINDS
+    from mnemoscope.lm.prompts import ChangedPrompt as ChangedPrompt
+    from mnemoscope.lm.prompts import Vocabulary as Vocabulary
+    from mnemoscope.lm.prompts import make_prompts as make_prompts
+    from mnemoscope.lm.prompts import suffix_runs as suffix_runs
     from mnemoscope.maps.shape import attention_shape as attention_shape
     from mnemoscope.maps.shape import copy_edges as copy_edges
     from mnemoscope.progress import Progress as Progress
@@ -135,6 +141,7 @@ SECTIONS: dict[str, dict[str, str]] = {
             "Generated generate_by_level states_of entropy_of count_lacking count_by_level"
         ),
         "lm.continue_": "best_tokens right_tokens run_lengths draw_continuations",
+        "lm.prompts": ("Vocabulary make_prompts ChangedPrompt AS_IT_IS WORD_KINDS suffix_runs"),
     },
     "Look inside the model": {
         "lm.probe": "teacher_forced hidden_states neuron_activations matched_layers",

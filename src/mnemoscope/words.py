@@ -218,6 +218,15 @@ def decimal(value: float, digits: int = 2) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
 
 
+def rounded(n: float) -> int:
+    """A number of which two digits are known.
+
+    >>> rounded(26_941), rounded(87.6), rounded(6)
+    (27000, 88, 6)
+    """
+    return int(float(f"{n:.2g}"))
+
+
 def duration(seconds: float | None) -> str:
     r"""Print a duration.
 

@@ -212,6 +212,12 @@ def test_flat_attention_is_found_by_layer(planted, monkeypatch, tmp_path) -> Non
     wanted = np.mean([np.log(n) for n in range(2, length + 1)])  # even rows of 2 to 8 keys
     assert frame["memorized"][1] == pytest.approx(wanted, abs=1e-3)  # stored as float16
     assert frame["not_memorized"][1] == pytest.approx(0)
+    other, turned = tmp_path / "other", maps.flip(0).flip(1)  # its layers the other way round
+    add_shard(MapWriter(other, StoreMeta(2, length)), ids, "true", mean=turned, max=turned)
+    beside = replace(inputs, reference_maps=MapStore(other))
+    told = apart(analyse(beside, Settings()).frames["attention"]).filter(measure="entropy")
+    assert told["auc"].to_list() == [0.5, 1.0, 1.0, 0.5]
+    assert told["model"].n_unique() == 2
 
 
 @pytest.fixture

@@ -109,9 +109,13 @@ def test_the_analysis_orders_levels_that_are_planted_on_a_line(monkeypatch, inpu
     angle = np.outer(level / 4, [0, 1, 1, 1])
     states = np.stack([np.cos(angle), np.sin(angle)], axis=-1) + RNG.normal(size=(100, 4, 2)) / 50
     result = result_of(level, states)
-    order = float(result.sentence.rstrip(".").split("rank correlation of ")[1])
-    assert order > 0.9
+    pairs, order, shuffled = result.frames["order"].row(0)
+    assert pairs == 10
+    assert order > 0.9 > shuffled > 0
     assert "over 10 pairs of levels" in result.sentence
+    blind = result_of(RNG.permutation(level), states).frames["order"]
+    assert blind["correlation"].item() < 0.9
+    assert blind["shuffled"].item() == pytest.approx(shuffled, abs=0.25)  # of 50 shuffles
     far = result.frames["from_top"].filter(metric="cosine", level=0)
     assert far["plain"].to_list()[0] < 0.001
     assert far["plain"].to_list()[1:] == pytest.approx([1 - np.cos(1)] * 3, rel=0.05)

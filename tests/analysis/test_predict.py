@@ -67,10 +67,39 @@ def test_the_model_is_the_published_one() -> None:
     best = minimize(loss, np.zeros(4), tol=1e-10).x
     parts = np.zeros(60, dtype=int)
     fitted = fit_parts(values, label, parts)
-    assert fitted.weights(3)[0] == pytest.approx(best[1:], abs=1e-3)
+    assert fitted.models[0][-1].coef_[0] == pytest.approx(best[1:], abs=1e-3)
     odds = best[0] + scaled @ best[1:]
     # the solver of scikit-learn stops at a gradient of 1e-4
     assert fitted.predict(values, parts) == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-3)
+
+
+def test_errors_of_weights_are_those_of_resampled_groups_and_copies_make_none_smaller() -> None:
+    values, label = _logistic(300)
+    copied, groups = (np.repeat(one, 3, axis=0) for one in (values, np.arange(300)))
+    alone, parts = np.arange(300), np.zeros(900, dtype=int)
+
+    def errors(x: np.ndarray, y: np.ndarray, of: np.ndarray) -> np.ndarray:
+        fitted = fit_parts(x, y, parts[: len(x)], unscaled=(0, 1, 2))
+        (ends,) = fitted.weights(x, y, parts[: len(x)], of).values()
+        reach = [np.nan if one.low is None else one.high - one.low for one in ends]
+        return np.array(reach) / (2 * 1.96)
+
+    found = errors(values, label, alone)
+    thrice = (copied, np.repeat(label, 3))
+    by_row = errors(*thrice, np.arange(900))
+    assert errors(*thrice, groups) == pytest.approx(np.sqrt(3) * by_row, rel=1e-6)
+    rng, draws = np.random.default_rng(0), []
+    for _ in range(100):
+        rows = rng.integers(0, 300, 300)
+        one = fit_parts(values[rows], label[rows], parts[:300], unscaled=(0, 1, 2))
+        draws.append(one.models[0][-1].coef_[0])
+    # the spread of 100 resamples is known to 7 %
+    assert found == pytest.approx(np.std(draws, axis=0), rel=0.25)
+    rare = values * [1, 1, 0] + (alone[:, None] < 9) * [0, 0, 1.0]
+    assert np.isnan(errors(rare, label, alone)).tolist() == [False, False, True]
+    known = (values, label, parts[:300])
+    (few,) = fit_parts(*known).weights(*known, alone // 40).values()
+    assert all(one.value is not None and one.low is None for one in few)
 
 
 def test_columns_of_flags_are_left_as_they_are_and_a_part_with_one_label_predicts_it() -> None:
@@ -242,8 +271,8 @@ def test_the_planted_partition_is_found_and_beats_the_baseline() -> None:
     assert f1["taxonomic"]["value_low"] > f1["baseline"]["value_high"]
     assert f1["taxonomic"]["value"] > 0.8
     turned = weights.filter(model="taxonomic", feature="avg_frequency")
-    signs = dict(turned.select("part", "weight").rows())
-    assert signs["odd"] < 0 < signs["even"]
+    ends = {row["part"]: row["weight"] for row in turned.to_dicts()}
+    assert ends["odd"]["high"] < 0 < ends["even"]["low"]
 
 
 def test_near_duplicates_stay_on_one_side() -> None:

@@ -189,6 +189,9 @@ def test_a_planted_relation_is_found_at_its_layer(planted) -> None:
     assert abs(second["shuffled"]) < 0.02
     assert second["memorized"] < 0 < second["not_memorized"]
     assert result.sentence.startswith("At the last layer low PSMI goes with memorization")
+    # the other model has the same states
+    assert [(*one,) for one in (first["beyond"], second["beyond"])] == [(0, 0, 0)] * 2
+    assert "(+0.000 [0.000, 0.000] beside other)" in result.sentence
     assert result.frames["sequences"].height == 400
     models = result.frames["layers"]["model"].unique(maintain_order=True)
     assert models.to_list() == ["this model", "other"]

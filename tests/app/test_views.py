@@ -40,7 +40,7 @@ from mnemoscope.app.views import (
 )
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.local import local_audit
-from mnemoscope.audits.page import strongest
+from mnemoscope.audits.page import in_order
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.run import make_audit
 from mnemoscope.audits.verdict import error_rate
@@ -92,7 +92,7 @@ def test_a_hostile_document_is_shown_and_does_nothing(result):
     assert "U+202E" in page.words()
     assert "U+200B" in page.words()
     assert "\u202e" not in page.words()
-    order = [row["number"] for row in strongest(result.spans.rows(named=True))]
+    order = [row["number"] for row in in_order(result.spans.rows(named=True))]
     numbers = [row["number"] for row in result.spans.rows(named=True)]
     assert page.picks() == [*order, *numbers]  # the list, then the document
     assert result.record["verdict"]["sentence"] in page.words()
@@ -330,8 +330,7 @@ def test_a_study_without_cnns_shows_what_there_is_and_says_why(untrained, succee
     ):
         with pytest.raises(UserError, match=r"no CNN can be trained .*Guess 0.*study\.report"):
             ask()
-    (line,) = [one for one in succeed("status", untrained).out.splitlines() if "│ report " in one]
-    assert "no CNNs" in line
+    assert "\nWithout CNNs: report.\n" in succeed("status", untrained).out
     said = succeed("report", shutil.copytree(untrained, tmp_path / "copy"))
     assert "Guess has 0" in said.err
     assert max(map(len, said.err.splitlines())) <= 100 + len(str(tmp_path))

@@ -22,11 +22,11 @@ from mnemoscope.audits.gate import PASSAGES, judge
 from mnemoscope.audits.page import (
     Passage,
     chance,
+    in_order,
     passage_tests,
     quoted,
     render_page,
     stretches,
-    strongest,
 )
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.shares import overall, summarize
@@ -105,7 +105,7 @@ def test_the_report_says_what_the_record_says(made):
     said = words_of((made.out / "report.html").read_text(encoding="utf-8"))
     recalled = made.spans.filter(verdict="recall")
     assert f"recalls {recalled.height} passage" in said
-    rows = strongest(recalled.with_row_index("number", offset=1).rows(named=True))
+    rows = in_order(recalled.with_row_index("number", offset=1).rows(named=True))
     assert all(row["evidence_conflict"] is False for row in rows)
     lengths = [len("".join(row["text"].split())) for row in rows]
     assert lengths == sorted(lengths, reverse=True)
@@ -232,7 +232,7 @@ def test_what_the_reference_writes_is_counted_beside_the_verdict(did, reference,
     given = [did.get("recall", []), did.get("guess", [])]
     wrote = [sum(map(bool, one)) for one in given]
     if reference is None:
-        wrote = [None, 0]
+        wrote = [None, None]
     assert counts == [(len(one), n) for one, n in zip(given, wrote, strict=True)]
 
 
@@ -255,14 +255,20 @@ def test_the_error_rate_is_that_of_the_rule_that_decided(made, third):
 
 @pytest.mark.browser
 @NEEDS_CHROMIUM[1]
-def test_the_report_prints_on_two_sheets_and_fits_on_a_phone(made, browser, tmp_path):
+def test_pages_print_on_few_sheets_and_fit_on_a_phone(made, browser, tmp_path):
     pypdf = pytest.importorskip("pypdf")
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto((made.out / "report.html").as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
-    page.close()
     assert len(pypdf.PdfReader(tmp_path / "report.pdf").pages) == 2
+    page.goto((made.out / "audit.html").as_uri())
+    page.pdf(path=tmp_path / "audit.pdf", prefer_css_page_size=True)
+    page.close()
+    sheets = pypdf.PdfReader(tmp_path / "audit.pdf").pages
+    said = " ".join("".join(one.extract_text() for one in sheets).split())
+    assert len(sheets) <= 4 + made.spans.height / 3  # the summary, how to check, and the passages
+    assert ("The model writes" in said, "Token by token" in said) == (True, False)
 
 
 def test_of_nothing_found_the_pages_say_a_bound_and_a_long_document_stands_folded(
@@ -464,6 +470,16 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
     }
     said = {one.get("name"): one.get("value") for one in suite.iter("property")}
     assert said == {**about(RECORD), "case": shown}
+    if judged is not None:
+        facts = judged.as_json()
+        assert (facts["compared"], facts["unread"], facts["failed"]) == (3, 2, bool(failed))
+        limits = {"recalled > 50%": (20 / 309, 0.5), "recalled > 1%": (20 / 309, 0.01)}
+        assert (facts["value"], facts["limit"]) == limits.get(condition, (1, 1))
+        strict = junit_xml(record, frame, judged.strictly())
+        tests = ElementTree.fromstring(strict.encode("utf-8")).iter("testcase")
+        found = [one.get("name") for one in tests if one.find("failure") is not None]
+        assert found == [*failed, "short.txt", "x.pdf"]
+        assert judged.strictly().is_failed
     listed = suite.find("testcase[@name='recalled.txt']/system-out").text
     assert listed.startswith(f"1 recalled passage: {LEARNED}")
     assert f"characters 5 to 25: {UNPRINTABLE[:9]}" in listed

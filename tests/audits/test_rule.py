@@ -301,13 +301,29 @@ def passages_of(*texts, verdict="recall"):
     ],
 )
 def test_a_baseline_leaves_of_a_passage_what_it_did_not_have(now, then, new):
-    found = new_parts(passages_of(now), passages_of(then))
+    found = new_parts(passages_of(now), passages_of(then), grown=True)
     places = [one if isinstance(one, tuple) else _place(now, " ".join(one)) for one in new]
     assert found.select("start", "end").rows() == places
     texts = [now[start - 100 : end - 100] for start, end in places]
     assert found["text"].to_list() == texts
-    whole = new_parts(passages_of(now), passages_of(then, verdict="guess"))
+    whole = new_parts(passages_of(now), passages_of(then, verdict="guess"), grown=True)
     assert whole["text"].to_list() == [now]
+
+
+@pytest.mark.parametrize(
+    ("now", "then", "n_new"),
+    [
+        (WORDS[:60], WORDS[20:60], 0),  # it now begins twenty words earlier
+        (WORDS[:60], WORDS[:30], 0),
+        (WORDS[:80], WORDS[30:60], 2),  # most of it was never seen
+        (WORDS[:40], WORDS[60:], 1),
+    ],
+)
+def test_a_passage_of_which_half_was_known_is_no_new_passage_however_it_grew(now, then, n_new):
+    """What is new of its characters counts where shares are asked."""
+    rows = passages_of(" ".join(now)), passages_of(" ".join(then))
+    assert new_parts(*rows, grown=False).height == n_new
+    assert new_parts(*rows, grown=True).height > 0
 
 
 def _place(text, part):

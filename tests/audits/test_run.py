@@ -178,6 +178,11 @@ def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_t
     stamps = [(out / name).stat().st_mtime_ns for name in files]
     assert audited(tmp_path, text, settings=plain)[0] == first
     assert [(out / name).stat().st_mtime_ns for name in files] == stamps
+    audited(tmp_path, text, settings=plain, redo=True)  # done again, to the same bytes
+    assert {one: (out / one).read_bytes() for one in files} == before
+    assert all(
+        (out / name).stat().st_mtime_ns != at for name, at in zip(files, stamps, strict=True)
+    )
     for other in ({"settings": audit_settings(stride=4)}, {"settings": plain, "case": "mine"}):
         with pytest.raises(UserError, match=r"holds an audit of other documents.*redo"):
             audited(tmp_path, text, **other)

@@ -12,6 +12,8 @@ import pytest
 
 from mnemoscope.audits.library import LocalChoice
 from mnemoscope.audits.records import read_audit, read_audit_record
+from mnemoscope.audits.settings import AuditSettings
+from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.verdict import error_rate
 from mnemoscope.cli import main
 from mnemoscope.embedded import model_path, sequences_path
@@ -58,6 +60,10 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert record["verdict"]["sentence"] in done.out.splitlines()
     assert error_rate(record["verdict"]) in done.out.splitlines()
     assert "holds an audit of other" in call(*asked, "--reference", "none").err
+    planned = call("audit", "embedded", own, "-o", tmp_path / "new", "--dry-run").out
+    n_tokens = record["documents"][0]["tokens"]
+    assert f": {len(coarse_starts(n_tokens, AuditSettings())):,} windows of 64 " in planned
+    assert not (tmp_path / "new").exists()
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     gate = ("audit", "gate", out, "--fail-if", "recalled >= 1 passage in doc")
     (failed,) = call_light([gate], ("torch", "transformers"))

@@ -107,14 +107,18 @@ def test_columns_are_taken_by_their_paths(tmp_path, succeed):
 
 def test_describe_a_study_and_a_folder_of_maps(tiny_studies, study_at, call, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    text = call("status", tiny_studies["report"]).out
+    text = call("status", tiny_studies["report"], "--verbose").out
     fingerprint = Study(tiny_studies["report"]).record["models"]["reference"]["fingerprint"]
     for word in ("sequences", "report", "done", "memorized 160", "2 × 4", "maps", "study.yaml"):
         assert word in text
     assert fingerprint[:12] in text
     assert "outdated" not in text
     assert "CNNs, preset as_run: 1 setting × 2 seeds, another grid." in text
-    assert "memorized 160" in call("status", tiny_studies["continue"]).out
+    brief = call("status", tiny_studies["report"]).out
+    assert len(brief.splitlines()) <= 25
+    assert "\nDone: sequences, continue, features, label, capture, train, benchmark, loc" in brief
+    assert "\nNot done: knockout, graft, search.\n" in brief
+    assert "memorized 160" in call("status", tiny_studies["continue"], "--verbose").out
     text = call("status", tiny_studies["capture"] / "maps" / "model").out
     for word in ("180 maps, 2 layers, length 64", "own 60, true 120", "checksums right"):
         assert word in text
@@ -122,8 +126,7 @@ def test_describe_a_study_and_a_folder_of_maps(tiny_studies, study_at, call, mon
     values = yaml.safe_load(path.read_text())
     values["localize"]["attributions"] = ["gradient"]
     path.write_text(yaml.safe_dump(values))
-    states = [line for line in call("status", path.parent).out.splitlines() if "outdated" in line]
-    assert len(states) == 2  # localize, and the report that shows it
+    assert "\nOutdated: localize, report.\n" in call("status", path.parent).out
 
 
 def test_status_says_how_far_a_stage_is_and_where_it_was_stopped(study_at, call, answer):
@@ -139,8 +142,7 @@ def test_status_says_how_far_a_stage_is_and_where_it_was_stopped(study_at, call,
 
     with pytest.raises(KeyboardInterrupt):
         stopped()
-    assert "running" in said[0]
-    assert "Capturing: 4 of 10 shards" in said[0]
+    assert "Running: capture (Capturing: 4 of 10 shards" in said[0]
     (capture,) = (one for one in answer("status", folder)["stages"] if one["name"] == "capture")
     assert (capture["state"], capture["progress"]["done"]) == ("stopped", 4)
     with study.lock():

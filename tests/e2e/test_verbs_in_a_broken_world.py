@@ -1,4 +1,4 @@
-"""Every verb on a full disk, a read-only one, without a home, in Latin-1, in 4 GB, on one CPU."""
+"""Every verb on a full disk, a read-only one, without a home, in 4 GB, …, and two at once."""
 
 import json
 import os
@@ -8,12 +8,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mnemoscope.cli.app import verbs
 from study_files import mounted
+from tools.quality.same_outputs import FILES_PASSED_OVER, figure_differences
 
 WITHOUT_A_RUN = {"app", "demo", "items api", "audit api", "data convert", "distill"}
 WITHOUT_A_RUN |= {"search"}
@@ -32,6 +35,8 @@ COMMANDS = {
     "audit verify": "audit verify audit -q",
     "audit rank": "audit rank {model} d.txt -o out -q",
     "items": "items {model} items.jsonl -o out -q",
+    "forget": "forget {model} {reference} {table} -o out -q --set most=8",
+    "forget gate": "forget gate forget --fail-if 'kept > 2 passages'",
     "analyze": "analyze levels study --redo -q",
     "watch": "watch {model} {reference} --sequences {table} -o out -q",
     "init": "init out.yaml",
@@ -62,9 +67,12 @@ def prepare(folder: Path, tiny, study: Path) -> None:
     (folder / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
     from mnemoscope.audits.library import audit
     from mnemoscope.contamination.run import items
+    from mnemoscope.forgetting.run import forget
 
     audit(str(tiny.model), folder / "d.txt", out=folder / "audit", stride=64)
     items(str(tiny.model), folder / "items.jsonl", out=folder / "items", progress=False)
+    models = str(tiny.model), str(tiny.reference)
+    forget(*models, tiny.table, folder / "forget", most=8, progress=False)
 
 
 def act(command: list[str], folder: Path, fault: str) -> subprocess.CompletedProcess[str]:
@@ -125,3 +133,68 @@ def test_a_verb_ends_well_or_in_one_line_and_goes_on(verb, fault, tiny, tiny_stu
             subprocess.run(["mount", "-o", "remount,rw,size=200m", str(disk)], check=True)
             again = act(command, disk, "")
             assert again.returncode == 0, again.stderr[-2000:]
+
+
+AT_ONCE = ("run", "report", "graft", "audit", "items", "analyze", "watch", "data duplicates")
+N_OFFSETS = int(os.environ.get("N_OFF", 20))
+SAID = re.compile(r"^mnemoscope: .*(in use|being made|goes on with)", re.M)
+
+
+def act_in(folder: Path, command: list[str], name: str) -> None:
+    """Run a command in a process that has done its imports; its status is the exit code."""
+    os.chdir(folder)
+    said = os.open(folder.parent / name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    from mnemoscope.cli import main
+
+    try:
+        main(command)
+    except SystemExit as left:
+        os._exit(left.code if isinstance(left.code, int) else 0 if left.code is None else 98)
+    os._exit(0)
+
+
+def start(forkserver, *arguments) -> SimpleNamespace:
+    process = forkserver.Process(target=act_in, args=arguments)
+    process.start()
+    return process
+
+
+def files_of(folder: Path) -> set[str]:
+    """What stands in a folder, but for what is known by the output's own path."""
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {name for name in names if not FILES_PASSED_OVER.fullmatch(Path(name).name)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", AT_ONCE)
+def test_two_at_once_leave_what_one_leaves(verb, tiny, tiny_studies, forkserver, tmp_path):
+    ready = tmp_path / "ready"
+    ready.mkdir()
+    prepare(ready, tiny, tiny_studies["report"])
+    command = words(verb, tiny)
+    alone = Path(shutil.copytree(ready, tmp_path / "alone"))
+    began = time.monotonic()
+    (only := start(forkserver, alone, command, "said")).join()
+    seconds, wanted = time.monotonic() - began, files_of(alone)
+    assert only.exitcode == 0, (tmp_path / "said").read_text()[-2000:]
+    for n in range(N_OFFSETS):
+        folder = Path(shutil.copytree(ready, tmp_path / f"pair-{n}"))
+        first = start(forkserver, folder, command, "first")
+        time.sleep(seconds * n / N_OFFSETS)
+        second = start(forkserver, folder, command, "second")
+        for one in (first, second):
+            one.join()
+        said = {one: (tmp_path / one).read_text() for one in ("first", "second")}
+        ends = {"first": first.exitcode, "second": second.exitcode}
+        assert 0 in ends.values(), (n, said)
+        assert set(ends.values()) <= {0, 2}, (n, ends, said)
+        for one, status in ends.items():
+            assert "Traceback" not in said[one]
+            assert status == 0 or SAID.search(said[one]), (n, said[one])
+        assert files_of(folder) == wanted, n
+        for one in wanted:
+            if not one.endswith(".html"):  # a page says the minute
+                assert [*figure_differences(alone / one, folder / one)] == [], (n, one)
+        shutil.rmtree(folder)

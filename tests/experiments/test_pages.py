@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from experiments import pages as module
+from experiments.analyses.tables import Table, percent
 from experiments.pages import HERE, rendered, split_page, stored
 from mnemoscope.parse import read_json
 
@@ -42,7 +43,8 @@ def test_the_readme_has_every_script_page_and_stored_result() -> None:
     guarded = {
         page.relative_to(ROOT).as_posix() for name in stored() for page, *_ in rendered(name)
     }
-    assert guarded == {page for page in marked & pages.keys() if pages[page][-1] == "yes"}
+    kept = {page for row in ROWS if row[-1] == "yes" for page in row[0].split(", ")}
+    assert guarded == marked & kept
     assert all((ROOT / page).is_file() for page in pages)
 
 
@@ -64,3 +66,20 @@ def test_keep_notes_the_versions_and_writes_the_pages(tmp_path, monkeypatch):
     assert found[name]["torch"] == importlib.metadata.version("torch")
     for page, which, text in rendered(name):
         assert split_page(page.read_text(encoding="utf-8"), which)[1] == text
+
+
+def test_a_table_of_an_analysis_stands_across_with_its_intervals():
+    table = Table(
+        "shares", {"group": "group", "n": "sequences"}, {"share": percent("{}, %")}, {}, "kind"
+    )
+    rows = [
+        {"group": "all", "n": 1200, "kind": "near", "share": [0.25, 0.2, 0.301]},
+        {"group": "all", "n": 1200, "kind": "far", "share": [0.5, None, None]},
+        {"group": "few", "n": 2, "kind": "near", "share": [None, None, None]},
+    ]
+    assert table.render(rows).splitlines() == [
+        "| group | sequences | near, % | far, % |",
+        "|---|---|---|---|",
+        "| all | 1,200 | 25.0 [20.0, 30.1] | 50.0 |",
+        "| few | 2 | – | – |",
+    ]

@@ -145,3 +145,18 @@ def test_logprobs_are_those_of_a_plain_forward(lm, tokens):
         assert values.dtype == np.float32
         # Logits up to about 20 in float32 against float64.
         np.testing.assert_allclose(values, wanted.numpy(), atol=5e-5)
+
+
+def test_of_places_that_nobody_reads_the_last_mlp_is_not_asked(build, tokens):
+    lm, table = build("llama"), tokens(4, length=12)
+    whole = _logits(lm, table)[:, 7:-1].log_softmax(dim=-1)
+    wanted = whole.gather(2, torch.as_tensor(table[:, 8:]).long()[..., None])[..., 0]
+    down, asked = decoder_layers(lm)[-1].mlp.down_proj, []
+    own = down.forward
+    down.forward = lambda state: asked.append(state.shape[1]) or own(state)
+    assert np.allclose(suffix_logprobs(lm, table, batch_size=4, prefix=8), wanted, atol=1e-5)
+    handle = down.register_forward_pre_hook(lambda _module, args: None)
+    assert np.allclose(suffix_logprobs(lm, table, batch_size=4, prefix=8), wanted, atol=1e-5)
+    handle.remove()
+    assert asked == [4, 11]  # whoever looks inside sees all places
+    assert "forward" not in vars(decoder_layers(lm)[-1].mlp)

@@ -1,6 +1,7 @@
 """Forwards that begin at a layer give what whole ones give, in every family."""
 
 import numpy as np
+import pytest
 import torch
 from tiny_families import joined, n_hooks
 
@@ -29,12 +30,12 @@ def test_a_changed_layer_is_asked_from_there_and_answers_as_the_whole_model(lm, 
     calls, hooks = counting(lm), n_hooks(lm)
     shake(decoder_layers(lm)[layer])
     wanted = suffix_logprobs(lm, table, batch_size=2)
-    scanned = joined(scan_memorized(lm, table, batch_size=2, use_cache=False))
+    scanned = joined(scan_memorized(lm, table, batch_size=2))
     assert calls
     calls.clear()
-    with kept.resuming():
+    with kept.resuming(list(decoder_layers(lm)[layer].parameters())):
         found = suffix_logprobs(lm, table[::-1].copy(), batch_size=2)[::-1]
-        again = joined(scan_memorized(lm, table, batch_size=2, use_cache=False))
+        again = joined(scan_memorized(lm, table, batch_size=2, states=kept))
         assert not calls
         suffix_logprobs(lm, tokens(5, seed=9), batch_size=2)  # others, of which nothing is kept
         assert calls
@@ -44,16 +45,46 @@ def test_a_changed_layer_is_asked_from_there_and_answers_as_the_whole_model(lm, 
     assert not any("forward" in vars(one) for one in decoder_layers(lm))
 
 
-def test_a_scan_from_a_layer_of_what_is_memorized_is_the_scan(memorizer, tokens):
+def test_a_scan_from_a_layer_of_what_is_memorized_is_the_scan(memorizer, tokens, monkeypatch):
     table = np.concatenate([tokens(24, seed=5), tokens(8, seed=6)])
     whole = joined(scan_memorized(memorizer, table, batch_size=8))
     kept = keep_states(memorizer, table, 1, batch_size=8)
     with kept.resuming():
-        found = joined(scan_memorized(memorizer, table, batch_size=8, use_cache=False))
+        calls = counting(memorizer)
+        found = joined(scan_memorized(memorizer, table, batch_size=8, states=kept))
+        assert not calls
         cached = joined(scan_memorized(memorizer, table, batch_size=8))
-    for one in (found, cached):
+    monkeypatch.setattr(kept, "_new_cache", lambda _: None)  # a family whose cache is no plain one
+    with kept.resuming():
+        uncached = joined(scan_memorized(memorizer, table, batch_size=8, states=kept))
+    for one in (found, cached, uncached):
         assert one[0].tolist() == whole[0].tolist() == [True] * 24 + [False] * 8
     assert np.allclose(found[1], whole[1], atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_what_is_unchanged_beside_the_attention_is_asked_once(build, tokens, layer):
+    """Where both read the same state; what is changed, or reads something else, is asked."""
+    lm, table = build("gpt_neox"), tokens(6)
+    module = decoder_layers(lm)[layer]
+    kept, calls = keep_states(lm, table, layer, batch_size=4), []
+    module.mlp.register_forward_hook(lambda *_: calls.append(1))
+    inside = next(module.mlp.children())
+    inside.register_forward_hook(lambda *_: calls.append(1))
+
+    def asked(changed):
+        shake(changed)
+        wanted = suffix_logprobs(lm, table, batch_size=6)
+        with kept.resuming(list(changed.parameters())):
+            calls.clear()
+            assert (suffix_logprobs(lm, table, batch_size=6) == wanted).all()
+            scanned = joined(scan_memorized(lm, table, batch_size=6, states=kept))
+        n_asked = len(calls)
+        assert (scanned[0] == joined(scan_memorized(lm, table, batch_size=6))[0]).all()
+        return n_asked
+
+    without = asked(module.attention)
+    assert without < asked(module.mlp)
 
 
 def test_states_that_take_too_much_are_not_kept(memorizer, tokens, monkeypatch):

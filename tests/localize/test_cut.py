@@ -19,7 +19,6 @@ from mnemoscope.lm.edges import contributions, total_effects, value_norms
 from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.load import load_model
 from mnemoscope.localize.cut import (
-    RANKINGS,
     class_mean,
     contrasted,
     count_edges,
@@ -32,6 +31,7 @@ from mnemoscope.localize.cut import (
     same_layer_edges,
     specificity,
 )
+from mnemoscope.localize.rankings import RANKINGS
 from mnemoscope.maps.shape import copy_edges
 from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.study.settings import KnockoutSettings, LocalizeSettings

@@ -15,17 +15,19 @@ from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import TrainedCnn, TrainingHistory, Wanted, train_cnns
 from mnemoscope.localize.delta import (
     Decisiveness,
-    agreement,
     average,
-    average_models,
     class_means,
     decisiveness,
-    find_regions,
-    layer_profile,
-    mean_agreement,
     normalized_gradients,
     pooled,
     randomized,
+)
+from mnemoscope.localize.regions import (
+    agreement,
+    average_models,
+    find_regions,
+    layer_profile,
+    mean_agreement,
     region_sentence,
 )
 from mnemoscope.maps import device as maps_device

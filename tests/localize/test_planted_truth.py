@@ -8,12 +8,8 @@ import torch
 from mnemoscope.cnn.inputs import scale_maps
 from mnemoscope.cnn.presets import PRESETS, CnnSetting
 from mnemoscope.cnn.training import TrainedCnn, Wanted, train_cnns
-from mnemoscope.localize.delta import (
-    contrast_gradients,
-    decisiveness,
-    layer_profile,
-    normalized_gradients,
-)
+from mnemoscope.localize.delta import contrast_gradients, decisiveness, normalized_gradients
+from mnemoscope.localize.regions import layer_profile
 from mnemoscope.maps.triangle import pack_triangle, unpack_triangle
 from mnemoscope.maps.views import TensorMaps
 

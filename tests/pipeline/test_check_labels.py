@@ -126,7 +126,7 @@ def test_published_labels_stay_beside_the_models_own_and_none_disputed_is_sample
     is_memorized = rows["class"] != "Non-Memo"
     assert (rows["is_memorized"] == is_memorized).all()
     assert (rows["published_is_memorized"] == is_memorized).all()
-    told = " ".join(call("status", labelled.folder).out.split())
+    told = " ".join(call("status", labelled.folder, "--verbose").out.split())
     labels = label_sequences(everything, parse_taxonomy(NAMES[0]))
     for name, n in labels.value_counts().iter_rows():
         assert f"{name} {n:,}" in told

@@ -20,7 +20,7 @@ from mnemoscope.maps.views import TensorMaps
 from mnemoscope.pipeline import capture, localize, map_statistics
 from mnemoscope.pipeline import train as jobs
 from mnemoscope.pipeline.capture import shown_tokens
-from mnemoscope.pipeline.localize import load_deltas
+from mnemoscope.pipeline.deltas import load_deltas
 from mnemoscope.pipeline.train import (
     SampleRows,
     choice_jobs,

@@ -16,8 +16,8 @@ from mnemoscope.localize.cut import CutOutcome, count_edges
 from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.pipeline import knockout
-from mnemoscope.pipeline.knockout import own_statements, statements
-from mnemoscope.pipeline.localize import StoredDelta, pack_deltas
+from mnemoscope.pipeline.causes import own_statements, statements
+from mnemoscope.pipeline.deltas import StoredDelta, pack_deltas
 from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study import models
 from mnemoscope.study.folder import Study

@@ -10,13 +10,8 @@ import polars as pl
 import pytest
 import yaml
 
-from mnemoscope.pipeline.localize import (
-    SOURCES,
-    StoredDelta,
-    load_deltas,
-    localize_together,
-    pack_deltas,
-)
+from mnemoscope.pipeline.deltas import SOURCES, StoredDelta, load_deltas, pack_deltas
+from mnemoscope.pipeline.localize import localize_together
 from mnemoscope.report import export
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy.sample import SampleKey

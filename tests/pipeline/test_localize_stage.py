@@ -14,7 +14,8 @@ from mnemoscope.library.reader import in_halves
 from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.pipeline import localize
-from mnemoscope.pipeline.localize import load_deltas, pack_deltas, rows_read
+from mnemoscope.pipeline.deltas import load_deltas, pack_deltas
+from mnemoscope.pipeline.localize import rows_read
 from mnemoscope.pipeline.train import load_outcome, sample_rows
 from mnemoscope.report import export
 from mnemoscope.report.content import taxonomy_results

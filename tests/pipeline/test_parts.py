@@ -72,6 +72,22 @@ def test_shares_in_copies_of_a_study_copied_together_are_one_run(
     assert "Nothing to do" in do(stage, copies[0], "--part", "1/2")
 
 
+@pytest.mark.whole
+def test_grafts_of_two_shares_are_those_of_one_run(tiny_studies, tmp_path, do):
+    settings = ("parts=[layers.0.qk]", "draws=1", "n_sequences=12", "n_heldout=6")
+    flags = [part for one in settings for part in ("--set", f"graft.{one}")]
+    one, first, second = (
+        Path(shutil.copytree(tiny_studies["label"], tmp_path / name)) for name in "abc"
+    )
+    do("graft", one, *flags)
+    for number, copy in enumerate((first, second), 1):
+        do("graft", copy, *flags, "--part", f"{number}/2")
+        assert not Study(copy).is_done("graft")
+    shutil.copytree(second, first, dirs_exist_ok=True)
+    do("graft", first, *flags)
+    assert_same(first, one)
+
+
 def test_the_study_takes_the_settings_of_its_shares_over(tiny_studies, tmp_path, call, do):
     study = shutil.copytree(tiny_studies["sequences"], tmp_path / "study")
     do("continue", study, "--part", "1/2", "--batch-size", 7)

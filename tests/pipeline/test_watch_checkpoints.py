@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from xml.etree import ElementTree
 
 import polars as pl
 import pytest
@@ -115,7 +116,7 @@ def test_another_tokenizer_is_refused_and_what_was_seen_stays(tiny, run, tmp_pat
     [
         (["missing"], "name what is watched: mnemoscope watch missing --sequences PATH"),
         (["{run}", "other"], "--sequences is missing"),
-        (["{run}/checkpoint-100", "--sequences", "{table}"], "1 checkpoint named"),
+        (["{run}/none", "--sequences", "{table}"], "{run}/none"),
         (["{run}", "--sequences", "nothing.parquet"], "nothing.parquet"),
         (["{run}", "--sequences", "{table}", "--length", "63"], "63"),
         (["{run}", "--sequences", "{table}", "--dtype", "float8"], "float8"),
@@ -125,7 +126,7 @@ def test_another_tokenizer_is_refused_and_what_was_seen_stays(tiny, run, tmp_pat
 def test_bad_input_is_one_line(tiny, run, tmp_path, monkeypatch, refused, arguments, words):
     monkeypatch.chdir(tmp_path)
     filled = [each.format(run=run, table=tiny.table) for each in arguments]
-    assert words in refused("watch", *filled, "-q")
+    assert words.format(run=run) in refused("watch", *filled, "-q")
     assert not (tmp_path / "watch").exists()
 
 
@@ -178,6 +179,32 @@ def test_a_gate_judges_the_last_checkpoint(tiny, run, tracked, tmp_path, call, r
         assert words in refused("watch", learned, "--fail-if", text)
 
 
+def test_checkpoints_one_by_one_with_the_controls_that_the_folder_has(tiny, run, tmp_path, call):
+    """As a job after each save does; the build server has the condition and each step."""
+    table = pl.read_parquet(tiny.table)
+    for name, part in (("read", table.head(60)), ("kept", table.tail(60))):
+        part.write_parquet(tmp_path / f"{name}.parquet")
+    junit, out = tmp_path / "watch.xml", tmp_path / "w"
+    control = ["--control", tmp_path / "kept.parquet"]
+    for step in (100, 200):
+        made = call(
+            *("watch", run / f"checkpoint-{step}", "--sequences", tmp_path / "read.parquet"),
+            *("-o", out, "--scan", "-q", "--junit", junit, "--json"),
+            *("--fail-if", "reproduced > 0 windows", *control),
+        )
+        assert made.status == (3 if step == 200 else 0), made.err
+        (tmp_path / "kept.parquet").unlink(missing_ok=True)
+        control = []
+    gate = json.loads(made.out)["gate"]
+    assert (gate["value"], gate["limit"], gate["compared"], gate["unit"]) == (40, 0, 60, "window")
+    assert set(read_history(out).windows["source"]) == {"document", "control"}
+    suite = ElementTree.fromstring(junit.read_text())
+    tests = {one.get("name"): one.find("failure") is not None for one in suite.iter("testcase")}
+    assert tests == {"reproduced > 0 windows": True, "step 100": False, "step 200": False}
+    said = suite.find("testcase[@name='step 200']/system-out").text
+    assert "document, Recall: 40 of 60 reproduced" in said
+
+
 @pytest.mark.parametrize("length", [32, 64, 72])
 def test_windows_of_a_text_are_the_whole_text_once(tiny, run, tmp_path, length):
     text = " ".join(map(str, range(300)))
@@ -187,3 +214,11 @@ def test_windows_of_a_text_are_the_whole_text_once(tiny, run, tmp_path, length):
     watched = "".join(read_history(tmp_path / "t").windows["text"])
     assert text.startswith(watched)
     assert len(text) - len(watched) < length
+
+
+def test_status_of_a_watched_training_says_its_last_check(tracked, call):
+    said = call("status", tracked).out
+    assert "3 checks of " in said
+    assert "document, Recall: 0 of 240 windows reproduced at the last." in said
+    facts = json.loads(call("status", tracked, "--json").out)
+    assert (facts["kind"], facts["steps"]) == ("watch", [100, 200, 300])

@@ -9,7 +9,7 @@ import pytest
 
 from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.benchmark.table import BENCHMARK_SCHEMA
-from mnemoscope.pipeline.localize import StoredDelta
+from mnemoscope.pipeline.deltas import StoredDelta
 from mnemoscope.report import content as c
 from mnemoscope.report.page import render_report
 from mnemoscope.report.tables import Table

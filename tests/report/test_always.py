@@ -40,7 +40,7 @@ def test_a_study_whose_classes_are_too_small_has_a_report_whose_command_helps(st
     assert "160 of 240 sequences repeated word for word." in said.out
     again = succeed("run", "-o", folder, "-q").out
     assert again.splitlines()[-1] == f"Report: {folder}/report.html"
-    assert "impossible" in succeed("status", folder).out
+    assert "Impossible without a CNN: capture, train, bench" in succeed("status", folder).out
     (folder / "report.html").unlink()
     ms.run(Study(folder).settings, folder, until="report")
     page = (folder / "report.html").read_text()
@@ -101,6 +101,9 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
         quiet = [] if one.startswith("analyze") else ["-q"]
         succeed(*shlex.split(one.replace("OTHER_TEXTS", str(texts))), *quiet)
     assert Study(tmp_path / "study-2").settings.reference == str(tiny.reference)
+    again = advised(succeed("status", folder).out)
+    assert f"-o {folder}-audit-2 " in f"{again[0]} "
+    assert again[1].endswith(f"-o {folder}-3")  # all others are there now
     audit = json.loads((tmp_path / "study-audit" / "audit.json").read_text())
     assert str(tiny.reference) in json.dumps(audit)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mnemoscope.analysis.figures import Chart, Series
-from mnemoscope.localize.delta import layer_profile
+from mnemoscope.localize.regions import layer_profile
 from mnemoscope.report.charts import (
     chart_view,
     png_grey,

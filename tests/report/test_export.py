@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mnemoscope.errors import UserError
-from mnemoscope.localize.delta import layer_profile
+from mnemoscope.localize.regions import layer_profile
 from mnemoscope.report.charts import CutCurve, CutPanel, knockout_drawing, profile_drawing
 from mnemoscope.report.pictures import check_print, draw_charts
 from mnemoscope.stats import Estimate

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mnemoscope.errors import UserError
-from mnemoscope.localize.delta import layer_profile
+from mnemoscope.localize.regions import layer_profile
 from mnemoscope.report.charts import map_pictures, profile_drawing
 from mnemoscope.report.pictures import draw_benchmarks, draw_figure, draw_maps
 from tests.report.conftest import make_taxonomy

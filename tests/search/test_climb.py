@@ -27,14 +27,8 @@ from mnemoscope.maps.store import MapStore, MapWriter
 from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.report.tables import search_tables
 from mnemoscope.search import climb
-from mnemoscope.search.climb import (
-    Candidate,
-    candidate_of,
-    mean_prior,
-    perplexities,
-    search_words,
-    searched_rows,
-)
+from mnemoscope.search.climb import Candidate, candidate_of, mean_prior, perplexities, searched_rows
+from mnemoscope.search.found import search_words
 from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings

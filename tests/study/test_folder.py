@@ -17,7 +17,7 @@ from mnemoscope.benchmark.sources import TABLE
 from mnemoscope.cli.options import StageFlags
 from mnemoscope.cli.study import stage_verb
 from mnemoscope.cluster.units import UnitStore
-from mnemoscope.errors import DamagedDataError, MissingError, UserError
+from mnemoscope.errors import DamagedDataError, MissingError, OutOfDateError, UserError
 from mnemoscope.flow.run import run, run_stage
 from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.stored_maps import open_maps
@@ -30,7 +30,7 @@ from mnemoscope.study.settings import (
     parse_settings,
 )
 from mnemoscope.study.stages import STAGES, stage_named
-from study_files import ending, put_in_place
+from study_files import ending, put_in_place, rewrite_record
 from tiny_models import save_model
 
 OWNERS = ("sequences", "verdicts", "features")
@@ -381,6 +381,26 @@ def test_a_training_that_was_damaged_or_deleted_is_named_and_made_again(study) -
     of_other.unlink()
     run_stage(study, "train", redo=True)
     assert {path: path.read_bytes() for path in whole} == whole
+
+
+def test_trainings_that_are_all_gone_are_missed(study) -> None:
+    shutil.rmtree(study.folder / "cnn")
+    assert any("missing" in str(error) for error in study.damaged("train"))
+
+
+def test_what_another_model_made_is_out_of_date(study) -> None:
+    path = study.folder / "manifests" / "capture.json"
+    assert study.is_done("capture")
+    rewrite_record(path, model="5" * 64)
+    with refused("capture.json: .*made by another model", OutOfDateError):
+        Study(study.folder).manifest("capture")
+
+
+def test_a_table_that_no_verb_writes_is_not_made_again_by_one(study) -> None:
+    shutil.copy(study.folder / "verdicts.parquet", study.folder / "junk.parquet")
+    said = " ".join(map(str, study.verify()))
+    assert "junk.json: missing" in said
+    assert "take it out of the study's folder" in said
 
 
 def test_a_study_founded_meanwhile_by_another_process_is_left_alone(tiny, tmp_path) -> None:

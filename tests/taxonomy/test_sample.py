@@ -206,6 +206,36 @@ def test_sample_keeps_all_its_promises_on_any_table(case):
 
 
 TAKE = "Take sequences that the model"
+
+
+@pytest.mark.parametrize(
+    ("classes", "groups"),
+    [(memo(2, 33, 894), 0), (memo(25, 40, 600), 0), (memo(70, 90, 70), 1)],
+)
+def test_as_much_more_text_as_foreseen_is_enough(classes, groups):
+    """Grown by tables like itself, with texts of its own, a table gives the sample; not by half."""
+    known = [one if groups else str(row) for row, one in enumerate(classes)]
+    frame, labels = make(classes, known, text=["x" * 250] * len(classes))
+    outcome = impossible(frame, labels)
+    said = re.search(r"about ([\d,]+) more sequences of text like this, ([\d,]+)", outcome.remedy)
+    n_more, characters = (int(one.replace(",", "")) for one in said.groups())
+    assert characters == pytest.approx(250 * n_more, rel=0.05)
+
+    def grown(n):
+        times = -(-n // len(classes)) + 1
+        more = [f"{time}-{one}" for time in range(times) for one in known]
+        return outcome_of(*make(list(classes) * times, more))
+
+    assert isinstance(grown(n_more), Sample)
+    if n_more > 3 * len(classes):
+        assert isinstance(grown(n_more // 3), Impossible)
+
+
+@pytest.mark.parametrize("classes", [memo(0, 500, 500), memo(0, 0, 500)])
+def test_nothing_is_foreseen_of_a_class_that_was_not_found(classes):
+    assert "cannot be foreseen: no" in impossible(*make(classes)).remedy
+
+
 IMPOSSIBLE = [  # classes, whether small ones may be dropped, the reason, the remedy
     (memo(59, 700, 900), False, "60 sequences of every class are needed, but Guess has 59",
      "--set label.minimum=59 --redo"),

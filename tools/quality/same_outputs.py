@@ -49,7 +49,8 @@ VERBS = {
     "features": "features table.parquet -o features.parquet --compare-patterns",
     "label": "label features.parquet -t catalogue -o labels.parquet",
     "label-one": f"label features.parquet -t {PAPER} -o label-one.jsonl",
-    "duplicates": "duplicates --sequences table.parquet --corpus table.parquet -o counted.parquet",
+    "duplicates": "data duplicates --sequences table.parquet --corpus table.parquet "
+    "-o counted.parquet",
     "sequences": "sequences texts --model embedded -o cut",
     "continue": "continue cut",
     "compare": f"benchmark demo --compare {PAPER} {PRASHANTH}",
@@ -64,10 +65,10 @@ VERBS = {
     "variants": f"run -o variants -t {PAPER} --patterns strict --set sequences.limit=900 --set "
     "sequences.seed=3 --set label.n_train=60 --set label.n_eval=30 --set label.both_suffixes=true "
     "--set train.poolings=[both] --set train.seeds=[0,1] --set localize.attributions=[guided]",
-    "describe": "describe demo",
-    "describe-maps": "describe demo/maps/model",
-    "describe-table": "describe labels.parquet",
-    "refused": "describe nowhere",
+    "status": "status demo",
+    "status-maps": "status demo/maps/model",
+    "status-table": "status labels.parquet",
+    "refused": "status nowhere",
 }
 """What is run in the folder to fill, in this order; `write_inputs` has put its inputs there."""
 _DURATION = "\\d[\\d,]*(\\.\\d+)?[ \u00a0\u2009\u202f](ms|s|min|h|hours|days)(?!\\w)"
@@ -77,7 +78,7 @@ MASKS = {
     r"[\d,]+ a second|one file of [\d.]+\s[kM]B|bytes [\d,]+": "<speed or size>",
     rf"{_DURATION}(\s{_DURATION})*": "<time>",
 }
-DESCRIBE_MASKS = {r"(?m)\d+\.\d +│$": "<time>", r"[\d.]+ [kMG]?B": "<size>", "[ ─━]{2,}": " "}
+STATUS_MASKS = {r"(?m)\d+\.\d +│$": "<time>", r"[\d.]+ [kMG]?B": "<size>", "[ ─━]{2,}": " "}
 
 
 def make(out: Path) -> None:
@@ -146,7 +147,7 @@ def differences(one: Path, two: Path) -> Iterator[str]:
     elif one.suffix == ".parquet":
         yield from table_differences(pl.read_parquet(one), pl.read_parquet(two))
     elif one.suffix in {".html", ".txt", ".svg", ".xml", ".out", ".err"}:
-        masks = MASKS | (DESCRIBE_MASKS if one.name == "describe.out" else {})
+        masks = MASKS | (STATUS_MASKS if one.name == "status.out" else {})
         texts = [masked(path.read_text(encoding="utf-8"), masks) for path in (one, two)]
         yield from line_differences(*(text.split("\n") for text in texts))
     elif one.read_bytes() != two.read_bytes():
@@ -178,7 +179,7 @@ def figure_differences(one: Path, two: Path) -> Iterator[str]:
                 yield f"{name}: {before} became {after}"
     elif one.suffix in {".html", ".txt", ".svg", ".xml", ".out"}:
         texts = [
-            masked(path.read_text(encoding="utf-8"), MASKS | DESCRIBE_MASKS) for path in (one, two)
+            masked(path.read_text(encoding="utf-8"), MASKS | STATUS_MASKS) for path in (one, two)
         ]
         numbers = [
             [" ".join(re.findall(r"-?\d[\d,.]*", line)) for line in text.split("\n")]

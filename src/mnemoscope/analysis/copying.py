@@ -9,6 +9,7 @@ Run it: mnemoscope analyze copying STUDY --second MODEL_BEFORE_TUNING
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -504,7 +505,10 @@ def _by_value_chart(by_value: pl.DataFrame, by: str) -> Chart:
 
 
 def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | None:
-    """How concentrated attention is where memorized and where not, by layer; None without maps."""
+    """How concentrated attention is where memorized and where not, by layer; None without maps.
+
+    Of the reference too where its maps are stored: it reads the same and remembers none of it.
+    """
     stored = inputs.captured()
     if stored is None:
         return None
@@ -512,24 +516,24 @@ def _attention(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame | Non
     memorized = memorized.select("sequence_id", "is_memorized")
     rows = stored.join(memorized, on="sequence_id", maintain_order="right")
     label = rows["is_memorized"].to_numpy()
-    if not label.any() or label.all() or (maps := inputs.stored_maps(rows)) is None:
+    maps = {OWN: inputs.stored_maps(rows)}
+    maps |= {one.name: inputs.stored_maps(rows, of_reference=True) for one in inputs.others[:1]}
+    if not label.any() or label.all() or maps[OWN] is None:
         return None
-    shapes, near = _shapes(maps), inputs.near_duplicates(rows["sequence_id"])
+    shapes = {name: _shapes(one) for name, one in maps.items() if one is not None}
+    near = inputs.near_duplicates(rows["sequence_id"])
+    asked = settings.model_dump(include={"seed", "n_resamples"})
     lines = []
-    for measure, number, sign in (("entropy", 0, -1.0), ("Gini", 1, 1.0)):
-        for layer in range(shapes.shape[1]):
-            values = shapes[:, layer, number]
-            flat = separation(
-                sign * values,
-                label,
-                seed=settings.seed,
-                n_resamples=settings.n_resamples,
-                groups=near,
-            ).auc
+    for (measure, number, sign), (model, shape) in product(
+        (("entropy", 0, -1.0), ("Gini", 1, 1.0)), shapes.items()
+    ):
+        for layer in range(shape.shape[1]):
+            values = shape[:, layer, number]
+            auc = separation(sign * values, label, groups=near, **asked).auc
             lines.append(
-                {"measure": measure, "layer": layer, "n": len(label)}
+                {"measure": measure, "model": model, "layer": layer, "n": len(label)}
                 | {"n_groups": n_groups(near), "memorized": float(values[label].mean())}
-                | {"not_memorized": float(values[~label].mean()), "auc": flat}
+                | {"not_memorized": float(values[~label].mean()), "auc": auc}
             )
     return frame_of(lines)
 
@@ -569,7 +573,7 @@ def _further(
     settings: Settings,
 ) -> Iterator[str]:
     for model, rows in shares.select("model", "rows").unique(maintain_order=True).rows()[1:]:
-        yield f"{model.capitalize()}, {rows}: {_words(shares, model, rows)}."
+        yield f"{rows.capitalize()}, {model}: {_words(shares, model, rows)}."
     own = found.filter(model=OWN)
     n_short = int((~own["is_long"]).sum())
     yield (
@@ -582,13 +586,15 @@ def _further(
     else:
         yield from idea_words(ideas.filter(model=OWN), settings.idea)
     if attention is not None:
-        parts = [
-            f"layer {one['layer']} {ranged(one['auc'], digits=3)}"
-            for one in rows_of(attention.filter(measure="entropy"))
-        ]
+        said = []
+        for (model,), part in attention.filter(measure="entropy").group_by(
+            "model", maintain_order=True
+        ):
+            each = (f"layer {row['layer']} {ranged(row['auc'], digits=3)}" for row in rows_of(part))
+            said.append(f"{model}: {', '.join(each)}")
         yield (
-            "Flat attention (entropy of a row) as a sign of being memorized, ROC AUC: "
-            f"{', '.join(parts)}. What is not memorized is shown with the continuation that was "
+            "Flat attention (entropy of a row) as a sign of being memorized, ROC AUC, of "
+            f"{'; of '.join(said)}. What is not memorized is shown with the continuation that was "
             "captured, which often loops."
         )
 
@@ -639,5 +645,5 @@ def _figures(
             title="ROC AUC of flat attention for memorized, by layer (95 % interval; .5: no "
             "relation)",
             x_label="layer",
-            series=series_by(by_layer, "measure", "auc", x="layer"),
+            series=series_by(by_layer, ("measure", "model"), "auc", x="layer"),
         )

@@ -438,7 +438,7 @@ def _adds(added: Estimate) -> str:
     if low > 0:
         return f"geometry adds {figure} to the entropies"
     if high < 0:
-        return f"geometry takes away from the entropies ({figure})"
+        return f"the mean of its rank and theirs does worse than the entropies alone ({figure})"
     return f"geometry adds nothing that can be told from 0 to the entropies ({figure})"
 
 

@@ -203,12 +203,14 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     noise = mean_noise(states, generated.level, levels, near)
     followed = _followed(states, generated.level, levels, settings, near)
     pairs = _pairs(means, noise, levels)
+    order = _order(states[:, -1:], generated.level, levels, near, settings)
     places, explained = project(means)
     return AnalysisResult(
-        sentence=_sentence(followed, pairs, levels, settings.n_steps),
+        sentence=_sentence(followed, order, levels, settings.n_steps),
         frames={
             "from_top": followed,
             "pairs": pairs,
+            "order": order,
             "places": pl.DataFrame(
                 {"level": np.repeat(levels, settings.n_steps)}
                 | {"step": np.tile(np.arange(settings.n_steps) + 1, len(levels))}
@@ -263,7 +265,37 @@ def _pairs(means: _Floats, noise: _Floats, levels: list[int]) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def _sentence(followed: pl.DataFrame, pairs: pl.DataFrame, levels: list[int], n_steps: int) -> str:
+def _order(
+    states: npt.NDArray[np.floating],
+    level: _Levels,
+    levels: list[int],
+    near: npt.NDArray[np.int64],
+    settings: Settings,
+) -> pl.DataFrame:
+    """Spearman of how far two levels are apart in score and in states (n, 1, width) at one step.
+
+    One row: `pairs`, `correlation` of the distances freed of noise, and `shuffled`, what one in
+    twenty shuffles of the levels reaches. Null where all are equally far apart.
+    """
+    first, second = np.tril_indices(len(levels), -1)
+    apart = np.abs(np.array(levels)[first] - np.array(levels)[second])
+
+    def correlation(of: _Levels) -> float:
+        means, noise = mean_states(states, of, levels), mean_noise(states, of, levels, near)
+        found = distances(means, "euclidean", noise)[0, first, second]
+        if not (np.ptp(apart) and np.ptp(found)):
+            return np.nan
+        return float(spearmanr(apart, found).statistic)
+
+    rng = np.random.default_rng(settings.seed)
+    drawn = np.array([correlation(rng.permutation(level)) for _ in range(settings.n_resamples)])
+    known = drawn[np.isfinite(drawn)]
+    row = {"pairs": len(apart), "correlation": correlation(level)}
+    row |= {"shuffled": float(np.quantile(known, 0.95)) if len(known) else np.nan}
+    return pl.DataFrame([row]).with_columns(pl.col("correlation", "shuffled").fill_nan(None))
+
+
+def _sentence(followed: pl.DataFrame, order: pl.DataFrame, levels: list[int], n_steps: int) -> str:
     lowest = followed.filter(metric="euclidean", level=levels[0])
     first, last = (
         f"{ranged(row['freed'], digits=2)} (as it is {row['plain']:.2f}; "
@@ -276,16 +308,13 @@ def _sentence(followed: pl.DataFrame, pairs: pl.DataFrame, levels: list[int], n_
         f"of those all right where the first token is chosen, and of {last} at token "
         f"{n_steps}"
     )
-    at_last = pairs.filter(step=n_steps)
-    apart = (at_last["level"] - at_last["other"]).to_numpy()
-    if len(set(apart.tolist())) < 2:
+    pairs, found, shuffled = order.row(0)
+    if found is None:
         return f"{text}."
-    order = spearmanr(apart, at_last["euclidean_freed"].to_numpy()).statistic
-    if np.isnan(order):
-        return f"{text}."
+    beside = "" if shuffled is None else f" (levels shuffled: up to {shuffled:.2f})"
     return (
-        f"{text}; over {at_last.height} pairs of levels, how far they are apart "
-        f"in score and how far in their states there have a rank correlation of {order:.2f}."
+        f"{text}; over {pairs} pairs of levels, how far they are apart in score and how far in "
+        f"their states there have a rank correlation of {found:.2f}{beside}."
     )
 
 

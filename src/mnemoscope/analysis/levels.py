@@ -249,12 +249,13 @@ def _sentence(scores: _Scores, of: str, groups: _Groups) -> str:
     memorized = share_true(second == 1, groups)
     if not n:
         return (
-            f"{before} holds no sequence at the very high level (score over .8), so there is "
-            f"nothing that could stay; {after} has memorized {memorized} of {of}."
+            f"There is no sequence that {before} reproduces at the very high level (score over "
+            f".8), so none could stay; {after} has memorized {memorized} of {of}."
         )
     return (
-        f"Of {n:,} sequences very highly memorized by {before} (score over .8), {share} stay "
-        f"so in {after}, which has memorized {memorized} of {of}."
+        f"Of {n:,} sequences that {before} reproduces at the very high level (score over .8), from "
+        f"memory or by guessing, {share} stay there in {after}, which has memorized {memorized} of "
+        f"{of}."
     )
 
 

@@ -250,8 +250,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
         checkpoints, ranking = _ranking(inputs, found, pl.concat(groups.values()))
         ranked = {"checkpoints": checkpoints, "ranking": ranking}
     return AnalysisResult(
-        sentence=f"Beside {next(iter(groups))}, mean over layers (nats; information above its "
-        f"shuffled null): {_words(differences, f'under {OWN}')}.",
+        sentence=_sentence(differences, next(iter(groups)), list(found)[1:]),
         frames={"measures": measures, "differences": differences, **ranked},
         figures=_figures(measures),
         further=(
@@ -408,6 +407,17 @@ def _words(differences: pl.DataFrame, of: str) -> str:
     return "; ".join(f"{name} {', '.join(values)}" for name, values in words.items())
 
 
+def _sentence(differences: pl.DataFrame, others: str, models: list[str]) -> str:
+    """Under this model; of one other model also what is beyond it, the first thing to read."""
+    text = (
+        f"Beside {others}, mean over layers (nats; information above its shuffled null): "
+        f"{_words(differences, f'under {OWN}')}."
+    )
+    if len(models) != 1:
+        return text
+    return f"{text} Beyond {models[0]}: {_words(differences, f'beyond {models[0]}')}."
+
+
 def _further(
     differences: pl.DataFrame, n: int, small: dict[str, int], settings: Settings
 ) -> Iterator[str]:
@@ -419,12 +429,11 @@ def _further(
         "The original's expectation: heuristics give low entropy and high information, single "
         "examples by heart the reverse."
     )
-    for of in differences["of"].unique(maintain_order=True):
-        if of.startswith("beyond "):
-            yield (
-                f"{of.capitalize()}, which shows what the texts alone give: "
-                f"{_words(differences, of)}."
-            )
+    beyond = [of for of in differences["of"].unique(maintain_order=True) if "beyond" in of]
+    if beyond:
+        yield "A model that never saw the sequences shows what the texts alone give."
+    for of in beyond if len(beyond) > 1 else ():
+        yield f"Beyond {of.removeprefix('beyond ')}: {_words(differences, of)}."
     if small:
         listed = ", ".join(f"{name} ({size})" for name, size in small.items())
         yield f"Left out, fewer than {settings.minimum} sequences: {listed}."

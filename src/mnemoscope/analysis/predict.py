@@ -90,6 +90,7 @@ _FOLDS = 5
 _BINS = 5
 _NO_PLANE = 1e-6  # the solver's own tolerance is 1e-7
 _NAN = float("nan")
+_NORMAL = 1.959964  # 97.5 % of a normal distribution are below
 _WEIGHTS_AT_ONCE = 4_000_000
 _WORDS = {
     "baseline": "one for all",
@@ -174,7 +175,7 @@ class Models(NamedTuple):
     """What came of all models."""
 
     scores: pl.DataFrame  # a row a model, category and figure
-    weights: pl.DataFrame  # a row a model, part and feature
+    weights: pl.DataFrame  # a row a model, part and feature, with an interval over groups
     tests: pl.DataFrame | None  # likelihood ratios
     partition: Partition | None  # the optimal one, where it was asked for
     chances: dict[str, _Floats]  # by model, of each test row: the probability of being memorized
@@ -295,16 +296,17 @@ def model_all(data: Data, settings: Settings) -> Models:
     test, train = data.is_test, ~data.is_test
     for model, (used, parts, part_names) in plans.items():
         values = data.matrix(used)
-        fitted = fit_parts(values[train], data.label[train], parts[train], unscaled=_unscaled(used))
+        known = (values[train], data.label[train], parts[train])
+        fitted = fit_parts(*known, unscaled=_unscaled(used))
         chances[model] = fitted.predict(values[test], parts[test])
         scores += scores_of(model, chances[model], data, settings)
         weights += [
-            {"model": model, "part": part_names[part], "feature": name, "weight": float(value)}
-            for part, of_part in fitted.weights(len(used)).items()
-            for name, value in zip(used, of_part, strict=True)
+            {"model": model, "part": part_names[part], "feature": name, "weight": weight}
+            for part, of_part in fitted.weights(*known, data.groups[train]).items()
+            for name, weight in zip(used, of_part, strict=True)
         ]
     tests = _tests(data, names) if settings.tests else None
-    return Models(frame_of(scores), pl.DataFrame(weights), tests, partition, chances)
+    return Models(frame_of(scores), frame_of(weights), tests, partition, chances)
 
 
 # -- logistic models ------------------------------------------------------------------------
@@ -326,13 +328,57 @@ class PartModels(NamedTuple):
                 found[rows] = model if is_constant else model.predict_proba(values[rows])[:, 1]
         return found
 
-    def weights(self, n_features: int) -> dict[int, _Floats]:
-        """Weight of each standardised feature in each part; NaN of a constant part."""
-        nothing = np.full(n_features, _NAN)
-        return {
-            part: nothing if isinstance(model, float) else model[-1].coef_[0]
-            for part, model in self.models.items()
-        }
+    def weights(
+        self, values: _Floats, label: _Flags, parts: _Parts, groups: npt.NDArray[np.int64]
+    ) -> dict[int, list[Estimate]]:
+        """Weight of each standardised feature in each part; no value in a constant part.
+
+        From the rows that were fitted, values (n, features), and their groups of near duplicates;
+        no interval where a label has fewer than `FEWEST_GROUPS` of them.
+        """
+        found = {}
+        for part, model in self.models.items():
+            if isinstance(model, float):
+                found[part] = [Estimate(None)] * values.shape[1]
+                continue
+            rows = parts == part
+            scaled, here, owners = model[0].transform(values[rows]), label[rows], groups[rows]
+            errors = np.full(values.shape[1], _NAN)
+            if fewest_groups(here, owners) >= FEWEST_GROUPS:
+                errors = weight_errors(model[-1], scaled, here, owners)
+            pairs = zip(model[-1].coef_[0].tolist(), (_NORMAL * errors).tolist(), strict=True)
+            found[part] = [
+                Estimate(one, one - reach, one + reach) if np.isfinite(reach) else Estimate(one)
+                for one, reach in pairs
+            ]
+        return found
+
+
+def weight_errors(
+    model: LogisticRegression, scaled: _Floats, label: _Flags, groups: npt.NDArray[np.int64]
+) -> _Floats:
+    """Standard errors of the weights of `fit_parts`, by group of near duplicates: (features,).
+
+    The sandwich: the curvature of the penalised loss around the spread of its gradients, summed by
+    group (Liang and Zeger 1986). The scale of the features is taken as known. NaN of a feature that
+    has another than its commonest value in fewer than `FEWEST_GROUPS` groups. `scaled` is (n,
+    features), label and groups (n,).
+    """
+    design = np.column_stack([scaled, np.ones(len(scaled))])
+    balance = 0.5 / np.where(label, label.mean(), 1 - label.mean())
+    chance = model.predict_proba(scaled)[:, 1]
+    curvature = (design * (balance * chance * (1 - chance))[:, None]).T @ design
+    curvature[np.diag_indices(scaled.shape[1])] += 1 / model.C
+    owners = np.unique(groups, return_inverse=True)[1]
+    sums = np.zeros((int(owners.max()) + 1, design.shape[1]))
+    np.add.at(sums, owners, design * (balance * (label - chance))[:, None])
+    half = np.linalg.solve(curvature, (sums - sums.mean(axis=0)).T)
+    errors = np.sqrt((half**2).sum(axis=1))[:-1]
+    for feature, values in enumerate(scaled.T):
+        _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+        if len(np.unique(owners[place != counts.argmax()])) < FEWEST_GROUPS:
+            errors[feature] = _NAN
+    return np.asarray(errors)
 
 
 def fit_parts(
@@ -655,7 +701,8 @@ def _figures(scores: pl.DataFrame, weights: pl.DataFrame) -> Iterator[Chart]:
     series = {"baseline": alone}
     series |= {name: part for (name,), part in others.group_by("part", maintain_order=True)}
     yield Chart(
-        title="Weight of each feature, standardised: the baseline and one model a category",
+        title="Weight of each feature, standardised: the baseline and one model a category "
+        "(95 % interval)",
         form="bars",
         x_names=tuple(name.replace("_", " ") for name in alone["feature"]),
         series=tuple(series_of(name, rows, "weight") for name, rows in series.items()),

@@ -8,7 +8,7 @@ Run it: mnemoscope analyze psmi STUDY --second MODEL
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ from mnemoscope.plugin import (
     n_groups,
     plain,
     ranged,
+    resampled_auc,
     rows_of,
     separation,
     series_by,
@@ -251,6 +252,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     values = named.select("sequence_id", "is_memorized", "label", "class").with_columns(
         column for _, columns in frames for column in columns
     )
+    layers = _beyond(layers, values, inputs.near_duplicates(named["sequence_id"]), settings)
     means = _class_means(inputs, named, values, settings)
     return AnalysisResult(
         sentence=_sentence(layers),
@@ -331,6 +333,30 @@ def _of_model(
     return frame_of(lines), columns
 
 
+def _beyond(
+    layers: pl.DataFrame, values: pl.DataFrame, near: npt.NDArray[np.int64], settings: Settings
+) -> pl.DataFrame:
+    """Layers with a column `beyond`: the AUC less that of the one other model at the same layer.
+
+    Of the same resamples; null where there are several, no such layer, or values are not finite.
+    """
+    memorized, names = values["is_memorized"].to_numpy(), layers["model"].unique().to_list()
+    rng = np.random.default_rng(settings.seed)
+    drawn = draw_within(memorized, rng, settings.n_resamples, groups=near)
+
+    def of(row: dict[str, Any]) -> Estimate:
+        others = [f"{one}, layer {row['layer']}" for one in names if one != OWN]
+        if row["model"] != OWN or len(others) != 1 or others[0] not in values.columns:
+            return Estimate(None)
+        both = [values[one].to_numpy() for one in (f"{OWN}, layer {row['layer']}", others[0])]
+        if not np.isfinite(both).all():
+            return Estimate(None)
+        own, other = (resampled_auc(-one, memorized, drawn) for one in both)
+        return estimate_of(float(own[0] - other[0]), (own - other)[1:], 0.025)
+
+    return frame_of(row | {"beyond": of(row)} for row in rows_of(layers))
+
+
 def _layers(n_layers: int, most: int) -> list[int]:
     """States 1 to the last, evenly spread; state 0 knows its own token alone."""
     if n_layers <= most:
@@ -390,10 +416,14 @@ def _sentence(layers: pl.DataFrame) -> str:
         words = "high PSMI, not low, goes with memorization"
     else:
         words = "PSMI does not go with memorization"
+    beside = ""
+    if last["beyond"].value is not None:
+        other = layers["model"].unique(maintain_order=True)[1]
+        beside = f" ({ranged(last['beyond'], digits=3, sign='+')} beside {other})"
     return (
-        f"At the last layer {words}: ROC AUC of low PSMI {ranged(last['auc'], digits=3)}; the "
-        f"mean is {last['memorized']:.2f} nats where memorized, {last['not_memorized']:.2f} where "
-        f"not, and {last['shuffled']:.2f} with labels shuffled."
+        f"At the last layer {words}: ROC AUC of low PSMI {ranged(last['auc'], digits=3)}{beside}; "
+        f"the mean is {last['memorized']:.2f} nats where memorized, "
+        f"{last['not_memorized']:.2f} where not, and {last['shuffled']:.2f} with labels shuffled."
     )
 
 

@@ -163,7 +163,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "features", "perplexities"),
         uses=("duplicates", "corpus"),
         cost=_PERPLEXITIES,
-        version=3,
+        version=4,
         source="Prashanth et al.: Recite, Reconstruct, Recollect, arXiv 2406.17746",
     ),
     Entry(
@@ -182,7 +182,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Does what one model has memorized stay memorized in the next?",
         needs=("scores", "model", "second model"),
         uses=("features",),
-        version=3,
+        version=4,
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
     Entry(
@@ -201,7 +201,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Do states of well and badly remembered continuations differ, and from when?",
         needs=("scores", "model"),
         each_model=True,
-        version=2,
+        version=3,
         source="Chen, Han, Miyao: A Multi-Perspective Analysis of Memorization, arXiv 2405.11577",
     ),
     Entry(
@@ -261,7 +261,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "model"),
         uses=("classes", "second model"),
         padded=True,
-        version=2,
+        version=3,
         source="Predicting and analyzing memorization within fine-tuned LLMs, arXiv 2409.18858",
     ),
     Entry(
@@ -307,7 +307,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Do neurons behave differently on memorized text?",
         needs=("scores", "classes", "model"),
         uses=("second model",),
-        version=2,
+        version=3,
         source="Bansal et al.: Measures of Information Reflect Memorization, arXiv 2210.09404",
     ),
     Entry(
@@ -326,7 +326,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="What does a model, especially a tuned one, copy verbatim, nearly, or in idea?",
         needs=("scores", "model"),
         uses=("duplicates", "maps", "second model"),
-        version=2,
+        version=3,
         source="Zeng et al.: Exploring Memorization in Fine-tuned LMs, arXiv 2310.06714",
     ),
 )

@@ -121,7 +121,7 @@ def render_result(result: Result) -> str:
         record=result.record,
         documents=documents,
         downloads=downloads,
-        passages=page.strongest(result.spans.iter_rows(named=True)),
+        passages=page.in_order(result.spans.iter_rows(named=True)),
     )
 
 
@@ -131,7 +131,7 @@ def render_card(result: Result, number: Any) -> str:
     Raises UserError: there is no such passage.
     """
     row = result.row(number).row(0, named=True)
-    order = [one["number"] for one in page.strongest(result.spans.iter_rows(named=True))]
+    order = [one["number"] for one in page.in_order(result.spans.iter_rows(named=True))]
     place, n = order.index(row["number"]) + 1, len(order)
     return render("evidence.html.j2", record=result.record, row=row, place=place, n=n)
 
@@ -394,7 +394,7 @@ class BrowsedStudy:
 
         None where that was not tried.
         """
-        from mnemoscope.pipeline.graft import INTO_MODEL, SEQUENCES_FILE
+        from mnemoscope.pipeline.causes import INTO_MODEL, SEQUENCES_FILE
 
         if not self.study.is_done("graft"):
             return None

@@ -1,6 +1,7 @@
 """`report.html`: two sheets of A4 for readers who know nothing of language models.
 
-It quotes the strongest passages, says in words what the figures are, and how to check them.
+It quotes the first passages of audit.html, says in words what the figures are, and how to check
+them.
 """
 
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from mnemoscope.audits.page import quoted, render, strongest, view_of
+from mnemoscope.audits.page import in_order, quoted, render, view_of
 from mnemoscope.audits.passages import GROUNDS
 from mnemoscope.audits.records import Record
 from mnemoscope.audits.rule import RECALL
@@ -26,7 +27,7 @@ _DOCUMENTS = 6
 def render_brief(record: Record, spans: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> str:
     """Render the report from `audit.json`, `spans.parquet` and the tables beside it."""
     rows = [{"number": number, **row} for number, row in enumerate(spans.rows(named=True), 1)]
-    recalled = [row for row in strongest(rows) if row["verdict"] == RECALL]
+    recalled = [row for row in in_order(rows) if row["verdict"] == RECALL]
     origins = tables.get("origins")
     return render(
         "brief",

@@ -2,26 +2,24 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
-from xml.etree import ElementTree
 
 import polars as pl
 
-from mnemoscope.audits.gate import Judged, new_parts
+from mnemoscope.audits.gate import new_parts
 from mnemoscope.audits.passages import right_of
 from mnemoscope.audits.records import Record, Sarif, read_sarif, read_verdicts
 from mnemoscope.audits.rule import RECALL
 from mnemoscope.audits.verdict import LEARNED, error_rate
+from mnemoscope.conditions import Case, Judged, junit_suite
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.version import __version__
 from mnemoscope.words import plural
 
-_FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Characters that XML 1.0 has no way to write."""
 _SOURCE = "https://arxiv.org/abs/2508.02573"
 _HELP = (
     "Shown the text before this passage, the model writes the passage (by default at least 29 of "
@@ -135,15 +133,15 @@ def sarif_log(record: Record, frame: pl.DataFrame, texts: Mapping[str, str]) -> 
 def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path) -> Sarif:
     """`audit.sarif` of a finished audit, with what is new, unchanged and gone since an older one.
 
-    A passage is new where `gate.new_parts` finds any of it new, and gone where no word of it is
-    left. Errors as `records.read_verdicts`.
+    A passage is new where less than half of it was there (`gate.new_parts`), and gone where no word
+    of it is left. Errors as `records.read_verdicts`.
     """
     (now, own), (then, older) = (
         (read_sarif(at), frame.filter(verdict=RECALL).with_row_index("number"))
         for at, frame in ((folder, passages), (baseline, read_verdicts(baseline)[1]))
     )
-    new = {*new_parts(own, older)["number"]}
-    gone = {*new_parts(older, own).join(older, on=["number", "text"])["number"]}
+    new = {*new_parts(own, older, grown=False)["number"]}
+    gone = {*new_parts(older, own, grown=False).join(older, on=["number", "text"])["number"]}
     return beside_baseline(
         now, then, (one in new for one in own["number"]), (one in gone for one in older["number"])
     )
@@ -189,50 +187,6 @@ def address_of(document: str) -> str:
     return (path.as_uri() if path.is_absolute() else quote(name)) + fragment
 
 
-class Case(NamedTuple):
-    """A test of a JUnit report: why it failed or was skipped, and what stands in its output."""
-
-    name: str
-    failure: str | None = None
-    skipped: str | None = None
-    output: str | None = None
-
-
-def junit_suite(
-    name: str, properties: Mapping[str, str], judged: Judged | None, cases: Sequence[Case]
-) -> str:
-    """A JUnit report; a condition of a gate on all is a test of its own, before the others.
-
-    Characters that XML 1.0 forbids are written as U+FFFD.
-    """
-    if judged is not None and not judged.gate.in_each:
-        cases = [Case(judged.gate.text, judged.said if judged.is_failed else None), *cases]
-    suite = ElementTree.Element(
-        "testsuite",
-        name=_clean(f"mnemoscope {name}"),
-        tests=str(len(cases)),
-        failures=str(sum(one.failure is not None for one in cases)),
-        errors="0",
-        skipped=str(sum(one.skipped is not None for one in cases)),
-    )
-    named = ElementTree.SubElement(suite, "properties")
-    for key, value in properties.items():
-        ElementTree.SubElement(named, "property", name=key, value=_clean(value))
-    room = f"mnemoscope.{name.partition(' ')[0]}"
-    for one in cases:
-        own = ElementTree.SubElement(suite, "testcase", classname=room, name=_clean(one.name))
-        if one.skipped is not None:
-            ElementTree.SubElement(own, "skipped", message=_clean(one.skipped))
-        if one.failure is not None and judged is not None:
-            message = _clean(f"{judged.gate.text}: {one.failure}")
-            ElementTree.SubElement(own, "failure", type=judged.gate.kind, message=message)
-        if one.output is not None:
-            ElementTree.SubElement(own, "system-out").text = _clean(one.output)
-    ElementTree.indent(suite)
-    text = ElementTree.tostring(suite, encoding="unicode")
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'
-
-
 def junit_xml(record: Record, frame: pl.DataFrame, judged: Judged | None) -> str:
     """Make a JUnit report that fails where the condition of a gate does.
 
@@ -259,8 +213,6 @@ def junit_xml(record: Record, frame: pl.DataFrame, judged: Judged | None) -> str
     cases += (
         Case(one["document"], skipped=f"not read: {one['reason']}") for one in record["skipped"]
     )
+    if judged is not None and judged.is_strict:
+        cases = [one._replace(failure=one.failure or one.skipped, skipped=None) for one in cases]
     return junit_suite(f"audit of {record['model']['name']}", about(record), judged, cases)
-
-
-def _clean(text: str) -> str:
-    return _FORBIDDEN.sub("\ufffd", text)

@@ -1,10 +1,9 @@
 """Conditions under which an audit fails: a share or a number of passages, in all or in each."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 import polars as pl
 
@@ -17,7 +16,7 @@ from mnemoscope.audits.shares import (
     overall,
     share_of,
 )
-from mnemoscope.conditions import Gate, Measures
+from mnemoscope.conditions import Gate, Judged, Measures
 from mnemoscope.errors import UserError
 from mnemoscope.words import plural
 
@@ -32,20 +31,6 @@ PASSAGES = Measures(
     said={"near": "recalled or nearly so"},
     has_each=True,
 )
-
-
-class Judged(NamedTuple):
-    """Whether the condition holds, and the figures in a line.
-
-    `counted` are the passages that it was put to; `failing` are the documents of which it holds,
-    with the amount of each in words, where it is asked of each.
-    """
-
-    gate: Gate
-    is_failed: bool
-    said: str
-    counted: pl.DataFrame
-    failing: Mapping[str, str] = {}
 
 
 def amount_of(gate: Gate, counts: Counts) -> float:
@@ -65,12 +50,16 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
     DamagedDataError: it cannot be read.
     """
     rows: Sequence[Counts] = record["documents"]
-    new, beside = "", _unchecked(record)
+    n_asked = sum(not row["is_too_short"] for row in record["documents"])
+    n_unread = len(record["skipped"]) + len(rows) - n_asked
+    whole_of = plural(len(record["skipped"]) + len(rows), "document")
+    beside = f"; not checked: {n_unread:,} of {whole_of}, unread or too short" if n_unread else ""
+    new = ""
     if baseline is not None:
         if gate.kind == "near":
             raise UserError("--baseline: near copies have none. Choose recalled.")
         older, before = read_verdicts(baseline)
-        passages = new_parts(passages, before)
+        passages = new_parts(passages, before, grown=not gate.of_number)
         beside += _in_common(record, older, baseline)
         rows = [count_document(row["document"], row, passages) for row in record["documents"]]
         new = "new "
@@ -86,28 +75,23 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
         if found:
             too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
-        return Judged(gate, bool(found), said, passages, found)
+        return Judged(gate, bool(found), said, passages, most, n_asked, n_unread, found)
     whole, share = amount_of(gate, overall(rows)), None
     if not gate.of_number and baseline is None:
         share = estimate_of(share_of(record["summary"], gate.kind))
     said = f"{gate.say(whole, new, share)}, {gate.allowed}{beside}"
-    return Judged(gate, gate.holds(whole), said, passages)
+    return Judged(gate, gate.holds(whole), said, passages, whole, n_asked, n_unread)
 
 
-def _unchecked(record: Record) -> str:
-    """How many documents nobody asked, which no condition can see."""
-    n = len(record["skipped"]) + sum(row["is_too_short"] for row in record["documents"])
-    whole = len(record["skipped"]) + len(record["documents"])
-    return f"; not checked: {n:,} of {plural(whole, 'document')}, unread or too short" if n else ""
-
-
-def new_parts(passages: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
+def new_parts(passages: pl.DataFrame, before: pl.DataFrame, *, grown: bool) -> pl.DataFrame:
     """What passages have that no passage of an older audit with the same verdict has: rows of them.
 
     By words, wherever they stand now: documents are edited and renamed, and a passage ends a few
     words further on after every training. Known are runs of 8 words that an older passage has, or
     a whole passage that is shorter. What is left of a passage that is known in part is new from 16
-    words in a row on. One without words (spaces, line ends) is known if such a one was there.
+    words in a row on; without `grown`, which counts passages, not of one of which at least half the
+    words are known: it is the older one, which now begins earlier or ends later. One without words
+    (spaces, line ends) is known if such a one was there.
     """
     older: dict[str, list[str]] = {
         str(verdict): part["text"].to_list() for (verdict,), part in before.group_by("verdict")
@@ -119,7 +103,8 @@ def new_parts(passages: pl.DataFrame, before: pl.DataFrame) -> pl.DataFrame:
     rows = []
     for row in passages.iter_rows(named=True):
         verdict, text = row["verdict"], row["text"]
-        for start, end in _unknown(text, older.get(verdict, []), runs.get(verdict, set())):
+        known = older.get(verdict, []), runs.get(verdict, set())
+        for start, end in _unknown(text, *known, grown=grown):
             place = {"start": row["start"] + start, "end": row["start"] + end}
             rows.append({**row, **place, "text": text[start:end]})
     return pl.DataFrame(rows, schema=passages.schema)
@@ -130,7 +115,7 @@ def _runs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 def _unknown(
-    text: str, older: Sequence[str], runs: set[tuple[str, ...]]
+    text: str, older: Sequence[str], runs: set[tuple[str, ...]], *, grown: bool
 ) -> Iterator[tuple[int, int]]:
     """Ranges of characters of a passage that are new."""
     found = list(_WORD.finditer(text))
@@ -145,6 +130,8 @@ def _unknown(
             if run in runs:
                 covered[at : at + _RUN] = [True] * _RUN
         known = any(covered)
+        if not grown and 2 * sum(covered) >= len(words):
+            return
         for is_covered, part in groupby(range(len(words)), key=covered.__getitem__):
             places = list(part)
             if known and not is_covered and len(places) >= _EDGE:

@@ -272,6 +272,40 @@ def audit(
         return replace(_made(folder, record), held=held)
 
 
+def planned(
+    model: str,
+    documents: Documents,
+    out: Path | None,
+    *,
+    reference: str | None = None,
+    revision: str | None = None,
+    encoding: str = "utf-8",
+    columns: Mapping[str, str] | None = None,
+    named: Mapping[str, Any],
+    **settings: Any,
+) -> str:
+    """What `audit` would ask, of which documents, and what it takes; errors as there."""
+    asked = audit_settings(**settings)
+    own = LocalChoice(model, revision, **named)
+    other = own.beside(reference)
+    _check(own, other, documents)
+    reading = _read(documents, out, encoding, columns)
+    from mnemoscope.audits.dry_run import plan_audit
+    from mnemoscope.lm.tokenizer import load_tokenizer
+
+    place = place_of(own.name)
+    trust = own.trust_remote_code
+    tokenizer = load_tokenizer(place, revision=revision, trust_remote_code=trust)
+    has_reference = other is not None
+    lines = plan_audit(
+        *(reading, tokenizer, asked),
+        weights=Path(place),
+        device=own.device,
+        has_reference=has_reference,
+    )
+    return "\n".join(lines)
+
+
 def _line(name: str, text: Any) -> str | None:
     """What is written into the record as it is given, on one line."""
     if text is None:

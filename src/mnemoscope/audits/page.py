@@ -65,7 +65,7 @@ def render_page(
     """
     tables = tables or {}
     rows = [{"number": number, **row} for number, row in enumerate(frame.iter_rows(named=True), 1)]
-    shown = strongest(rows)[:MOST_CARDS]
+    shown = in_order(rows)[:MOST_CARDS]
     is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
     documents = []
     for summary in record["documents"]:
@@ -90,8 +90,8 @@ def render_page(
     )
 
 
-def strongest(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Passages by the strength of their evidence, recalled before guessed.
+def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Passages in the order in which a reader looks at them, recalled before guessed.
 
     Of each those first that are at least half as long as what the model was asked for, since a
     fragment is weak evidence whatever the grounds say of its window; then those on which all

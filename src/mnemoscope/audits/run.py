@@ -65,9 +65,9 @@ def make_audit(
 ) -> Record:
     """Audit the documents of `reading`, which are the texts of `audit`; a stopped run goes on.
 
-    Gives what `audit.json` holds. `command` is recorded; `redo` writes over an audit of other
-    documents or settings. Raises UserError: another audit is in the folder, or no document is as
-    long as a window.
+    Gives what `audit.json` holds. `command` is recorded; `redo` makes the audit again, and writes
+    over one of other documents or settings. Raises UserError: another audit is in the folder, or no
+    document is as long as a window.
     """
     prepare_folder(out)
     check_long_enough(audit)
@@ -222,7 +222,7 @@ def _finished_audit(out: Path, key: str, *, redo: bool) -> Record | None:
     try:
         record = read_audit_record(out)
         is_this = record["key"] == key
-        if is_this and not changed_files(out, record):
+        if is_this and not redo and not changed_files(out, record):
             return record
     except (DamagedDataError, UserError):
         is_this = False

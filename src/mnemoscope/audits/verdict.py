@@ -77,7 +77,7 @@ class Beside(TypedDict):
     recalled: int
     wrote_recalled: int | None  # None: no reference was asked
     guessed: int
-    wrote_guessed: int
+    wrote_guessed: int | None
 
 
 class Verdict(TypedDict):
@@ -180,7 +180,7 @@ def reference_beside(name: str, reference: str | None, passages: pl.DataFrame) -
         "recalled": len(did[RECALL]),
         "wrote_recalled": None if reference is None else int(did[RECALL].sum()),
         "guessed": len(did[GUESS]),
-        "wrote_guessed": int(did[GUESS].sum()),
+        "wrote_guessed": None if reference is None else int(did[GUESS].sum()),
     }
 
 

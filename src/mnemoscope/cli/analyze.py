@@ -11,6 +11,7 @@ from mnemoscope.cli.options import (
     Columns,
     Out,
     Quiet,
+    TrustRemoteCode,
     assignment,
     judged,
     parse_columns,
@@ -20,6 +21,7 @@ from mnemoscope.errors import UserError, nearest
 
 if TYPE_CHECKING:
     from mnemoscope.analysis.registry import Entry
+    from mnemoscope.conditions import Gate
     from mnemoscope.flow.analyze import AnalysisRequest, Outcome
     from mnemoscope.study.folder import Study
 
@@ -183,7 +185,10 @@ def watch(
     sequences: str | None = Option(
         None, help="Texts to watch: a folder, a table or a data set of the hub."
     ),
-    control: str | None = Option(None, help="Texts that were kept out of training."),
+    control: str | None = Option(
+        None,
+        help="Texts that were kept out of training (default: those that the folder has).",
+    ),
     column: Columns = None,
     out: Path | None = Option(
         None,
@@ -202,15 +207,14 @@ def watch(
     dtype: str = Option("float32", help="Number format: float32, bfloat16, float16."),
     device: str = Option("auto", help="Where the model runs: auto, cpu, cuda, mps."),
     batch_size: int = Option(64, min=1, help="Windows in a forward pass."),
-    trust_remote_code: bool = Option(
-        False, "--trust-remote-code", help="Run code that comes with the model."
-    ),
+    trust_remote_code: TrustRemoteCode = False,
     fail_if: str | None = Option(
         None,
         "--fail-if",
         help="Status 3 if the last checkpoint reproduces too much: 'recalled > 1%' (of the windows "
         "whose text does not give them away), 'reproduced >= 3 windows'; also guessed.",
     ),
+    junit: Path | None = Option(None, "--junit", help="Write a JUnit report."),
     answer: Answer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
@@ -218,17 +222,13 @@ def watch(
 
     Example: mnemoscope watch out/ --sequences texts/ --control held-out/ -o watch
     """
+    from mnemoscope.cli.gates import check_file
     from mnemoscope.conditions import parse_gate
-    from mnemoscope.training.history import WINDOWS, history_folder, read_history
+    from mnemoscope.training.history import WINDOWS, history_folder
 
     gate = None if fail_if is None else parse_gate(fail_if, WINDOWS)
-    from mnemoscope.flow.watch import (
-        PAGE,
-        WatchAsked,
-        judge_latest,
-        watch_checkpoints,
-        write_watch_page,
-    )
+    check_file("--junit", junit)
+    from mnemoscope.flow.watch import WatchAsked, watch_checkpoints
 
     if sequences is None:
         if len(checkpoints) > 1 or control is not None:
@@ -252,18 +252,28 @@ def watch(
         )
         with shown(quiet):
             watch_checkpoints(asked, history)
-    out = out or history
+    _show_history(history, out or history, gate, junit, answer)
+
+
+def _show_history(
+    history: Path, out: Path, gate: "Gate | None", junit: Path | None, answer: Answer
+) -> None:
+    """Draw the page of a history, print what it says, and judge its last checkpoint."""
+    from mnemoscope.files import write_text
+    from mnemoscope.flow.watch import PAGE, judge_latest, watch_junit, write_watch_page
+    from mnemoscope.training.history import read_history
+
     results = write_watch_page(history, out)
-    print(results.sentence)
-    for line in results.further:
-        print(line)
-    print(f"Wrote {out / PAGE}.")
+    print(results.sentence, *results.further, f"Wrote {out / PAGE}.", sep="\n")
     read = read_history(history)
     shares = results.frames["shares"].filter(step=read.steps[-1])
     answer.facts.update(folder=out, steps=read.steps, said=results.sentence, shares=shares)
-    if gate is not None:
-        is_failed, said = judge_latest(read, gate)
-        judged(gate, said, answer, is_failed=is_failed, step=read.steps[-1])
+    judgement = None if gate is None else judge_latest(read, gate)
+    if junit is not None:
+        write_text(junit, watch_junit(read, judgement))
+        print(f"Wrote {junit}.")
+    if judgement is not None:
+        judged(judgement, answer, step=read.steps[-1])
 
 
 def distill(
@@ -301,9 +311,7 @@ def distill(
     seed: int = Option(0, min=0, help="Seed of weights and order."),
     dtype: str = Option("float32", help="Number format of the teacher."),
     device: str = Option("auto", help="Where the model runs: auto, cpu, cuda, mps."),
-    trust_remote_code: bool = Option(
-        False, "--trust-remote-code", help="Run code that comes with the model."
-    ),
+    trust_remote_code: TrustRemoteCode = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a smaller model on a larger one: does it inherit what the larger one memorized?

@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from mnemoscope.cli import analyze, audit, items, study, tables
+from mnemoscope.cli import analyze, audit, forget, items, study, tables
 from mnemoscope.cli.options import expanded
 from mnemoscope.study.stages import STAGES
 from mnemoscope.version import __version__
@@ -113,6 +113,8 @@ def panels() -> dict[str, dict[str, Callable[..., None]]]:
             "items": items.items,
             "items api": items.items_api,
             "items gate": items.items_gate,
+            "forget": forget.forget,
+            "forget gate": forget.forget_gate,
             "app": audit.app,
         },
         "Stages of a run": of_stages(is_optional=False),

@@ -42,10 +42,7 @@ _SPAN_FACTS += ["score", "reference_score"]  # shares of tokens that model and r
 _DOCUMENTS = 10  # that are printed, the most recalled first
 _SUREST, _SHOWN = 5, 60  # windows that `audit rank` prints, characters of each
 _RANKED = ("prefix", "suffix", "stride", "batch_size", "chat_template", "instruction")
-_USUAL = (
-    *("prefix", "suffix", "stride", "batch_size", "chat_template"),
-    *("profile", "ordinary", "corpus"),
-)
+_USUAL = ("prefix", "suffix", "stride", "profile", "ordinary", "corpus")
 """Settings whose flags the short help shows; `--help-all` shows all."""
 _USUAL_OF_SERVICE = ("chat", "prompt_as", "concurrency", "requests_per_minute", "api_key_env")
 
@@ -63,7 +60,7 @@ Column = Annotated[
     list[str] | None,
     Option("--column", metavar="NAME=PATH", help="The column of texts: text=PATH.", hidden=True),
 ]
-Again = Annotated[bool, Option("--redo", help="Write over another result.")]
+Again = Annotated[bool, Option("--redo", help="Make it anew, also over another.")]
 Encoding = Annotated[str, Option("--encoding", help="Encoding of text files.", hidden=True)]
 TrustRemoteCode = Annotated[
     bool,
@@ -153,6 +150,7 @@ def audit(
         str | None,
         Option("--study", help="A study of the model; 'auto' makes one."),
     ] = None,
+    dry_run: Annotated[bool, Option("--dry-run", help="Only say what it asks and takes.")] = False,
     gate: GateFlags = GATE,
     encoding: Encoding = "utf-8",
     column: Column = None,
@@ -171,8 +169,23 @@ def audit(
     Example: mnemoscope audit embedded README.md -o audit
     """
     from mnemoscope.audits.library import audit as make
+    from mnemoscope.audits.library import planned
 
     condition = _condition(gate, has_near=fields.get("near_length") != 0)
+    if dry_run:
+        named = {"dtype": dtype or "float32", "device": device or "auto"}
+        said = planned(
+            *(model, documents, out),
+            reference=reference,
+            revision=revision,
+            encoding=encoding,
+            columns=parse_columns(column),
+            named={**named, "trust_remote_code": trust_remote_code},
+            **_settings(settings, **fields),
+        )
+        print(*map(printable, said.splitlines()), sep="\n")
+        answer.facts["estimate"] = said
+        return
     folder = needed_out(out, "audit")
     with shown(quiet):
         made = make(

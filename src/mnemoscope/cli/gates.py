@@ -8,9 +8,8 @@ from mnemoscope.cli.options import Answer, GateFlags, judged
 from mnemoscope.errors import UserError
 
 if TYPE_CHECKING:
-    from mnemoscope.audits.gate import Judged
     from mnemoscope.audits.records import Sarif
-    from mnemoscope.conditions import Gate, Measures
+    from mnemoscope.conditions import Gate, Judged, Measures
 
 
 class Gated(NamedTuple):
@@ -66,12 +65,21 @@ def read_gate(flags: GateFlags, of: Gated, *, needed: bool = False) -> "Gate | N
             "--sarif: for what is new since an older result. Add --baseline; the log of all "
             "findings is in the folder."
         )
-    for name, file in (("--junit", flags.junit), ("--sarif", flags.sarif)):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise UserError(f"{name} {file}: no such folder. Make it first.")
-        if file is not None and file.is_dir():
-            raise UserError(f"{name} {file}: a folder. Name a file.")
+    if flags.strict and flags.fail_if is None:
+        raise UserError("--strict: for a gate. Add --fail-if.")
+    if flags.strict and not of.measures.has_each:
+        raise UserError("--strict: for documents; items that cannot be read end the command.")
+    check_file("--junit", flags.junit)
+    check_file("--sarif", flags.sarif)
     return None if flags.fail_if is None else parse_gate(flags.fail_if, of.measures)
+
+
+def check_file(flag: str, file: Path | None) -> None:
+    """Refuse a file that cannot be written."""
+    if file is not None and not file.absolute().parent.is_dir():
+        raise UserError(f"{flag} {file}: no such folder. Make it first.")
+    if file is not None and file.is_dir():
+        raise UserError(f"{flag} {file}: a folder. Name a file.")
 
 
 def judge_found(
@@ -81,6 +89,8 @@ def judge_found(
     from mnemoscope.files import json_bytes, write_bytes, write_text
 
     judgement = None if gate is None else of.judge(gate, found, flags.baseline)
+    if judgement is not None and flags.strict:
+        judgement = judgement.strictly()
     if flags.junit is not None:
         write_text(flags.junit, of.junit(found, judgement))
         print(f"Wrote {flags.junit}.")
@@ -88,4 +98,4 @@ def judge_found(
         write_bytes(flags.sarif, json_bytes(of.sarif(found, flags.baseline)))
         print(f"Wrote {flags.sarif}.")
     if judgement is not None:
-        judged(judgement.gate, judgement.said, answer, is_failed=judgement.is_failed)
+        judged(judgement, answer)

@@ -22,7 +22,7 @@ from mnemoscope.version import __version__
 
 if TYPE_CHECKING:
     from mnemoscope.cluster.units import Share
-    from mnemoscope.conditions import Gate
+    from mnemoscope.conditions import Judged
 
 GATE_FAILED = 3
 """Exit status of a gate whose condition holds."""
@@ -77,6 +77,9 @@ Set = Annotated[
 ]
 Redo = Annotated[bool, Option("--redo", help="Redo stages that were made with other settings.")]
 Quiet = Annotated[bool, Option("-q", "--quiet", help="No progress, only the result.")]
+TrustRemoteCode = Annotated[
+    bool, Option("--trust-remote-code", help="Run Python code that comes with the model.")
+]
 Verbose = Annotated[bool, Option("--verbose", help="Say more of each step.")]
 NoControls = Annotated[
     bool,
@@ -132,9 +135,7 @@ class ModelFlags:
     batch_size: Annotated[
         int | None, Option("--batch-size", help="Sequences in a forward pass (default 64).")
     ] = None
-    trust_remote_code: Annotated[
-        bool, Option("--trust-remote-code", help="Run Python code that comes with the model.")
-    ] = False
+    trust_remote_code: TrustRemoteCode = False
 
     def settings(self) -> dict[str, Flag]:
         """The settings they stand for, by dotted name."""
@@ -213,6 +214,7 @@ class GateFlags:
     baseline: Annotated[
         Path | None, Option("--baseline", help="An older result: only what is new counts.")
     ] = None
+    strict: Annotated[bool, Option("--strict", help="What nobody could ask fails too.")] = False
     junit: Annotated[Path | None, Option("--junit", help="Write a JUnit report.")] = None
     sarif: Annotated[Path | None, Option("--sarif", help="Write SARIF that says what is new.")] = (
         None
@@ -365,12 +367,13 @@ def _answering(answer: Answer | None) -> Iterator[None]:
     _print_json(answer.facts)
 
 
-def judged(gate: "Gate", said: str, answer: Answer, *, is_failed: bool, **more: Any) -> None:
+def judged(found: "Judged", answer: Answer, **more: Any) -> None:
     """Say whether a gate's condition holds, and leave with its status if it does."""
-    answer.facts["gate"] = {"text": gate.text, "failed": is_failed, "said": said} | more
-    end = "" if said.endswith("?") else "."
-    print(printable(f"{'Failed' if is_failed else 'Passed'} ({gate.text}): {said}{end}"))
-    if is_failed:
+    answer.facts["gate"] = found.as_json() | more
+    end = "" if found.said.endswith("?") else "."
+    word, text = "Failed" if found.is_failed else "Passed", found.gate.text
+    print(printable(f"{word} ({text}{', --strict' * found.is_strict}): {found.said}{end}"))
+    if found.is_failed:
         raise Exit(GATE_FAILED)
 
 

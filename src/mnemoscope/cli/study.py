@@ -292,6 +292,7 @@ def graft(
         help="A first look: four kinds of parts in all layers at once, 9 random changes of each, "
         "50 sequences of a class. --full: single parts again, with the default's numbers.",
     ),
+    reference: options.Reference = None,
     dry_run: bool = Option(False, "--dry-run", help="Only say how much there is to do."),
     part: options.PartOption = None,
     where: options.EngineFlags = options.LOCAL,
@@ -306,14 +307,22 @@ def graft(
         values = _QUICK if quick else {name: usual[name] for name in _QUICK}
         chosen = [f"graft.{name}={json.dumps(value)}" for name, value in values.items()]
         stage = replace(stage, set_=[*chosen, *(stage.set_ or [])])
+    opened, flags = Study(study), {"capture.reference": reference}
+    is_other = reference not in (None, opened.settings.capture.reference)
+    if is_other and opened.manifest("capture") is not None:
+        from mnemoscope.pipeline.reference import how_to_give
+
+        raise UserError(
+            f"graft --reference: the attention of {study} is stored beside another reference, or "
+            f"none. Give it to the study: {how_to_give(opened, str(reference))}."
+        )
     if not dry_run:
-        stage_verb(study, "graft", {}, stage, part=part, where=where)
+        stage_verb(study, "graft", flags, stage, part=part, where=where)
         return
     from mnemoscope.cli.summary import print_plan
     from mnemoscope.plan import plan_grafts
 
-    opened = Study(study)
-    wanted = options.merge_flags(opened.settings, {}, stage.set_)
+    wanted = options.merge_flags(opened.settings, flags, stage.set_)
     print_plan(plan_grafts(wanted, opened, redo=stage.redo), verbose=stage.verbose)
 
 
@@ -665,7 +674,7 @@ def _print_search(study: Study) -> None:
 
     from mnemoscope.report.published import console
     from mnemoscope.report.tables import search_tables
-    from mnemoscope.search.climb import search_words
+    from mnemoscope.search.found import search_words
 
     page = console()
     for found in search_tables(study):

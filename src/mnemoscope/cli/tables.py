@@ -1,6 +1,6 @@
 """Verbs that also work on a table, and those that make a table or a model folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,9 @@ from mnemoscope.progress import read_note
 from mnemoscope.study.folder import NOTE_FILE, Study, is_study
 from mnemoscope.study.stages import STAGES, rests_on
 
+WATCHED = "memorization"
+"""Where a callback leaves its history in a trainer's folder (`training.history.FOLDER`)."""
+_STEPS = 8  # of a history, that are named
 Target = Annotated[Path, Argument(help="A study folder, or with -o a table (see run --sequences).")]
 Prefix = Annotated[
     int | None,
@@ -332,20 +335,23 @@ def duplicates(
 def status(
     target: Annotated[Path, Argument(help="A study, a maps folder, or a table.")],
     verify: Annotated[bool, Option("--verify", help="Read every file of a study.")] = False,
+    verbose: options.Verbose = False,
     answer: options.Answer = options.ANSWER,
 ) -> None:
-    """Show what a study or table holds: stages, counts, settings, sizes on disk.
+    """Show what a study, a watched training or a table holds, and what may come next.
 
     Example: mnemoscope status my-study
     """
     if is_study(target):
-        _describe_study(Study(target), answer)
+        _describe_study(Study(target), answer, verbose=verbose)
         if verify:
             answer.facts["problems"] = _verified(Study(target))
     elif (target / "meta.json").is_file():
         _describe_maps(target, answer)
     elif target.is_file():
         _describe_table(target, answer)
+    elif any((target / one / "watch.json").is_file() for one in (".", WATCHED)):
+        _describe_watch(target, answer)
     elif (target / "audit.json").is_file():
         raise UserError(
             f"{target}: an audit. Open {target / 'audit.html'} in a browser; "
@@ -362,63 +368,32 @@ def status(
         raise Exit(1)
 
 
-def _describe_study(study: Study, answer: options.Answer) -> None:
+def _describe_study(study: Study, answer: options.Answer, *, verbose: bool) -> None:
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from mnemoscope.cli.summary import print_state
     from mnemoscope.pipeline.label import nothing_to_train
+    from mnemoscope.pipeline.reference import also_repeated
     from mnemoscope.report.advice import next_steps
 
-    console, note = Console(), read_note(study.folder / NOTE_FILE)
+    console = Console(soft_wrap=not verbose, highlight=verbose)
     why_not = nothing_to_train(study) if study.is_done("label") else None
-    seconds, stages, sizes_of = study.seconds(), [], {}
-    table = Table("stage", "state", "counts", "seconds", title=str(study.folder))
-    for stage in STAGES:
-        manifest = study.manifest(stage.name)
-        state = "-" if manifest is None else "done" if study.is_done(stage.name) else "outdated"
-        if (
-            manifest is None
-            and stage.name == "report"
-            and all((study.folder / one).is_file() for one in stage.outputs)
-        ):
-            state = "no CNNs"  # it shows what there is
-        elif manifest is None and why_not and rests_on(stage.name, "capture"):
-            state = "impossible"
-        taken = f"{seconds[stage.name]:.1f}" if stage.name in seconds else ""
-        shown = "needs a CNN" if state == "impossible" else _counts(manifest)
-        if note and note["stage"] == stage.name and state != "done":
-            state = "running" if _is_held(study) else "stopped"
-            left = f", {note['left']}" if note["left"] and state == "running" else ""
-            shown = escape(printable(f"{note['words']}{left}"))
-        table.add_row(stage.name, state, shown, taken)
-        counts = {} if manifest is None else manifest["counts"]
-        facts = {"name": stage.name, "state": state.replace("-", "missing"), "counts": counts}
-        facts |= {"progress": note} if state in ("running", "stopped") else {}
-        stages.append(facts | {"seconds": seconds.get(stage.name)})
-    console.print(table)
-    _describe_split(study, console)
-    console.print(f"CNNs, preset {study.settings.train.in_words}.", highlight=False)
-    models = Table("role", "name", "layers × heads", "dtype", "weights", title="models")
-    for role, model in study.record["models"].items():
-        shape = f"{model['n_layers']} × {model['n_heads']}"
-        models.add_row(role, model["name"], shape, model["dtype"], model["fingerprint"][:12])
-    console.print(models)
+    stages, also = list(_stages_of(study, is_trained=why_not is None)), also_repeated(study)
+    entries = (path for path in sorted(study.folder.iterdir()) if not path.name.startswith("."))
+    sizes_of = {path.name: _bytes(path) for path in entries}
     if (study.folder / "maps").is_dir():
         from mnemoscope.maps.format import read_meta
         from mnemoscope.pipeline.stored_maps import check_maps, maps_folder, stores
 
         for store in stores(study):  # figures rest on predictions, so no other verb may look
             check_maps(study, store, read_meta(maps_folder(study, store)))
-    sizes = Table("on disk", "size", title="sizes")
-    for path in sorted(study.folder.iterdir()):
-        if not path.name.startswith("."):
-            sizes_of[path.name] = _bytes(path)
-            sizes.add_row(path.name, _size(sizes_of[path.name]))
-    console.print(sizes)
-    console.print("Settings: " + str(study.folder / "study.yaml"), highlight=False)
+    if verbose:
+        _print_tables(study, console, stages, sizes_of)
+    else:
+        _print_brief(study, console, stages, sum(sizes_of.values()))
     print_state(study)
+    if not verbose:
+        print("Each stage, models, sizes on disk, settings: add --verbose.")
     answer.facts.update(
         kind="study",
         folder=study.folder,
@@ -427,8 +402,108 @@ def _describe_study(study: Study, answer: options.Answer) -> None:
         bytes=sizes_of,
         settings=study.settings.as_dict(),
         untrained=why_not,
+        also_repeated=None if also is None else also._asdict(),
         next=[one.command for one in next_steps(study)],
     )
+
+
+def _stages_of(study: Study, *, is_trained: bool) -> Iterator[dict[str, Any]]:
+    """Name, state, counts and seconds of each stage, and how far one is that was begun."""
+    seconds, note = study.seconds(), read_note(study.folder / NOTE_FILE)
+    for stage in STAGES:
+        manifest = study.manifest(stage.name)
+        done = study.is_done(stage.name)
+        state = "missing" if manifest is None else "done" if done else "outdated"
+        if (
+            manifest is None
+            and stage.name == "report"
+            and all((study.folder / one).is_file() for one in stage.outputs)
+        ):
+            state = "no CNNs"  # it shows what there is
+        elif manifest is None and not is_trained and rests_on(stage.name, "capture"):
+            state = "impossible"
+        further = {}
+        if note and note["stage"] == stage.name and state != "done":
+            state = "running" if _is_held(study) else "stopped"
+            further = {"progress": note}
+        counts = {} if manifest is None else manifest["counts"]
+        facts = {"name": stage.name, "state": state, "counts": counts, **further}
+        yield facts | {"seconds": seconds.get(stage.name)}
+
+
+def _said_of(stage: Mapping[str, Any]) -> str:
+    """How far a stage is, or what it counted."""
+    if note := stage.get("progress"):
+        left = f", {note['left']}" if note["left"] and stage["state"] == "running" else ""
+        return printable(f"{note['words']}{left}")
+    return "needs a CNN" if stage["state"] == "impossible" else _counts(stage["counts"])
+
+
+def _print_brief(
+    study: Study, console: Any, stages: Sequence[Mapping[str, Any]], n_bytes: int
+) -> None:
+    """The study, its models and its stages in a few lines."""
+    from mnemoscope.words import duration
+
+    models = study.record["models"]
+    named = [f"{one['name']} ({role})" for role, one in models.items()]
+    took = sum(one["seconds"] or 0.0 for one in stages)
+    facts = [*named, _size(n_bytes), f"{duration(took)} of work"]
+    console.print(f"{study.folder}: {', '.join(facts)}.", markup=False)
+    by_state: dict[str, list[str]] = {}
+    for one in stages:
+        said = f" ({_said_of(one)})" if "progress" in one else ""
+        by_state.setdefault(one["state"], []).append(f"{one['name']}{said}")
+    for state, names in by_state.items():
+        why = " without a CNN" if state == "impossible" else ""
+        words = {"missing": "not done", "no CNNs": "without CNNs"}.get(state, state)
+        console.print(f"{words.capitalize()}{why}: {', '.join(names)}.", markup=False)
+
+
+def _print_tables(
+    study: Study, console: Any, stages: Sequence[Mapping[str, Any]], sizes_of: Mapping[str, int]
+) -> None:
+    """Every stage with its counts, the models, and every file with its size."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("stage", "state", "counts", "seconds", title=str(study.folder))
+    for one in stages:
+        taken = "" if one["seconds"] is None else f"{one['seconds']:.1f}"
+        state = "-" if one["state"] == "missing" else one["state"]
+        table.add_row(one["name"], state, escape(_said_of(one)), taken)
+    console.print(table)
+    _describe_split(study, console)
+    console.print(f"CNNs, preset {study.settings.train.in_words}.", highlight=False)
+    models = Table("role", "name", "layers × heads", "dtype", "weights", title="models")
+    for role, model in study.record["models"].items():
+        shape = f"{model['n_layers']} × {model['n_heads']}"
+        models.add_row(role, model["name"], shape, model["dtype"], model["fingerprint"][:12])
+    console.print(models)
+    sizes = Table("on disk", "size", title="sizes")
+    for name, n_bytes in sizes_of.items():
+        sizes.add_row(name, _size(n_bytes))
+    console.print(sizes)
+    console.print("Settings: " + str(study.folder / "study.yaml"), highlight=False)
+
+
+def _describe_watch(target: Path, answer: options.Answer) -> None:
+    """What is watched of a training, and what the last check found."""
+    import polars as pl
+
+    from mnemoscope.training.history import history_folder, read_history
+    from mnemoscope.words import plural
+
+    read, folder = read_history(target), history_folder(target)
+    last = read.joined().filter(step=read.steps[-1])
+    print(f"{folder}: {plural(len(read.steps), 'check')} of {read.run}.")
+    print(f"Steps {', '.join(f'{one:,}' for one in read.steps[-_STEPS:])}.")
+    groups = last.group_by("source", "class", maintain_order=True)
+    counts = groups.agg(n=pl.len(), reproduced=pl.col("is_memorized").sum())
+    for source, name, n, reproduced in counts.rows():
+        print(f"{source}, {name}: {reproduced:,} of {plural(n, 'window')} reproduced at the last.")
+    print(f"Next: mnemoscope watch {folder} (draws watch.html); --fail-if makes it a gate.")
+    answer.facts.update(kind="watch", folder=folder, run=read.run, steps=read.steps, last=counts)
 
 
 def _is_held(study: Study) -> bool:
@@ -469,9 +544,8 @@ def _describe_split(study: Study, console: Any) -> None:
     console.print(table)
 
 
-def _counts(manifest: Mapping[str, Any] | None) -> str:
+def _counts(counts: Mapping[str, Any]) -> str:
     """The plain numbers of a manifest, on one line."""
-    counts = {} if manifest is None else manifest["counts"]
     numbers = {
         k: v
         for k, v in counts.items()

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections import deque
@@ -85,7 +86,7 @@ class LocalExecutor:
             return
         (pool, counter), places = self._workers(needs), dict[Future[Result | None], int]()
         try:
-            with _main_hidden():
+            with _starting():
                 for place, unit in enumerate(units):
                     places[pool.submit(_do, unit, store, context)] = place
             n_known = counter.get_obj().value
@@ -184,20 +185,30 @@ def start_server() -> None:
     if sys.platform == "linux":
         from multiprocessing.forkserver import ensure_running
 
-        with _main_hidden():
+        with _starting():
             _start()
             ensure_running()
 
 
 @contextmanager
-def _main_hidden() -> Iterator[None]:
-    """Start workers that do not run the user's script again, which may lack a main guard."""
-    main = sys.modules["__main__"]
+def _starting() -> Iterator[None]:
+    """Start processes that neither run the user's script again nor hear Ctrl-C.
+
+    The script may lack a main guard. Ctrl-C goes to every process of the terminal; this one hears
+    it and lets the others finish what they are at, the server its imports.
+    """
+    main, is_main_thread = (
+        sys.modules["__main__"],
+        threading.current_thread() is threading.main_thread(),
+    )
     sys.modules["__main__"] = ModuleType("__main__")
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main_thread else None
     try:
         yield
     finally:
         sys.modules["__main__"] = main
+        if heard is not None:
+            signal.signal(signal.SIGINT, heard)
 
 
 @contextmanager

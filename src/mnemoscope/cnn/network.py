@@ -54,7 +54,8 @@ class SeededDropout(nn.Dropout):
         draws.random_(-(2**63), None, generator=self.generator)
         levels = draws.view(torch.int16)[: units.numel()]
         # In the order of memory, so that channels-last units need no copy.
-        mask.as_strided((units.numel(),), (1,)).copy_(levels >= n_dropped - _LEVELS // 2)
+        flat = mask.as_strided((units.numel(),), (1,))
+        torch.ge(levels, n_dropped - _LEVELS // 2, out=flat)
         return mask.mul_(_LEVELS / (_LEVELS - n_dropped))
 
 

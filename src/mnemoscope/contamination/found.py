@@ -9,17 +9,15 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.audits.exports import (
-    Case,
     Finding,
     address_of,
     beside_baseline,
-    junit_suite,
     sarif_of,
     sarif_rule,
 )
-from mnemoscope.audits.gate import Judged, no_common
+from mnemoscope.audits.gate import no_common
 from mnemoscope.audits.records import Sarif
-from mnemoscope.conditions import Gate, Measures
+from mnemoscope.conditions import Case, Gate, Judged, Measures, junit_suite
 from mnemoscope.contamination.judge import (
     FEWEST_VARIANTS,
     RECALLED,
@@ -142,7 +140,7 @@ def judge_items(gate: Gate, found: Items, baseline: Path | None) -> Judged:
     n = own.height if gate.of_number else own.height / every.height
     share = None if baseline is not None else found.shares[RECALLED]
     said = f"{gate.say(n, new, share)}, {gate.allowed}{beside}"
-    return Judged(gate, gate.holds(n), said, own)
+    return Judged(gate, gate.holds(n), said, own, n, every.height)
 
 
 def _about(record: Mapping[str, Any]) -> dict[str, str]:

@@ -39,11 +39,10 @@ from mnemoscope.contamination.judge import (
     shares_of,
 )
 from mnemoscope.contamination.table import Item, digest_of, lines_of, read_items
-from mnemoscope.errors import DamagedDataError, MissingError, UserError
+from mnemoscope.errors import UserError
 from mnemoscope.files import json_bytes, made_folder
-from mnemoscope.progress import progress_shown, say
+from mnemoscope.progress import progress_shown
 from mnemoscope.report.style import fill
-from mnemoscope.store import Store
 from mnemoscope.study.folder import versions
 from mnemoscope.study.models import check_unlike
 from mnemoscope.version import __version__
@@ -185,8 +184,8 @@ def _made(
     ]
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     store = None if folder is None else items_store(folder)
-    if store is not None and (done := _finished(store, key, redo=redo)):
-        return done
+    if store is not None and (done := store.finished(ARTEFACT, key, "items", redo=redo)):
+        return Items(store.frame(ARTEFACT, TABLE), done, store.folder)
     kept = None if folder is None else made_folder(folder / _PARTS / key[:16])
     answers = Answers(
         answers_of(model, read, "Asking the model", kept, with_prior=True),
@@ -219,27 +218,6 @@ def _made(
             made.facts |= {"key": key, **record}
         shutil.rmtree(store.folder / _PARTS, ignore_errors=True)
     return found
-
-
-def _finished(store: Store, key: str, *, redo: bool) -> Items | None:
-    """What is there, if it is this; UserError: other items, unless they are to be written over."""
-    try:
-        record = store.record(ARTEFACT)
-        if record.get("key") == key:
-            table = store.frame(ARTEFACT, TABLE)
-            say(f"{store.folder}: these items are already there.")
-            return Items(table, record, store.folder)
-    except MissingError:
-        return None
-    except DamagedDataError:
-        if not redo:
-            raise
-    if not redo:
-        raise UserError(
-            f"{store.folder}: holds other items, or those of another model or other settings. "
-            "Choose another folder with -o, or --redo to write over them."
-        )
-    return None
 
 
 def sentence_of(table: pl.DataFrame) -> str:

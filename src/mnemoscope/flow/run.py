@@ -9,6 +9,7 @@ from mnemoscope.cluster.run import keeping_workers
 from mnemoscope.cluster.units import Share
 from mnemoscope.data.rows import name_of
 from mnemoscope.pipeline.label import nothing_to_train
+from mnemoscope.pipeline.reference import ask_reference
 from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.stored_maps import damaged_maps
 from mnemoscope.pipeline.trainings import check_wanted
@@ -106,6 +107,7 @@ def _report_without_cnns(study: Study, models: Models) -> None:
     from mnemoscope.report.content import report_content
     from mnemoscope.report.page import REPORT_FILE, write_report
 
+    ask_reference(study, models)
     write_report(study.folder / REPORT_FILE, report_content(study, models.tokenizer()))
 
 

@@ -34,8 +34,8 @@ from mnemoscope.pipeline.benchmark import (
     load_comparison,
     put_together,
 )
+from mnemoscope.pipeline.deltas import StoredDelta
 from mnemoscope.pipeline.label import nothing_to_train, samples_of
-from mnemoscope.pipeline.localize import StoredDelta
 from mnemoscope.pipeline.trainings import check_wanted
 from mnemoscope.progress import progress_shown
 from mnemoscope.report.notebook import allocation_of, sample_named, stored_delta

@@ -14,7 +14,7 @@ import polars as pl
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
-from mnemoscope.conditions import Gate
+from mnemoscope.conditions import Case, Gate, Judged, junit_suite
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
@@ -33,6 +33,7 @@ from mnemoscope.training.history import (
     History,
     HistoryWriter,
     follow,
+    kept_controls,
     read_history,
     survival,
     turnover,
@@ -73,7 +74,7 @@ def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
     different tokenizers; a folder with a history of other windows, or one that another process
     makes.
     """
-    checkpoints = find_checkpoints(asked.checkpoints)
+    checkpoints = find_checkpoints(asked.checkpoints, least=1)
     check_dtype(asked.dtype)
     find_device(asked.device)
     first, trust = checkpoints[0], asked.trust_remote_code
@@ -81,6 +82,8 @@ def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
     windows = _windows(asked, asked.sequences, "document", tokenizer)
     if asked.control is not None:
         windows += _windows(asked, asked.control, CONTROL, tokenizer)
+    elif (kept := kept_controls(out)) is not None:
+        windows += WatchedWindows(kept, windows.bos_id)
     run = ", ".join(dict.fromkeys(one.run for one in checkpoints))
     made_folder(out.absolute().parent)
     with hold_file(out.absolute()):
@@ -199,7 +202,7 @@ def watch_results(history: History) -> AnalysisResult:
     return AnalysisResult(_sentence(checks, steps[-1]), frames, tuple(figures), further)
 
 
-def judge_latest(history: History, gate: Gate) -> tuple[bool, str]:
+def judge_latest(history: History, gate: Gate) -> Judged:
     """Put a condition to the last check, and say what was found.
 
     Shares are those of the page: of the windows of that class. What was kept out of training does
@@ -221,10 +224,22 @@ def judge_latest(history: History, gate: Gate) -> tuple[bool, str]:
         )
     share = _share(rows.join(_groups(history.windows), on="window", maintain_order="left"))
     n = int(rows["is_memorized"].sum())
-    is_failed = gate.holds(float(n) if gate.of_number else share.value or 0.0)
+    value = float(n) if gate.of_number else share.value or 0.0
     said = f"{n:,}" if gate.of_number else gate.say_share(share)
     of = f"{plural(rows.height, 'watched window')}{which}"
-    return is_failed, f"at step {step:,}, the last, {said} of {of} reproduced, {gate.allowed}"
+    said = f"at step {step:,}, the last, {said} of {of} reproduced, {gate.allowed}"
+    return Judged(gate, gate.holds(value), said, rows.filter("is_memorized"), value, rows.height)
+
+
+def watch_junit(history: History, judged: Judged | None) -> str:
+    """A JUnit report: the condition is a test, and each checkpoint one with its counts."""
+    counted = _shares(history.joined().join(_groups(history.windows), on="window"))
+    said: dict[int, list[str]] = {}
+    for row in counted.sort("step", "source", "class").iter_rows(named=True):
+        line = f"{row['source']}, {row['class']}: {row['memorized']:,} of {row['n']:,} reproduced"
+        said.setdefault(row["step"], []).append(line)
+    cases = [Case(f"step {step}", output="\n".join(lines)) for step, lines in said.items()]
+    return junit_suite(f"watch of {history.run}", {}, judged, cases)
 
 
 def _groups(windows: pl.DataFrame) -> pl.DataFrame:

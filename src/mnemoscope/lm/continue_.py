@@ -6,6 +6,7 @@ the gap between the two best logits is wanted.
 
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -30,6 +31,8 @@ from mnemoscope.lm.model import (
     with_rows,
     within_logits,
 )
+from mnemoscope.lm.probe import sparing
+from mnemoscope.lm.resume import KeptStates
 
 # Suffix tokens after which those sequences are asked on that are still right. Half of all texts
 # fail on the first one, most on the first four; a step costs a forward of few rows.
@@ -258,30 +261,36 @@ def scan_memorized(
     batch_size: int,
     prefix: int = 32,
     attention_mask: npt.ArrayLike | None = None,
-    use_cache: bool = True,
+    states: KeptStates | None = None,
 ) -> Iterator[Scan]:
     """Say for every sequence whether the model continues its prefix with its suffix.
 
     Works in steps: prefix and first suffix token of all sequences, then three more tokens and then
-    the rest for those still right, on top of their key-value cache; without `use_cache` from the
-    beginning, in two steps. Arguments and errors as `continue_sequences`. With a large vocabulary
-    the rest is asked in several steps, so that their logits take at most `lm.model.LOGIT_BYTES`.
+    the rest for those still right, on top of their key-value cache. With `states`, inside their
+    `resuming`, each step begins where they do. Arguments and errors as `continue_sequences`. With a
+    large vocabulary the rest is asked in several steps, so that their logits take at most
+    `lm.model.LOGIT_BYTES`.
     """
 
     def step(batch: torch.Tensor, span: Span) -> Scan:
-        return _scan_batch(lm, batch, prefix - span.first, use_cache=use_cache)
+        return _scan_batch(lm, batch, prefix - span.first, states)
 
     return run_sequences(lm, tokens, batch_size, step, attention_mask=attention_mask, prefix=prefix)
 
 
 def _scan_batch(
-    lm: LanguageModel, batch: torch.Tensor, prefix: int, *, use_cache: bool = True
+    lm: LanguageModel, batch: torch.Tensor, prefix: int, states: KeptStates | None = None
 ) -> Scan:
     length = batch.shape[1]
     gap = torch.full((len(batch),), torch.inf, device=batch.device)
     alive = torch.arange(len(batch), device=batch.device)
-    with torch.inference_mode():
-        cache = new_cache(lm, length - 1) if use_cache else None
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        cache = None
+        if states is not None:
+            cache = stack.enter_context(states.following(batch[:, :-1]))
+        if states is None or not (cache is not None or states.holds(batch[:, :-1])):
+            cache = new_cache(lm, length - 1)
         begin = prefix
         steps = _STEPS_WITHOUT_CACHE if cache is None else _STEPS
         ends = iter([*(prefix + step for step in steps if prefix + step < length), length])
@@ -297,6 +306,8 @@ def _scan_batch(
                 alive = alive[right]
                 if cache is not None and end < length:
                     cache = with_rows(lm, cache, right)
+                if states is not None:
+                    states.drop_all_but(right)
             if not len(alive):
                 break
             begin, goal = end, goal if end < goal else next(ends, length)
@@ -318,7 +329,9 @@ def _step(
     fed = tokens[:, begin - 1 : -1]
     if cache is None or begin == prefix:
         fed = prepend_bos(lm, tokens[:, :-1])
-    logits = last_logits(lm, fed, tokens.shape[1] - begin, cache)
+    n_asked = tokens.shape[1] - begin
+    with sparing(lm, fed.shape[1] - n_asked):
+        logits = last_logits(lm, fed, n_asked, cache)
     return compare(logits, tokens[:, begin:])
 
 

@@ -558,6 +558,10 @@ class Pair:
             return 0
         return next(number for number, names in enumerate(within) if changed & names)
 
+    def changed(self, part: str) -> list[Tensor]:
+        """The weights that a part changes, whole ones too of which it changes some places."""
+        return [self._ours[one.name] for one in self._slices(part)]
+
     def walk(
         self, parts: str | Iterable[str], *, control: Control, seed: int = 0
     ) -> Callable[[float], AbstractContextManager[None]]:

@@ -47,7 +47,7 @@ LOGIT_BYTES = 256 << 20
 _POSITION_KEYS = ("max_position_embeddings", "max_seq_len")
 
 # What models call the argument for a key-value cache.
-_CACHE = ("cache", "past_key_values")
+CACHE_NAMES = ("cache", "past_key_values")
 
 # How allocators other than CUDA's say that memory is out; they raise a plain RuntimeError.
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory")
@@ -420,7 +420,7 @@ def new_cache(
     no rows can be taken, and some of them do not read several tokens on top of these: they have a
     cache only if all rows stay and go on token by token (`by_token`).
     """
-    if not find_argument(lm.model.__class__, *_CACHE):
+    if not find_argument(lm.model.__class__, *CACHE_NAMES):
         return None
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -483,7 +483,7 @@ def last_logits(
     `output_attentions` has the family's eager code give its weights, for hooks to take.
     """
     arguments: dict[str, Any] = {"output_attentions": True} if output_attentions else {}
-    if name := find_argument(lm.model.__class__, *_CACHE):
+    if name := find_argument(lm.model.__class__, *CACHE_NAMES):
         arguments |= {"use_cache": False} if cache is None else {"use_cache": True, name: cache}
     # The head is the largest matrix of a small model; most positions' logits are not needed.
     if name := find_argument(lm.model.__class__, "logits_to_keep", "num_logits_to_keep"):

@@ -1,7 +1,7 @@
 """How right and how likely a model finds each token of a suffix after the true ones before it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -81,7 +81,16 @@ def suffix_logprobs(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
 ) -> npt.NDArray[np.float32]:
     """Give the log-probability of every suffix token; arguments and errors as `teacher_forced`."""
-    return teacher_forced(lm, tokens, batch_size=batch_size, prefix=prefix).logprobs
+    table = check_tokens(lm, tokens, prefix=prefix)
+    places = table.shape[1] - prefix
+
+    def step(batch: torch.Tensor) -> npt.NDArray[np.float32]:
+        logits, suffixes = _suffix_logits(lm, batch, prefix)
+        return logprobs_of(logits, suffixes).cpu().numpy()
+
+    none = np.empty((0, places), dtype=np.float32)
+    with torch.no_grad():
+        return np.concatenate([none, *run_batches(lm, table, batch_size, step, places=places)])
 
 
 def teacher_forced(
@@ -103,13 +112,66 @@ def teacher_forced(
 
 def judge(lm: LanguageModel, batch: torch.Tensor, *, prefix: int) -> TeacherForced:
     """Judge the suffixes of one batch (batch, T) int64 on the model's device, as above."""
-    suffixes = batch[:, prefix:]
     # Not inference mode: what a module keeps from this forward must still serve training.
     with torch.no_grad():
-        logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), suffixes.shape[1])
+        logits, suffixes = _suffix_logits(lm, batch, prefix)
         logprobs = logprobs_of(logits, suffixes)
         is_right = logits.argmax(dim=-1) == suffixes
     return TeacherForced(is_right.cpu().numpy(), logprobs.cpu().numpy())
+
+
+def _suffix_logits(
+    lm: LanguageModel, batch: torch.Tensor, prefix: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of the suffixes' places, and the suffixes."""
+    suffixes = batch[:, prefix:]
+    ids = prepend_bos(lm, batch[:, :-1])
+    with sparing(lm, ids.shape[1] - suffixes.shape[1]):
+        return last_logits(lm, ids, suffixes.shape[1]), suffixes
+
+
+@contextmanager
+def sparing(lm: LanguageModel, n_first: int) -> Iterator[None]:
+    """Do not ask the last layer's MLP about the first places, whose states nobody may read here.
+
+    It gives 0 there. Where it is hooked, or reads more than one state, it is asked about all.
+    """
+    modules: list[nn.Module] = []
+    if n_first and lm.device_map is None:
+        with suppress(UserError):  # a family whose layers are not found
+            modules = beside_attention(lm, -1)
+
+    def of_last(own: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            is_state = len(args) == 1 and not kwargs and args[0].ndim == 3
+            if not is_state or args[0].shape[1] <= n_first:
+                return own(*args, **kwargs)
+            output = own(args[0][:, n_first:].contiguous())
+            if not torch.is_tensor(output):
+                return own(*args)
+            return nn.functional.pad(output, (0, 0, n_first, 0))
+
+        return forward
+
+    with ExitStack() as stack:
+        for module in modules:
+            hooks = [(one._forward_hooks, one._forward_pre_hooks) for one in module.modules()]
+            if "forward" not in vars(module) and not any(map(any, hooks)):
+                module.forward = of_last(module.forward)
+                stack.callback(delattr, module, "forward")
+        yield
+
+
+def beside_attention(lm: LanguageModel, layer: int) -> list[nn.Module]:
+    """Children of a layer with matrices and without attention, such as its MLP."""
+    module = decoder_layers(lm)[layer]
+    attention = set(attention_modules(module))
+    return [
+        one
+        for one in module.children()
+        if not attention & set(one.modules())
+        and any(weight.ndim > 1 for weight in one.parameters())
+    ]
 
 
 def logprobs_of(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -2,12 +2,13 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
 from safetensors import SafetensorError
 
@@ -20,19 +21,98 @@ from mnemoscope.errors import (
     nearest,
 )
 from mnemoscope.lm.hub import NO_FILE, UNREACHABLE, Source, check_on_hub, find_source, hub_reason
+from mnemoscope.parse import read_json
 
 # Unless this is set, a hub model without safetensors makes transformers ask a service outside to
 # convert it and to publish the result as a pull request.
 _NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
 
 
+_DEFAULTS = {
+    "TokenizersBackend": set[str](),
+    "PreTrainedTokenizer": set[str](),  # `...Fast`
+    "GPT2Tokenizer": {"<|endoftext|>"},
+    "GPTNeoXTokenizer": {"<|endoftext|>", "<|padding|>"},
+    "Qwen2Tokenizer": {"<|endoftext|>"},
+}
+"""Classes that decode bytes as tokenizer.json says, with tokens that they add to what it lacks."""
+
+
 def load_tokenizer(
-    name: str | Path, revision: str | None = None, *, trust_remote_code: bool = False
+    name: str | Path,
+    revision: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+    to_decode: bool = False,
 ) -> Any:
-    """Load only the tokenizer of a model; named and refused as in `load.load_model`."""
+    """Load only the tokenizer of a model; named and refused as in `load.load_model`.
+
+    `to_decode` asks for `decode` and `batch_decode` alone, which most tokenizers' files give
+    without transformers.
+    """
     source = find_source(name, revision, needs_weights=False)
+    decoder = _read_decoder(source) if to_decode else None
+    if decoder is not None:
+        return decoder
     with loading(source):
         return read_tokenizer(source, trust_remote_code)
+
+
+class Decoder:
+    """What a byte-level tokenizer makes of tokens, special ones as they are written."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend  # of the library tokenizers
+
+    def decode(self, tokens: Sequence[int], **_cleaning: bool) -> str:
+        """The text of some tokens."""
+        text: str = self._backend.decode(tokens, skip_special_tokens=False)
+        return text
+
+    def batch_decode(self, rows: Sequence[Sequence[int]], **_cleaning: bool) -> list[str]:
+        """The text of each row of tokens."""
+        return [self.decode(row) for row in rows]
+
+
+def _read_decoder(source: Source) -> Decoder | None:
+    """What decodes as the model's tokenizer does; None where its files do not say that alone."""
+    from tokenizers import Tokenizer
+
+    if source.gguf_file is not None or source.adapter is not None:
+        return None
+    files = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    whole, config, special = (_path_of(source, one) for one in files)
+    if whole is None or config is None or _path_of(source, "added_tokens.json") is not None:
+        return None
+    try:
+        backend, settings = Tokenizer.from_file(str(whole)), read_json(config)
+        wanted = _DEFAULTS[settings["tokenizer_class"].removesuffix("Fast")]
+        wanted = wanted.union(_special_tokens([settings, special and read_json(special)]))
+    except Exception:  # another class; or damaged files, of which transformers is asked
+        return None
+    kinds = [type(one).__name__ for one in (backend.model, backend.decoder)]
+    added = {one.content for one in backend.get_added_tokens_decoder().values()}
+    is_whole = kinds == ["BPE", "ByteLevel"] and wanted <= added and "auto_map" not in settings
+    return Decoder(backend) if is_whole else None
+
+
+def _path_of(source: Source, name: str) -> Path | None:
+    """A file of a model's folder, or of the hub's cache; None: it is not there."""
+    if not source.is_local:
+        kept = try_to_load_from_cache(source.location, name, revision=source.revision)
+        return Path(kept) if isinstance(kept, str) else None
+    path = Path(source.location) / name
+    return path if path.is_file() else None
+
+
+def _special_tokens(value: Any, key: str = "") -> Iterator[str]:
+    """The tokens that a tokenizer's settings name."""
+    if isinstance(value, str) and key.endswith(("_token", "_tokens", "content")):
+        yield value
+    for name, one in value.items() if isinstance(value, dict) else ():
+        yield from _special_tokens(one, name)
+    for one in value if isinstance(value, list) else ():
+        yield from _special_tokens(one, key)
 
 
 def read_tokenizer(source: Source, trust_remote_code: bool) -> Any:

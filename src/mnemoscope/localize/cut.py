@@ -2,12 +2,11 @@
 
 An edge is (layer, query, key) with key ≤ query; edges are bool tensors (layers, T, T), True is
 cut. The last query is never cut: what it reads decides the token after the sequence.
-`RANKINGS` is the one table of rankings that the language model gives; a new one is an entry. Δ, the
-ranking of a CNN, is made in `localize.delta`.
+What ranks edges is in `localize.rankings`.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import neg
 from typing import Any, NamedTuple
@@ -17,12 +16,11 @@ import torch
 from torch import Tensor
 
 from mnemoscope.errors import UserError
-from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.continue_ import greedy_tokens
-from mnemoscope.lm.edges import contributions, total_effects, value_norms
 from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.model import LanguageModel, check_finite, check_tokens, run_batches
 from mnemoscope.lm.probe import TeacherForced, judge
+from mnemoscope.localize.rankings import Measure
 from mnemoscope.stats import Estimate, draw_within, estimate_of
 
 _NEAREST = 32  # an edge's stand-in is drawn among so many of about the same mass
@@ -239,49 +237,6 @@ def _resample(
     weights = draw_within(np.zeros(len(values)), generator, n_resamples, groups=groups)
     means: np.ndarray = weights @ values / weights.sum(axis=1)
     return means
-
-
-Measure = Callable[[LanguageModel, np.ndarray, int, int], Iterator[Tensor]]
-"""From a model, tokens (n, T), a batch size and the tokens of the prefix to batches (batch, layers,
-T, T) on the CPU."""
-
-
-class Ranking(NamedTuple):
-    """How edges are ranked: by a measure's mean over a class, perhaps less the others'."""
-
-    measure: Measure
-    contrast: bool
-    words: str
-
-
-_MEASURES: dict[str, tuple[Measure, str]] = {
-    "weights": (
-        lambda lm, tokens, size, _: (
-            batch.mean for batch in capture_pooled(lm, tokens, batch_size=size)
-        ),
-        "the attention weight",
-    ),
-    "value_norm": (
-        lambda lm, tokens, size, _: value_norms(lm, tokens, batch_size=size),
-        "the norm of the value moved",
-    ),
-    "contribution": (
-        lambda lm, tokens, size, prefix: contributions(lm, tokens, batch_size=size, prefix=prefix),
-        "the direct contribution to the next token's logit",
-    ),
-    "total_effect": (
-        lambda lm, tokens, size, prefix: total_effects(lm, tokens, batch_size=size, prefix=prefix),
-        "the total effect on the suffix's logits",
-    ),
-}
-
-RANKINGS: dict[str, Ranking] = {
-    **{name: Ranking(of, False, words) for name, (of, words) in _MEASURES.items()},
-    **{
-        f"{name}_contrast": Ranking(of, True, f"{words}, less its mean in the other classes")
-        for name, (of, words) in _MEASURES.items()
-    },
-}
 
 
 def class_mean(

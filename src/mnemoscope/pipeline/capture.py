@@ -30,6 +30,7 @@ from mnemoscope.pipeline.questions import (
     clear_units,
     unit_store,
 )
+from mnemoscope.pipeline.reference import keep_answers
 from mnemoscope.pipeline.stored_maps import (
     captured_roles,
     maps_folder,
@@ -103,6 +104,8 @@ def ask_maps(study: Study, models: Models, share: Share = ALL) -> None:
         answers = asked.tables(asking, NEXT)
         if answers and share == ALL:
             _write_logprobs(study, pl.concat(answers))
+        if role == "reference" and share == ALL:
+            keep_answers(study, asked)
         if role == "model" and share == ALL and wants_verdicts(study):
             store_scan_verdicts(study, asked)
 

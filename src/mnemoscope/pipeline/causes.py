@@ -1,19 +1,28 @@
-"""What grafts allow to be said: one finding a taxonomy, and its sentence.
+"""What grafts and knockouts allow to be said: their tables' names, and the sentences of rows.
 
-Read from `graft_specificity.parquet`, a row a taxonomy, part and ordered pair of classes.
+Of grafts one finding a taxonomy, from `graft_specificity.parquet`: a row a taxonomy, part and
+ordered pair of classes.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from mnemoscope.localize.grafts import Finding
+from mnemoscope.localize.rankings import RANKINGS
 from mnemoscope.stats import FEWEST_GROUPS, rows_of
 from mnemoscope.words import MINUS, p_figure, part_words, percent, plain_figure, plural
 
 GRAFT_FILE = "graft.parquet"
 GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
+CURVES_FILE = "graft_curves.parquet"
+PATCHES_FILE = "graft_patches.parquet"
+SEQUENCES_FILE = "graft_sequences.parquet"
+KNOCKOUT_FILE = "knockout.parquet"
+SPECIFICITY_FILE = "specificity.parquet"
+INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 TRUTH = "by truth"
 """The classes `never read` and `read` of what the twin alone reproduces too, as a taxonomy of their
 own, where the table knows what was read."""
@@ -186,3 +195,47 @@ def _points(row: Row) -> str:
 
 def _named(name: str) -> str:
     return _IN_WORDS.get(name, name)
+
+
+def statements(indices: list[dict[str, object]]) -> Iterator[str]:
+    """Rows of `specificity.parquet` in words."""
+    for row in indices:
+        others = json.loads(str(row["broken_others"]))
+        said = " and ".join(f"{share:.0%} of {name}" for name, share in others.items())
+        by_others = json.loads(str(row["broken_own_by_others"]))
+        instead = "".join(f", the edges of {name} {one:.0%}" for name, one in by_others.items())
+        yield (
+            f"{row['taxonomy']}: cutting the {row['strength']:g} % edges most decisive for "
+            f"{row['class']} (by {ranking_words(row)}) breaks {row['broken_own']:.0%} of "
+            f"{row['class']}"
+            + (f" and {said}" if said else "")
+            + f"; random edges of equal mass break {row['broken_own_equal_mass']:.0%} of it"
+            + f"{instead}."
+        )
+
+
+def ranking_words(row: Mapping[str, object]) -> str:
+    """What ranked the edges of a row, in words."""
+    name = str(row["by"])
+    return "Δ" if name == "delta" else RANKINGS[name].words
+
+
+def own_statements(rows: pl.DataFrame) -> Iterator[str]:
+    """What each sequence's own edges break, from rows of `knockout.parquet`; empty if not tried."""
+    for taxonomy, name in rows.select("taxonomy", "class").unique(maintain_order=True).rows():
+        found = {
+            row["choice"]: row
+            for row in rows_of(rows.filter(pl.col("class") == name, taxonomy=taxonomy))
+            if row["choice"].startswith("own")
+        }
+        if not found:
+            continue
+        own, another, equal = (
+            f"{1 - (found[one]['survival'].value or 0.0):.0%}"
+            for one in ("own", "own, another's", "own, equal mass")
+        )
+        yield (
+            f"{taxonomy}: each sequence's own {found['own']['n_edges']:.0f} edges of largest total "
+            f"effect break {own} of {name}; as heavy ones of its own {equal}, another sequence's "
+            f"{another}."
+        )

@@ -10,7 +10,7 @@ the twin's activations.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,12 +42,18 @@ from mnemoscope.lm.resume import KeptStates, keep_states
 from mnemoscope.localize.grafts import Part, Specific, Tried, compare_classes, kept_by_class
 from mnemoscope.localize.grafts import Walk as Walked
 from mnemoscope.pipeline.causes import (
+    CURVES_FILE,
     GRAFT_FILE,
     GRAFT_SPECIFICITY_FILE,
+    INTO_MODEL,
+    INTO_TWIN,
+    PATCHES_FILE,
+    SEQUENCES_FILE,
     TRUTH,
     graft_statements,
 )
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
+from mnemoscope.pipeline.reference import ask_reference, how_to_give
 from mnemoscope.progress import SILENT, Progress, say
 from mnemoscope.stats import FEWEST_GROUPS, FIGURE, Estimate, frame_of
 from mnemoscope.study.folder import Study
@@ -62,15 +68,11 @@ from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
 from mnemoscope.words import plural
 
-PATCHES_FILE = "graft_patches.parquet"
-SEQUENCES_FILE = "graft_sequences.parquet"
-CURVES_FILE = "graft_curves.parquet"
 WALK_STEP = 1.4
 """From one scale of a walk to the next."""
 _SMALLEST_SCALE = 1 / 8
 _UNHARMED = 0.99  # a part that leaves so much of every class breaks nothing to compare with
 _VERSION = 5  # of what a graft does and keeps; another makes all grafts anew
-INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
 _OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
 _HELD_OUT_EACH = 10  # held out for each that is tried, at most
 _SCANS_OF_A_WALK = 4  # scales that a random change of a part is tried at, about
@@ -201,6 +203,7 @@ def graft_stage(study: Study, models: Models) -> None:
     _check_twin(study, models)
     with study.finishing("graft") as counts:
         counts |= _conclude(study, *make_grafts(study, models))
+    ask_reference(study, models)
     _say_what_came(study)
 
 
@@ -323,7 +326,7 @@ def _check_twin(study: Study, models: Models) -> int:
     if study.settings.reference is None:
         raise UserError(
             f"{study.folder}: grafting needs a twin, the same network without what it memorized. "
-            "Name it: --set capture.reference=FOLDER (an early checkpoint, the base model)."
+            f"Give one (an early checkpoint, the base model): {how_to_give(study)}."
         )
     n_tried = len(_ids_tried(study))
     models.check_alike()
@@ -608,10 +611,14 @@ def _judged(
     """Scan the sequences as the model is now, and ask what is held out."""
     settings, tried, held_out = loaded.study.settings, loaded.tried, loaded.held_out
     asked = {"batch_size": settings.model.batch_size, "prefix": settings.sequences.n_prefix}
+    direction = graft.direction if isinstance(graft, Graft) else INTO_MODEL
     try:
-        with nullcontext() if states is None else states.resuming():
+        with ExitStack() as stack:
+            if states is not None:
+                changed = loaded.pairs[direction].changed(graft.part)
+                stack.enter_context(states.resuming(changed))
             found = []
-            for one in scan_memorized(lm, token_matrix(tried), **asked, use_cache=states is None):
+            for one in scan_memorized(lm, token_matrix(tried), **asked, states=states):
                 found.append(one.is_memorized)
                 loaded.progress.advance(len(one.is_memorized))
             survives = np.concatenate(found)
@@ -628,9 +635,9 @@ def _judged(
 
 def _states(loaded: Loaded, direction: str, part: str) -> KeptStates | None:
     """What enters the first layer that a part changes; asked before the model is changed."""
-    layer = loaded.pairs[direction].first_layer(part) if part else 0
-    if not layer:
+    if not part:
         return None
+    layer = loaded.pairs[direction].first_layer(part)
     known = loaded.states.get(direction)
     if known is None or known[0] != layer:  # parts come in the order of layers
         tables = [one for one in (loaded.tried, loaded.held_out) if one.height]

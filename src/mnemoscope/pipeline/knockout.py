@@ -24,7 +24,6 @@ from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.edges import total_effects
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.localize.cut import (
-    RANKINGS,
     count_edges,
     cut_and_continue,
     equal_mass_edges,
@@ -37,19 +36,19 @@ from mnemoscope.localize.cut import (
 )
 from mnemoscope.maps.shape import copy_edges
 from mnemoscope.maps.triangle import unpack_triangle
+from mnemoscope.pipeline.causes import KNOCKOUT_FILE, SPECIFICITY_FILE, own_statements, statements
+from mnemoscope.pipeline.deltas import StoredDelta, load_deltas
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
-from mnemoscope.pipeline.localize import StoredDelta, load_deltas, rank_edges
+from mnemoscope.pipeline.localize import rank_edges
 from mnemoscope.pipeline.stored_maps import open_maps
 from mnemoscope.pipeline.train import sample_rows
 from mnemoscope.progress import Progress, say
-from mnemoscope.stats import FIGURE, NO_ESTIMATE, frame_of, rows_of
+from mnemoscope.stats import FIGURE, NO_ESTIMATE, frame_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.sample import KEY_COLUMNS, SampleKey
 
-KNOCKOUT_FILE = "knockout.parquet"
-SPECIFICITY_FILE = "specificity.parquet"
 _N_RESAMPLES = 1000
 _BY = Column(pl.String, "what ranked the edges: `delta`, or a ranking (`knockout.by`)")
 KNOCKOUT_COLUMNS = {
@@ -177,50 +176,6 @@ def specificity_rows(
             )
             row["specificity"] = index
         yield row
-
-
-def statements(indices: list[dict[str, object]]) -> Iterator[str]:
-    """Rows of `specificity.parquet` in words."""
-    for row in indices:
-        others = json.loads(str(row["broken_others"]))
-        said = " and ".join(f"{share:.0%} of {name}" for name, share in others.items())
-        by_others = json.loads(str(row["broken_own_by_others"]))
-        instead = "".join(f", the edges of {name} {one:.0%}" for name, one in by_others.items())
-        yield (
-            f"{row['taxonomy']}: cutting the {row['strength']:g} % edges most decisive for "
-            f"{row['class']} (by {ranking_words(row)}) breaks {row['broken_own']:.0%} of "
-            f"{row['class']}"
-            + (f" and {said}" if said else "")
-            + f"; random edges of equal mass break {row['broken_own_equal_mass']:.0%} of it"
-            + f"{instead}."
-        )
-
-
-def ranking_words(row: Mapping[str, object]) -> str:
-    """What ranked the edges of a row, in words."""
-    name = str(row["by"])
-    return "Δ" if name == "delta" else RANKINGS[name].words
-
-
-def own_statements(rows: pl.DataFrame) -> Iterator[str]:
-    """What each sequence's own edges break, from rows of `knockout.parquet`; empty if not tried."""
-    for taxonomy, name in rows.select("taxonomy", "class").unique(maintain_order=True).rows():
-        found = {
-            row["choice"]: row
-            for row in rows_of(rows.filter(pl.col("class") == name, taxonomy=taxonomy))
-            if row["choice"].startswith("own")
-        }
-        if not found:
-            continue
-        own, another, equal = (
-            f"{1 - (found[one]['survival'].value or 0.0):.0%}"
-            for one in ("own", "own, another's", "own, equal mass")
-        )
-        yield (
-            f"{taxonomy}: each sequence's own {found['own']['n_edges']:.0f} edges of largest total "
-            f"effect break {own} of {name}; as heavy ones of its own {equal}, another sequence's "
-            f"{another}."
-        )
 
 
 def _by_kind(cuts: Iterable[Cut]) -> dict[tuple[str, str, float | None], list[Cut]]:

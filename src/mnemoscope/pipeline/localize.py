@@ -5,18 +5,16 @@ they also show comes from the text. Beside Δ stands what the model itself moves
 edge (`localize.cut.RANKINGS`). Several studies of models of one depth are averaged alike.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import polars as pl
 import torch
-from safetensors import safe_open
 from safetensors.torch import load, save
 
 from mnemoscope.benchmark.baselines import BLIND_CHANNELS
@@ -24,39 +22,55 @@ from mnemoscope.cluster.run import run_units
 from mnemoscope.cluster.units import Result, Share
 from mnemoscope.cnn.presets import INPUTS
 from mnemoscope.cnn.training import TrainedCnn
-from mnemoscope.columns import Column, schema_of
+from mnemoscope.columns import schema_of
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest, made_folder, write_bytes, write_parquet
 from mnemoscope.library.reader import in_halves
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.placement import find_cnn_device
-from mnemoscope.localize.cut import RANKINGS, class_mean, contrasted
+from mnemoscope.localize.cut import class_mean, contrasted
 from mnemoscope.localize.delta import (
-    COSTLY,
     COUNTS,
-    Agreement,
     ClassMeans,
     Decisiveness,
-    Region,
-    agreement,
     average,
-    average_models,
     check_attributions,
     class_means,
     decisiveness,
-    find_regions,
-    layer_profile,
-    mean_agreement,
     pooled,
     randomized,
+)
+from mnemoscope.localize.rankings import COSTLY, RANKINGS
+from mnemoscope.localize.regions import (
+    Agreement,
+    Region,
+    agreement,
+    average_models,
+    find_regions,
+    mean_agreement,
     region_sentence,
 )
 from mnemoscope.maps.shape import SHAPES, attention_shape, copy_edges
 from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.maps.views import rows_at_once
-from mnemoscope.parse import parse_json
 from mnemoscope.pipeline.benchmark import check_alike, check_different_models, name_models
 from mnemoscope.pipeline.capture import shown_tokens
+from mnemoscope.pipeline.deltas import (
+    AGREEMENT_COLUMNS,
+    AGREEMENT_FILE,
+    DECISIVENESS_FILE,
+    MODEL_COLUMNS,
+    MODELS_FILE,
+    REGION_COLUMNS,
+    REGIONS_FILE,
+    SHAPE_COLUMNS,
+    SHAPES_FILE,
+    SOURCES,
+    StoredDelta,
+    load_deltas,
+    pack_deltas,
+    write_delta_tables,
+)
 from mnemoscope.pipeline.label import samples_of
 from mnemoscope.pipeline.questions import clear_units, unit_store
 from mnemoscope.pipeline.stored_maps import open_maps
@@ -78,99 +92,13 @@ from mnemoscope.pipeline.train import (
 from mnemoscope.progress import Progress
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
-from mnemoscope.taxonomy.sample import KEY_COLUMNS, SampleKey
+from mnemoscope.taxonomy.sample import SampleKey
 
-DECISIVENESS_FILE = "decisiveness.safetensors"
-REGIONS_FILE = "regions.parquet"
-AGREEMENT_FILE = "agreement.parquet"
-SHAPES_FILE = "attention.parquet"
-MODELS_FILE = "models.parquet"
-SOURCES = ("model", "reference", "blind")
 _HALVES = ("first", "second")
 _MOST_HELD = 4  # what a CNN sees and the maxima, of either half
 _SANITY_SEQUENCES = 64  # per class: enough for a mean map, and cheap compared with training
-_ALIKE = {
-    "pearson": Column(pl.Float64, "correlation"),
-    "spearman": Column(pl.Float64, "correlation of ranks"),
-    "overlap": Column(pl.Float64, "share of the top 1 % of edges in common"),
-}
-_OF_MAP = {
-    **KEY_COLUMNS,
-    "source": Column(pl.String, "whose attention: `model`, `reference`, or `blind` (tokens)"),
-    "attribution": Column(pl.String, "attribution, or ranking of edges"),
-    "class": Column(pl.String, "the class that is decided"),
-}
-REGION_COLUMNS = {
-    **_OF_MAP,
-    "region": Column(pl.String, "a part of the map, such as a layer or the copy edges"),
-    "share": Column(pl.Float64, "share of Δ in it; null without a sequence"),
-    "even": Column(pl.Float64, "share that it would hold if Δ were even"),
-    "ratio": Column(pl.Float64, "the one divided by the other"),
-}
-AGREEMENT_COLUMNS = {
-    **KEY_COLUMNS,
-    "attribution": Column(pl.String, "the attribution"),
-    "class": Column(pl.String, "the class that is decided"),
-    "check": Column(
-        pl.String,
-        "`halves` of the sequences, `seeds`, `attributions`, `reference` (model), `attention` (the "
-        "mean map), `randomized` (the CNN from a layer on), `permuted` (the control task's CNN)",
-    ),
-    "against": Column(pl.String, "what Δ is held against; of `randomized` the lowest layer"),
-    "of": Column(pl.String, "Δ, or D where its weights are compared without the attention"),
-    **_ALIKE,
-}
-SHAPE_COLUMNS = {
-    **KEY_COLUMNS,
-    "class": Column(pl.String, "the class"),
-    "layer": Column(pl.Int64, "from 0"),
-    "n": Column(pl.Int64, "evaluation sequences"),
-    **{name: Column(pl.Float64, "of the mean attention of the class") for name in SHAPES},
-}
-MODEL_COLUMNS = _OF_MAP | _ALIKE
-DELTA_COLUMNS = {
-    **_OF_MAP,
-    "layer": Column(pl.Int32, "from 0"),
-    "query": Column(pl.Int32, "the token that looks, from 1"),
-    "key": Column(pl.Int32, "the token that is looked at, from 1"),
-    "delta": Column(pl.Float32, "Δ of that edge"),
-}
-PROFILE_COLUMNS = {
-    **_OF_MAP,
-    "layer": DELTA_COLUMNS["layer"],
-    "profile": Column(pl.Float64, "ΣΔ of the layer divided by the largest of all classes"),
-}
 _RULES = tuple(f"localize.{name}" for name in ("attributions", "attribution_sequences", "rows"))
 _Key = tuple[SampleKey, str, str]  # sample, source, attribution
-
-
-@dataclass(frozen=True)
-class StoredDelta:
-    """Δ of one sample, source and attribution (or ranking), which names the edges' values.
-
-    `delta` is float32 (classes, layers, query, key), not negative; the blind baseline has two
-    channels instead of layers. Counts are of sequences per class, summed over `n_cnns`,
-    0 for a ranking. `n_says` is for each class the number of CNNs that used a sequence of it, 1 for
-    a ranking; Δ is their mean.
-    """
-
-    sample: SampleKey
-    shown: str  # what the sample is called where people read it
-    attribution: str
-    classes: tuple[str, ...]
-    delta: np.ndarray
-    n_used: tuple[int, ...]
-    n_skipped: tuple[int, ...]
-    n_wrong: tuple[int, ...]
-    n_cnns: int
-    source: str
-    n_says: tuple[int, ...]
-
-    @property
-    def names(self) -> dict[str, str]:
-        """Columns that identify its rows in a table."""
-        of = {"source": self.source, "attribution": self.attribution}
-        return self.sample._asdict() | of
 
 
 class LocalizedCnn(NamedTuple):
@@ -291,27 +219,6 @@ def _localized(study: Study, units: Sequence[Localization]) -> Iterator[Result]:
     store = unit_store(study, "localize")
     noun, needs = "CNNs and attributions", needs_of_cnns(study, units[0].device if units else "cpu")
     yield from run_units(units, store, opened(study), label="Localizing", noun=noun, needs=needs)
-
-
-def load_deltas(study: Study, source: str = "model") -> Iterator[StoredDelta]:
-    """Read the stored Δ of one of `SOURCES`; errors as `Study.read`."""
-    with safe_open(study.path(DECISIVENESS_FILE), framework="np") as file:
-        for number, facts in enumerate(parse_json(file.metadata()["facts"])):
-            if facts["source"] == source:
-                plain: dict[str, Any] = {
-                    k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()
-                }
-                plain |= {"sample": SampleKey(*facts["sample"])}
-                yield StoredDelta(delta=file.get_tensor(f"{number:04d}"), **plain)
-
-
-def pack_deltas(stored: Sequence[StoredDelta]) -> bytes:
-    """Δ and its metadata as safetensors."""
-    facts = [{k: v for k, v in vars(one).items() if k != "delta"} for one in stored]
-    tensors = {f"{n:04d}": torch.from_numpy(one.delta) for n, one in enumerate(stored)}
-    # One key: safetensors writes several in any order, and the same Δ must give the same bytes.
-    data: bytes = save(tensors, metadata={"facts": json.dumps(facts, ensure_ascii=False)})
-    return data
 
 
 # Δ of each CNN, from the sequences that its attribution uses.
@@ -594,47 +501,6 @@ def _region_rows(
                 "even": region.even,
                 "ratio": region.ratio if one.n_used[index] else None,
             }
-
-
-def write_delta_tables(deltas: Sequence[StoredDelta], folder: Path) -> Iterator[Path]:
-    """Write `delta.parquet` and `profile.parquet`, layers from 0 and tokens from 1."""
-    for name, rows in (("delta", _delta_rows), ("profile", _profile_rows)):
-        path = folder / f"{name}.parquet"
-        write_parquet(path, pl.concat([rows(one) for one in deltas]))
-        yield path
-
-
-def _delta_rows(one: StoredDelta) -> pl.DataFrame:
-    """One row per class, layer and causal edge."""
-    query, key = np.tril_indices(one.delta.shape[-1])
-    shape = (*one.delta.shape[:2], len(query))
-    index, layer = np.indices(shape)[:2].reshape(2, -1)
-    return pl.DataFrame(
-        {
-            **one.names,
-            "class": np.array(one.classes)[index],
-            "layer": layer,
-            "query": np.broadcast_to(query + 1, shape).ravel(),
-            "key": np.broadcast_to(key + 1, shape).ravel(),
-            "delta": one.delta[:, :, query, key].ravel(),
-        },
-        schema_of(DELTA_COLUMNS),
-    )
-
-
-def _profile_rows(one: StoredDelta) -> pl.DataFrame:
-    """One row per class and layer: ΣΔ divided by the largest ΣΔ of all classes and layers."""
-    profile = layer_profile(one.delta)
-    index, layer = np.indices(profile.shape).reshape(2, -1)
-    return pl.DataFrame(
-        {
-            **one.names,
-            "class": np.array(one.classes)[index],
-            "layer": layer,
-            "profile": profile.ravel(),
-        },
-        schema_of(PROFILE_COLUMNS),
-    )
 
 
 # Several studies of one depth together.

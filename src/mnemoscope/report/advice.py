@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from mnemoscope.files import free_name
 from mnemoscope.pipeline.label import nothing_to_train, samples_of
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.study.folder import Study
@@ -41,9 +42,10 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     """What may come next, what says most of this study first; each command works as it stands.
 
     But for words in capitals, which are the reader's to fill in. `place` is what the study is
-    called: its folder, or on a page, which is sent to others, the folder's name.
+    called: its folder, or on a page, which is sent to others, the folder's name. Outputs have names
+    that are free; on such a page, which is the same wherever it is made, plain ones.
     """
-    place = place or study.folder
+    is_here, place = place is None, place or study.folder
     folder, is_whole = shlex.quote(str(place)), study.is_done("localize")
     is_missing, has_twin = missing_of(study) is not None, study.settings.reference is not None
     if has_twin and not study.is_done("graft") and (is_whole or _can_be_grafted(study)):
@@ -52,6 +54,13 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
             "first look)",
             f"mnemoscope graft {folder}",
         )
+    elif not has_twin and (is_whole or _can_be_grafted(study)):
+        why = "Which parts of the model hold each class, once a reference is given (a model of the "
+        why += "same shape that never saw the texts, such as its base)"
+        command = f"mnemoscope run -o {folder} --reference REFERENCE --redo"
+        if study.manifest("capture") is None:
+            command = f"mnemoscope graft {folder} --reference REFERENCE"
+        yield Step(why, command)
     audits: list[Step] = []
     if is_missing:
         go_on, audits = _go_on(study, place), list(_audit_instead(study, place))
@@ -67,9 +76,11 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     yield Step(why, "mnemoscope analyze --list")
     if is_whole:
         why = "Write the figures at print quality, and their numbers"
-        yield Step(why, f"mnemoscope localize {folder} --export figures")
+        figures = free_name(Path("figures")) if is_here else "figures"
+        yield Step(why, f"mnemoscope localize {folder} --export {figures}")
     if study.settings.model.name != NO_MODEL and not audits:
-        command = f"mnemoscope audit {shlex.quote(study.settings.model.name)} DOCUMENTS -o audit"
+        command = f"mnemoscope audit {shlex.quote(study.settings.model.name)} DOCUMENTS"
+        command += f" -o {free_name(Path('audit')) if is_here else 'audit'}"
         yield Step("Find what this model repeats of documents of your own", command)
 
 
@@ -85,7 +96,7 @@ def _go_on(study: Study, place: Path) -> Step:
     """The command that makes what is missing."""
     folder = shlex.quote(str(place))
     anew = shlex.join(["mnemoscope", "run", str(place / "study.yaml")])
-    anew += f" --{{}} -o {shlex.quote(f'{place}-2')}"  # with all that was set
+    anew += f" --{{}} -o {shlex.quote(_beside(study, place))}"  # with all that was set
     if study.settings.model.name == NO_MODEL:
         return Step("Ask a model", anew.format("model MODEL"))
     if not study.is_done("label") or nothing_to_train(study) is None:
@@ -103,7 +114,8 @@ def _audit_instead(study: Study, place: Path) -> Iterator[Step]:
     sources = [wanted.source, *wanted.also]
     if "document" not in study.sequences.columns or not all(Path(one).exists() for one in sources):
         return
-    words = ["mnemoscope", "audit", model.name, *sources, "-o", f"{place}-audit"]
+    words = ["mnemoscope", "audit", model.name, *sources]
+    words += ["-o", _beside(study, place, "-audit")]
     if model.revision:
         words += ["--revision", model.revision]
     if study.settings.capture.reference:
@@ -111,6 +123,13 @@ def _audit_instead(study: Study, place: Path) -> Iterator[Step]:
     yield Step(
         "An audit of the same texts: passage by passage, with no least number", shlex.join(words)
     )
+
+
+def _beside(study: Study, place: Path, ending: str = "") -> str:
+    """A folder beside a study that is not there yet, as the study is called."""
+    folder = study.folder.resolve()
+    free = free_name(folder.with_name(f"{folder.name}{ending}"))
+    return str(free if place.name in ("", "..") else place.with_name(free.name))
 
 
 def _can_be_grafted(study: Study) -> bool:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of_estimates
-from mnemoscope.localize.cut import RANKINGS
-from mnemoscope.localize.delta import layer_profile
-from mnemoscope.pipeline.localize import StoredDelta
+from mnemoscope.localize.rankings import RANKINGS
+from mnemoscope.localize.regions import layer_profile
+from mnemoscope.pipeline.deltas import StoredDelta
 from mnemoscope.report.style import N_CLASS_COLOURS, map_ramp
 from mnemoscope.words import NARROW, UNKNOWN, number
 

@@ -36,15 +36,16 @@ from mnemoscope.cnn.metrics import confusion_matrix, min_f1
 from mnemoscope.cnn.presets import PRESETS
 from mnemoscope.data.table import OWN_VERDICT, PUBLISHED_VERDICT
 from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison
-from mnemoscope.pipeline.knockout import (
+from mnemoscope.pipeline.causes import (
     KNOCKOUT_FILE,
     SPECIFICITY_FILE,
     own_statements,
     ranking_words,
     statements,
 )
+from mnemoscope.pipeline.deltas import StoredDelta, load_deltas
 from mnemoscope.pipeline.label import LABELS_FILE, in_shown_order, samples_of
-from mnemoscope.pipeline.localize import StoredDelta, load_deltas
+from mnemoscope.pipeline.reference import AlsoRepeated, also_repeated
 from mnemoscope.pipeline.trainings import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.report import tables
 from mnemoscope.report.advice import Step, missing_of, next_steps
@@ -315,6 +316,7 @@ class ReportContent:
     allocation: Record | None = None  # as `allocation_of` gives it
     browser: BrowsedSequences | None = None  # None without a tokenizer
     missing: str | None = None  # why there are no figures of CNNs
+    also_repeated: AlsoRepeated | None = None  # by the reference
 
 
 def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
@@ -363,6 +365,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         allocation=allocation_of(table),
         browser=_browser(study, table, taxonomies, tokenizer) if tokenizer else None,
         missing=missing,
+        also_repeated=also_repeated(study),
     )
 
 

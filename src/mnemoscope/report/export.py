@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder, write_bytes
-from mnemoscope.localize.delta import layer_profile
-from mnemoscope.pipeline.knockout import KNOCKOUT_FILE, SPECIFICITY_FILE
-from mnemoscope.pipeline.localize import (
+from mnemoscope.localize.regions import layer_profile
+from mnemoscope.pipeline.causes import KNOCKOUT_FILE, SPECIFICITY_FILE
+from mnemoscope.pipeline.deltas import (
     AGREEMENT_FILE,
     REGIONS_FILE,
     SHAPES_FILE,

@@ -8,15 +8,18 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.pipeline.causes import (
+    CURVES_FILE,
     FINDINGS,
     GRAFT_FILE,
     GRAFT_SPECIFICITY_FILE,
+    INTO_MODEL,
+    INTO_TWIN,
+    PATCHES_FILE,
     TRUTH,
     by_weight,
     finding_of,
     graft_statements,
 )
-from mnemoscope.pipeline.graft import CURVES_FILE, INTO_MODEL, INTO_TWIN, PATCHES_FILE
 from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
 from mnemoscope.study.folder import Study
 

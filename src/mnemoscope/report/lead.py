@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
+from mnemoscope.pipeline.reference import READING
 from mnemoscope.report.answer import as_sentence
 from mnemoscope.report.content import Record, ReportContent, Standing, TaxonomyResult
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import adding_up, count, part_words
+from mnemoscope.words import count, part_words, share
 
 _OF_FORM = ("Guess", "Reconstruct", "Code")
 _IN_WORDS = {"Guess": "guessable", "Recall": "recalled"}
@@ -34,7 +35,7 @@ class Part(NamedTuple):
     name: str
     words: str  # "1,318 guessable"
     share: float  # of all sequences
-    shown: float  # the share as it is printed: those of the bar add up
+    shown: str  # the share as it is printed, as everywhere on the page
     colour: int | None  # the class's place in its taxonomy
 
 
@@ -52,6 +53,7 @@ class Lead:
     """What the first screen says; `number` is the taxonomy's whose classes it counts, from 1."""
 
     headline: str  # "2,873 of 5,000 sequences repeated: 1,318 guessable, 1,555 recalled"
+    control: str  # what the reference repeats of them; empty where none was asked
     parts: Sequence[Part]  # empty where there are no sequences
     number: int | None
     grafted: int | None  # the number of the taxonomy whose grafts stand first
@@ -73,12 +75,12 @@ def lead_of(content: ReportContent) -> Lead:
     else:
         repeated = [("", verb, part, 1)]
     counted = [*repeated, (NON_MEMO, f"not {verb}", whole - part, 0)]
-    shown = adding_up([n / whole if whole else 0.0 for _, _, n, _ in counted])
     return Lead(
         headline,
+        f"{also.words} {READING}" if (also := content.also_repeated) else "",
         [
-            Part(name, f"{count(n)} {words}", n / whole, shown, place)
-            for (name, words, n, place), shown in zip(counted, shown, strict=True)
+            Part(name, f"{count(n)} {words}", n / whole, share(n, whole), place)
+            for name, words, n, place in counted
             if n
         ],
         number,
@@ -91,8 +93,8 @@ def lead_of(content: ReportContent) -> Lead:
 def conclusion(content: ReportContent) -> str:
     """What was found, for a terminal: the count and each question's answer, a line each."""
     lead = lead_of(content)
-    said = [lead.headline, *(f"{one.question}: {one.answer}" for one in lead.badges)]
-    return "\n".join(map(as_sentence, said))
+    said = [lead.headline, lead.control, *(f"{one.question}: {one.answer}" for one in lead.badges)]
+    return "\n".join(as_sentence(one) for one in said if one)
 
 
 def _repeated(
@@ -169,7 +171,7 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
 
 
 def _unasked(taxonomy: TaxonomyResult, number: int) -> Iterator[Badge]:
-    """What cannot be asked of classes that are too small, and why."""
+    """What grafts cannot be asked of classes that are too small; of CNNs the page says it above."""
     counts = {one["name"]: one["n_sequences"] for one in taxonomy.classes}
     few = [
         f"{name} has {count(n)}, {FEWEST_GROUPS} needed"
@@ -179,9 +181,6 @@ def _unasked(taxonomy: TaxonomyResult, number: int) -> Iterator[Badge]:
     if few and not taxonomy.graft and len(counts) - len(few) < 3:
         said = f"cannot be asked ({', '.join(few)})"
         yield Badge("Mechanism", said, Standing.IMPOSSIBLE, f"taxonomy-{number}")
-    if taxonomy.impossible:
-        said = f"cannot be asked ({Standing.IMPOSSIBLE.value.lower()})"
-        yield Badge("Attention", said, Standing.IMPOSSIBLE, f"taxonomy-{number}")
 
 
 def _differ_in_form(row: Mapping[str, Any]) -> bool:

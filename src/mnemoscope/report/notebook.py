@@ -9,10 +9,10 @@ import polars as pl
 
 from mnemoscope.benchmark.published import allocate
 from mnemoscope.errors import UserError
-from mnemoscope.localize.delta import layer_profile
+from mnemoscope.localize.regions import layer_profile
 from mnemoscope.pipeline.benchmark import find_sample
+from mnemoscope.pipeline.deltas import StoredDelta, load_deltas
 from mnemoscope.pipeline.label import SampleEntry, samples_of
-from mnemoscope.pipeline.localize import StoredDelta, load_deltas
 from mnemoscope.report.charts import profile_drawing
 from mnemoscope.report.content import FLOWS, flows_of, taxonomy_results
 from mnemoscope.report.grafts import graft_of

@@ -52,7 +52,7 @@ def report_stage(study: Study, models: Models) -> None:
     has_model = study.settings.model.name != NO_MODEL
     if has_model:
         study.require("continue")
-    content = report_content(study, models.tokenizer() if has_model else None)
+    content = report_content(study, models.tokenizer(to_decode=True) if has_model else None)
     path = study.folder / REPORT_FILE
     if content.missing is not None:
         write_report(path, content)

@@ -19,13 +19,14 @@ from mnemoscope.benchmark.levels import (
     count_levels,
     levels_of,
 )
-from mnemoscope.localize.delta import COSTLY, Region, region_sentence
+from mnemoscope.localize.rankings import COSTLY
+from mnemoscope.localize.regions import Region, region_sentence
 from mnemoscope.maps.shape import SHAPES
 from mnemoscope.pipeline.benchmark import LEVELS_FILE
 from mnemoscope.pipeline.causes import FINDINGS, GRAFT_SPECIFICITY_FILE, by_weight, finding_of
+from mnemoscope.pipeline.deltas import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
 from mnemoscope.pipeline.label import LABELS_FILE, aliases_of, sharing_of
-from mnemoscope.pipeline.localize import AGREEMENT_FILE, REGIONS_FILE, SHAPES_FILE
-from mnemoscope.search.climb import SEARCH_FILE, chosen_figure, final_figure, search_words
+from mnemoscope.search.found import SEARCH_FILE, chosen_figure, final_figure, search_words
 from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import LocalizeSettings

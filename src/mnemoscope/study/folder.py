@@ -105,6 +105,8 @@ class Study:
         if folder == "decoded":
             return f"run 'mnemoscope capture {self.folder} --redo'"
         verb = last if folder in ("manifests", "units") else {"cnn": "train"}.get(folder, folder)
+        if verb not in {one.name for one in STAGES}:
+            return "if no verb wrote it, take it out of the study's folder"
         return f"run 'mnemoscope {verb} {self.folder}'"
 
     def _read_settings(self) -> None:

@@ -70,8 +70,8 @@ class Models:
             self._loaded[name] = loaded
         return self._loaded[name]
 
-    def tokenizer(self) -> Any:
-        """The tokenizer, without loading weights."""
+    def tokenizer(self, *, to_decode: bool = False) -> Any:
+        """The tokenizer, without loading weights; as `load_tokenizer`."""
         if "model" in self._loaded:
             return self._loaded["model"].tokenizer
         name = self.settings.model.name
@@ -83,6 +83,7 @@ class Models:
             place_of(name),
             revision=wanted.revision,
             trust_remote_code=wanted.trust_remote_code,
+            to_decode=to_decode,
         )
 
     def check_reference(self) -> None:

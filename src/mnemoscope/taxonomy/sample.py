@@ -5,7 +5,7 @@ by the seed and by nothing else, serves all taxonomies, so that they share most 
 Where a sample cannot be drawn, `Impossible` says which class is in the way and what helps.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from mnemoscope.taxonomy.draw import Draw, Pool, draw_balanced, draw_lots, order
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.labels import count_classes
 from mnemoscope.taxonomy.names import Taxonomy
+from mnemoscope.words import rounded
 
 PAPER_N_TRAIN, PAPER_N_EVAL = 4000, 2000
 """Sequences a class in arXiv 2508.02573."""
@@ -97,9 +98,9 @@ class Impossible:
     flags: str = ""
 
     def __str__(self) -> str:
-        unsaid = any(f"{name} has {n:,}" not in self.reason for name, n in self.counts.items())
-        counted = ", ".join(f"{name} {n:,}" for name, n in self.counts.items())
-        return f"{self.reason}{f' (in the table: {counted})' * unsaid}. {self.remedy}"
+        others = {k: n for k, n in self.counts.items() if f"{k} has {n:,}" not in self.reason}
+        counted = ", ".join(f"{name} {n:,}" for name, n in others.items())
+        return f"{self.reason}{f' (in the table: {counted})' if others else ''}. {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -390,6 +391,8 @@ def _explain(asked: _Asked, pool: Pool, counts: dict[str, int], lacking: list[st
         flags = ""
         if lacking and not n_memorized:
             remedy, flags = f"{_give(lacking)}.", _GIVE.get(lacking[0], "")
+        elif n_other or n_memorized:
+            remedy += _how_much_more(asked, counts, ())
     else:
         small = [name for name in taxonomy.classes if counts[name] < needed]
         whole = replace(asked, drop_small_classes=False).draw(pool)
@@ -404,6 +407,8 @@ def _explain(asked: _Asked, pool: Pool, counts: dict[str, int], lacking: list[st
             flags = _GIVE.get(lacking[0], flags)
         said = [f"{words} with {flags} --redo" if flags else words for words, flags in ways]
         remedy = f"{', or '.join(said)}."
+        if not lacking:
+            remedy += _how_much_more(asked, counts, whole.n_units, whole.n_train + whole.n_eval)
     reason = f"{needed:,} sequences of every class are needed, but {reason}"
     return Impossible(reason, counts, needed, remedy[0].upper() + remedy[1:], flags)
 
@@ -438,6 +443,30 @@ def _more(counts: dict[str, int], small: list[str], needed: int) -> str:
     """How many sequences are wanting."""
     wanting = [f"{needed - counts[name]:,} of {name}" for name in small]
     return f"add sequences ({', '.join(wanting)})" if wanting else "add other texts"
+
+
+def _how_much_more(
+    asked: _Asked, counts: dict[str, int], n_units: Sequence[int], n_usable: int = 0
+) -> str:
+    """About how much more text like this gives enough, by the rates found: a sentence.
+
+    `n_units` of each class may not be divided; `n_usable` sequences of every class could be drawn.
+    """
+    frame, classes = asked.ordered.frame, asked.taxonomy.classes
+    if none := [name for name in classes if not counts[name]]:
+        said = "memorized sequence" if {*none} == {*classes[1:]} else " or ".join(none)
+        return f" How much more text that takes cannot be foreseen: no {said} was found here."
+    fewest = n_usable or min(counts[name] for name in classes)
+    times = max(asked.needed / fewest, (asked.n_folds or 2) / max(1, min(n_units)))
+    n_more = rounded((times - 1) * frame.height)
+    if n_more < 1:
+        return ""
+    length = frame["text"].str.len_chars().mean() if "text" in frame.columns else None
+    said = f", {rounded(n_more * float(length)):,} characters" if isinstance(length, float) else ""
+    return (
+        f" At the rate found here ({fewest:,} of the scarcest class usable in {frame.height:,}) "
+        f"that takes about {n_more:,} more sequences of text like this{said}."
+    )
 
 
 def _ways_that_work(asked: _Asked, whole: Draw) -> list[tuple[str, str]]:

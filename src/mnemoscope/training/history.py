@@ -25,7 +25,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import as_path
 from mnemoscope.stats import Estimate, Floats, draw_within, frame_of, interval_of
 from mnemoscope.store import Store
-from mnemoscope.training.windows import WatchedWindows
+from mnemoscope.training.windows import CONTROL, WatchedWindows
 
 WATCH = "watch"
 WINDOWS = Measures(
@@ -139,6 +139,15 @@ def read_history(folder: Path | str) -> History:
         raise UserError(f"{folder}: holds no check yet. Train on, or track checkpoints into it.")
     run = str(facts.get("run") or folder.resolve().name)
     return History(store.frame(WATCH, _WINDOWS), pl.concat(checks, how="diagonal"), run)
+
+
+def kept_controls(folder: Path) -> pl.DataFrame | None:
+    """Windows that a history holds beside what is watched, kept out of training; None without."""
+    store = _store_of(folder)
+    if not store.record_path(WATCH).is_file():
+        return None
+    kept = store.frame(WATCH, _WINDOWS).filter(source=CONTROL)
+    return None if kept.is_empty() else kept
 
 
 def _read_record(folder: Path) -> _Watch:

@@ -1,0 +1,140 @@
+"""The verbs forget and forget gate: is a text forgotten, or hidden?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from mnemoscope.cli.audit import Again, Folder, TrustRemoteCode, needed_out
+from mnemoscope.cli.options import (
+    ANSWER,
+    Answer,
+    Device,
+    Dtype,
+    Quiet,
+    assignment,
+    judged,
+    parse_columns,
+)
+from mnemoscope.cli.study import shown
+from mnemoscope.errors import UserError
+
+if TYPE_CHECKING:
+    from mnemoscope.conditions import Gate
+    from mnemoscope.forgetting.run import Forgetting
+
+Texts = str | None
+FailIf = Annotated[str | None, Option("--fail-if", help="Status 3 if, say, 'hidden > 1%'.")]
+
+
+def forget(
+    before: Annotated[str, Argument(help="The model before unlearning.")],
+    after: Annotated[str, Argument(help="The model after it.")],
+    table: Annotated[str, Argument(help="Texts that are to be forgotten.")],
+    out: Folder = None,
+    retrained: Annotated[
+        str | None, Option("--retrained", help="The twin: trained alike, without these texts.")
+    ] = None,
+    retain: Annotated[
+        Texts, Option("--retain", help="Texts that both read and nobody asked to be forgotten.")
+    ] = None,
+    neighbours: Annotated[
+        Texts, Option("--neighbours", help="Other passages of the same works, to train on.")
+    ] = None,
+    unread: Annotated[
+        Texts, Option("--unread", help="Texts that no model read: the control without a twin.")
+    ] = None,
+    prefix: Annotated[int, Option("--prefix", help="Tokens that are shown.")] = 32,
+    suffix: Annotated[int, Option("--suffix", help="Tokens that must follow.")] = 32,
+    margin: Annotated[
+        float, Option("--margin", help="Share that may come out beyond the control.")
+    ] = 0.05,
+    column: Annotated[
+        list[str] | None,
+        Option("--column", metavar="NAME=PATH", help="A column of the tables: text=answer."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        Option("--set", metavar="KEY=VALUE", help="draws, steps, learning_rate, batch, most …"),
+    ] = None,
+    fail_if: FailIf = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    trust_remote_code: TrustRemoteCode = False,
+    redo: Again = False,
+    answer: Answer = ANSWER,
+    quiet: Quiet = False,
+) -> None:
+    """Say whether what a model was to forget is gone, or only hidden.
+
+    Example: mnemoscope forget before after texts/ --retrained twin --retain others/ -o forget
+    """
+    condition = _condition(fail_if)
+    from mnemoscope.forgetting.run import check_gate
+    from mnemoscope.forgetting.run import forget as ask
+
+    if condition is not None:
+        has_twin = before == "embedded" if retrained is None else retrained != "none"
+        check_gate(condition, has_twin=has_twin)
+    with shown(quiet):
+        found = ask(
+            before,
+            after,
+            table,
+            needed_out(out, "forget"),
+            retrained=retrained,
+            retain=retain,
+            neighbours=neighbours,
+            unread=unread,
+            prefix=prefix,
+            suffix=suffix,
+            columns=parse_columns(column),
+            margin=margin,
+            dtype=dtype or "float32",
+            device=device or "auto",
+            trust_remote_code=trust_remote_code,
+            redo=redo,
+            **dict(map(assignment, set_ or [])),
+        )
+    for one in found.record["verdicts"]:
+        print(f"{one['name']}: {one['verdict']}")
+    print(found.sentence)
+    print(f"Read {found.folder}/forget.html; every passage stands in forget.parquet.")
+    answer.facts.update(
+        {**found.record, "folder": found.folder, "stresses": found.stresses, "depth": found.depth}
+    )
+    _judge(found, condition, answer)
+
+
+def forget_gate(
+    folder: Annotated[Path, Argument(help="The folder of a finished 'forget'.")],
+    fail_if: FailIf = None,
+    answer: Answer = ANSWER,
+) -> None:
+    """Put a condition to a finished 'forget', whose files must be as written; no model is loaded.
+
+    Example: mnemoscope forget gate forget --fail-if 'hidden > 1%'
+    """
+    condition = _condition(fail_if)
+    if condition is None:
+        raise UserError("gate: no condition. Add --fail-if, such as 'hidden > 1%'.")
+    from mnemoscope.forgetting.run import read_forgetting
+
+    _judge(read_forgetting(folder), condition, answer)
+
+
+def _condition(text: str | None) -> "Gate | None":
+    if text is None:
+        return None
+    from mnemoscope.conditions import parse_gate
+    from mnemoscope.forgetting.run import GATE
+
+    return parse_gate(text, GATE)
+
+
+def _judge(found: "Forgetting", condition: "Gate | None", answer: Answer) -> None:
+    if condition is None:
+        return
+    from mnemoscope.forgetting.run import judge_forgetting
+
+    judged(judge_forgetting(condition, found), answer)

@@ -1,0 +1,403 @@
+"""Ask, judge, and write `forget.parquet`, `forget.html` and, last, `forget.json`."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from mnemoscope.audits.library import LocalChoice, chosen, kept_clean
+from mnemoscope.audits.page import environment
+from mnemoscope.audits.settings import checked
+from mnemoscope.cluster.run import run_units
+from mnemoscope.cluster.units import Opened, Result, UnitStore
+from mnemoscope.conditions import Gate, Judged, Measures
+from mnemoscope.errors import UserError
+from mnemoscope.files import made_folder
+from mnemoscope.forgetting.judge import (
+    AS_IT_IS,
+    BITS,
+    brought_back,
+    column,
+    depth_of,
+    judged,
+    sentences_of,
+    verdicts_of,
+)
+from mnemoscope.forgetting.texts import (
+    FORGET,
+    NEIGHBOUR,
+    RECALL,
+    RETAIN,
+    ROLE_FLAGS,
+    UNREAD,
+    UNTOUCHED,
+    Settings,
+    chosen_passages,
+    read_passages,
+)
+from mnemoscope.progress import progress_shown, say
+from mnemoscope.report.style import fill
+from mnemoscope.stats import Estimate, rows_of
+from mnemoscope.store import Store
+from mnemoscope.study.folder import versions
+from mnemoscope.study.models import check_same_tokens, check_unlike
+from mnemoscope.study.settings import split_revision
+from mnemoscope.version import __version__
+
+if TYPE_CHECKING:
+    from mnemoscope.forgetting.stress import Bench, Question
+    from mnemoscope.lm.model import LanguageModel
+
+ARTEFACT, SCHEMA_VERSION = "forget", 1
+TABLE, STRESSES, DEPTH, PAGE = (
+    "forget.parquet", "stresses.parquet", "depth.parquet", "forget.html"
+)  # fmt: skip
+GATE = Measures(
+    ("hidden", "kept"),
+    "passage",
+    "recalled passages",
+    "'hidden > 1%' or 'kept > 3 passages'",
+    said={"hidden": "come back, and not of the twin", "kept": "come out as they are"},
+)
+_PARTS = "parts"
+_SHOWN = 50  # passages that the page shows in full
+
+
+@dataclass(frozen=True, repr=False)
+class Forgetting:
+    """A model after unlearning, beside what it was and what it should be.
+
+    Attributes:
+        rows: one row a passage that was asked: `role`, `class`, `group`, whether it is out by model
+            and stress (`after_as_it_is`), its code length (`after_nats`), and `back`: by what it
+            comes out where the control does not.
+        stresses: one row a class and stress: `share` that comes out after, of the `control`, and
+            the difference `beyond`, with intervals by group.
+        depth: what each part of the model before brings back; empty where it was not asked.
+        record: all that `forget.json` holds.
+        folder: where it was written; None: nowhere.
+    """
+
+    rows: pl.DataFrame
+    stresses: pl.DataFrame
+    depth: pl.DataFrame
+    record: dict[str, Any]
+    folder: Path | None = None
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """The verdict of each class: forgotten, hidden, kept, or cannot be told."""
+        return {one["name"]: one["verdict"] for one in self.record["verdicts"]}
+
+    @property
+    def sentence(self) -> str:
+        """What can be said."""
+        return str(self.record["sentence"])
+
+    def __repr__(self) -> str:
+        return f"Forgetting({self.sentence})"
+
+    def _repr_html_(self) -> str:
+        return f"<b>{escape(self.sentence)}</b>"
+
+
+def forget(
+    before: Any,
+    after: Any,
+    table: Any,
+    out: str | Path | None = None,
+    *,
+    retrained: Any = None,
+    retain: Any = None,
+    neighbours: Any = None,
+    unread: Any = None,
+    tokenizer: Any = None,
+    prefix: int = 32,
+    suffix: int = 32,
+    columns: Mapping[str, str] | None = None,
+    margin: float = 0.05,
+    dtype: str = "float32",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    redo: bool = False,
+    progress: bool | None = None,
+    **settings: Any,
+) -> Forgetting:
+    """Say whether what a model was to forget is gone, or only hidden.
+
+    Args:
+        before: the model before unlearning: a folder, a hub name (``NAME@REVISION``), a `.gguf`
+            file, ``"embedded"`` or a loaded model, as in `scan`.
+        after: the model after it, likewise, with the same tokenizer.
+        table: texts that are to be forgotten, as `windows` takes them, or a table with the column
+            `role`: ``forget``, ``retain``, ``neighbour`` or ``unread``.
+        out: a folder for tables, page and `forget.json`, where a stopped run goes on.
+        retrained: the twin: a model alike, trained without these texts. The shipped model has its
+            own; ``"none"`` leaves it out.
+        retain: texts that both models read and nobody asked to be forgotten.
+        neighbours: other passages of the same works, on which a copy is trained a few steps.
+        unread: texts of the same kind that no model read; the control where there is no twin.
+        tokenizer: of loaded models, where their names do not tell.
+        prefix: tokens that are shown.
+        suffix: tokens that must follow.
+        columns: of tables, by their paths.
+        margin: passages that may come out beyond the control and still count as none, as a share.
+        dtype: of the weights, where a model is named.
+        device: where a named model runs.
+        trust_remote_code: run Python code that comes with a named model.
+        redo: write over another result in the folder.
+        progress: whether to show how far it is; None: in a notebook.
+        settings: of the stresses: `draws`, `steps`, `learning_rate`, `batch`, `strength`,
+            `plausible`, `most` (passages of a class), `seed`, `batch_size`.
+
+    Returns:
+        `Forgetting`: verdicts by class, and what comes out under each stress beside the control.
+
+    Raises:
+        UserError: no such model or texts, other tokenizers, a twin and unread texts at once, or
+            nothing that the model before writes.
+    """
+    asked = _settings(settings, margin)
+    sources = {FORGET: table, RETAIN: retain, NEIGHBOUR: neighbours, UNREAD: unread}
+    folder = None if out is None else Path(out)
+    with ExitStack() as stack:
+        stack.enter_context(progress_shown(progress))
+        stack.enter_context(kept_clean(folder))
+        named = {"dtype": dtype, "device": device, "trust_remote_code": trust_remote_code}
+        lms = _loaded(
+            stack, {"before": before, "after": after, "twin": retrained}, tokenizer, named
+        )
+        passages = read_passages(
+            {role: one for role, one in sources.items() if one is not None},
+            lms["before"].tokenizer,
+            prefix=prefix,
+            suffix=suffix,
+            columns=columns,
+        )
+        if "twin" in lms and (passages["role"] == UNREAD).any():
+            raise UserError(
+                "a retrained twin and texts never read: one of them is the control. Leave out "
+                f"{ROLE_FLAGS[UNREAD]}, or the twin (--retrained none)."
+            )
+        return _made(lms, passages, prefix, asked, margin, folder, redo=redo)
+
+
+def _settings(given: Mapping[str, Any], margin: float) -> Settings:
+    if not 0 < margin < 1:
+        raise UserError(f"margin {margin}: give a share between 0 and 1, such as 0.05.")
+    return checked(Settings, **given)
+
+
+def _loaded(
+    stack: ExitStack, given: Mapping[str, Any], tokenizer: Any, named: Mapping[str, Any]
+) -> "dict[str, LanguageModel]":
+    """The models by subject, each name checked before the first is loaded."""
+    given = dict(given)
+    if isinstance(given["twin"], str) and given["twin"] == "none":
+        given["twin"] = None
+    elif given["twin"] is None and str(given["before"]) == "embedded":
+        given["twin"] = "embedded"
+    choices: dict[str, LocalChoice] = {}
+    for subject, one in given.items():
+        if one is None:
+            continue
+        name, revision = split_revision(str(one)) if isinstance(one, str | Path) else (one, None)
+        choice, _ = chosen(stack, name, "none", tokenizer, revision, named)
+        if subject == "twin":  # "embedded" is the shipped twin here
+            choice = LocalChoice(**{**vars(choice), "role": "reference"})
+        choice.check()
+        choices[subject] = choice
+    lms = {subject: one.load() for subject, one in choices.items()}
+    if lms["before"].tokenizer is None:
+        raise UserError(f"{lms['before'].name}: has no tokenizer. Save it with the model.")
+    for subject in lms.keys() - {"before"}:
+        check_same_tokens(lms["before"], choices[subject].name, lms[subject].tokenizer)
+    if "twin" in lms:
+        twin, own = lms["twin"], lms["before"]
+        check_unlike(choices["twin"].name, twin.fingerprint, own.name, own.fingerprint)
+    return lms
+
+
+def _made(
+    lms: "dict[str, LanguageModel]",
+    passages: pl.DataFrame,
+    prefix: int,
+    settings: Settings,
+    margin: float,
+    folder: Path | None,
+    *,
+    redo: bool,
+) -> Forgetting:
+    from mnemoscope.forgetting.stress import Bench
+
+    identities = {name: [lm.fingerprint, lm.dtype, lm.bos_id] for name, lm in lms.items()}
+    said = [SCHEMA_VERSION, identities, prefix, margin, settings.model_dump(mode="json")]
+    texts = passages.drop("text").write_ndjson()
+    key = hashlib.sha256(json.dumps([*said, texts], sort_keys=True).encode()).hexdigest()
+    store = None if folder is None else forget_store(folder)
+    if store is not None and (done := store.finished(ARTEFACT, key, "answers", redo=redo)):
+        return _read(store, done)
+    n = int((passages["role"] != NEIGHBOUR).sum())
+    say(f"Forget: first {n:,} forward passes of the model before, to find what it writes.")
+    sizes = {"most": settings.most, "seed": settings.seed, "batch_size": settings.batch_size}
+    chosen_ = chosen_passages(lms["before"], passages, prefix=prefix, **sizes)
+    bench = Bench(lms, chosen_, settings)
+    bench.leave_out()
+    questions = bench.questions(key[:16])
+    say(
+        f"Then {sum(one.size for one in questions):,} forward passes of {prefix} + "
+        f"{chosen_.tokens.shape[1] - prefix} tokens for {chosen_.table.height:,} passages, of "
+        f"{', '.join(lm.name for lm in lms.values())}. A stopped run goes on."
+    )
+    kept = None if folder is None else UnitStore(made_folder(folder / _PARTS))
+    results = list(
+        run_units(
+            questions,
+            kept,
+            Opened(lambda: bench, bench),
+            label="Asking",
+            noun="passes",
+        )
+    )
+    found = _judged(_rows(chosen_.table, questions, results), bench, margin)
+    rows, stresses, depth, _ = found
+    result = Forgetting(rows, stresses, depth, _record(lms, found, bench, margin), folder)
+    if store is not None:
+        _write(store, result, key)
+        assert kept is not None
+        kept.remove_all()
+    return result
+
+
+def _rows(
+    table: pl.DataFrame, questions: "Sequence[Question]", results: Sequence[Result]
+) -> pl.DataFrame:
+    """The passages with every answer in a column of its own."""
+    for question, result in zip(questions, results, strict=True):
+        answers: pl.DataFrame = {**result.files, **result.values}["parquet"]  # kept, or not
+        named = {one: column(question.subject, one) for one in answers.columns}
+        table = table.with_columns(answers.rename(named).get_columns())
+    return table
+
+
+def _judged(rows: pl.DataFrame, bench: "Bench", margin: float) -> tuple[Any, ...]:
+    from mnemoscope.forgetting import stress
+
+    asked = [one for one in stress.STRESSES if one not in bench.left_out]
+    stresses = judged(rows, asked, margin=margin)
+    depth = pl.DataFrame()
+    if stress.DEPTH not in bench.left_out:
+        weights = [bench.share_of_weights(one) for one in bench.parts.values()]
+        depth = depth_of(rows, list(bench.parts), weights)
+    rows = rows.with_columns(brought_back(rows, stresses))
+    return rows, stresses, depth, verdicts_of(stresses, margin)
+
+
+def _record(
+    lms: "dict[str, LanguageModel]", found: tuple[Any, ...], bench: "Bench", margin: float
+) -> dict[str, Any]:
+    _, stresses, _, verdicts = found
+    models = {
+        name: {"name": lm.name, "revision": lm.revision, "dtype": lm.dtype}
+        | {"fingerprint": lm.fingerprint}
+        for name, lm in lms.items()
+    }
+    return {
+        "schema": "mnemoscope forget",
+        "schema_version": SCHEMA_VERSION,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": versions("tokenizers"),
+        "models": models,
+        "settings": bench.settings.model_dump(mode="json")
+        | {"prefix": bench.passages.prefix, "margin": margin},
+        "passages": bench.passages.counts,
+        "left_out": bench.left_out,
+        "verdicts": [one._asdict() for one in verdicts],
+        "sentence": " ".join(sentences_of(verdicts, stresses)),
+    }
+
+
+def _write(store: Store, result: Forgetting, key: str) -> None:
+    with store.making(ARTEFACT) as made:
+        made.put(TABLE, result.rows)
+        made.put(STRESSES, result.stresses)
+        made.put(DEPTH, result.depth)
+        made.put(PAGE, page_of(result).encode())
+        made.facts |= {"key": key, **result.record}
+
+
+def forget_store(folder: Path) -> Store:
+    """The store of a folder: one artefact of all its files."""
+    return Store(folder, remedy=lambda _: "ask the models again with --redo")
+
+
+def read_forgetting(folder: Path) -> Forgetting:
+    """What a folder holds; no model is loaded.
+
+    Raises UserError: nothing there, or of another version. DamagedDataError: a file that changed.
+    """
+    if not (folder / f"{ARTEFACT}.json").is_file():
+        raise UserError(f"{folder}: contains no forget.json. Make it: 'mnemoscope forget'.")
+    store = forget_store(folder)
+    record = store.record(ARTEFACT)
+    if record.get("schema_version") != SCHEMA_VERSION:
+        raise UserError(f"{folder}: made by another version of mnemoscope. Ask the models again.")
+    store.check(ARTEFACT)
+    return _read(store, record)
+
+
+def _read(store: Store, record: dict[str, Any]) -> Forgetting:
+    rows, stresses, depth = (store.frame(ARTEFACT, one) for one in (TABLE, STRESSES, DEPTH))
+    return Forgetting(rows, stresses, depth, record, store.folder)
+
+
+def check_gate(gate: Gate, *, has_twin: bool) -> None:
+    """Refuse a condition that needs a twin where there is none."""
+    if gate.kind == "hidden" and not has_twin:
+        raise UserError(
+            f"--fail-if '{gate.text}': which passages the stress alone brings out is not known "
+            "without a twin. Add --retrained TWIN, or choose kept."
+        )
+
+
+def judge_forgetting(gate: Gate, found: Forgetting) -> Judged:
+    """Put a condition to the recalled passages that were to be forgotten.
+
+    `hidden` are those that come back by a stress, or come out as they are, where the twin does not
+    give them; `kept` those that come out as they are. Raises UserError: `hidden` without a twin.
+    """
+    own = found.rows.filter(pl.col("class") == RECALL, role=FORGET)
+    check_gate(gate, has_twin="twin" in found.record["models"])
+    if own.is_empty():
+        raise UserError(f"--fail-if '{gate.text}': no recalled passage was asked.")
+    is_kept = pl.col(column("after", AS_IT_IS))
+    counted = own.filter(is_kept if gate.kind == "kept" else pl.col("back").list.len() > 0)
+    n = counted.height if gate.of_number else counted.height / own.height
+    said = gate.say(n, share=None if gate.of_number else Estimate(n))
+    return Judged(gate, gate.holds(n), f"{said}, {gate.allowed}", counted, n, own.height)
+
+
+def page_of(found: Forgetting) -> str:
+    """The page of a finished run: verdicts, stresses, depth, and passages that come back."""
+    back = found.rows.filter(role=FORGET).filter(
+        pl.col("class") == RECALL, pl.col("back").list.len() > 0
+    )
+    depth = list(rows_of(found.depth)) if found.depth.height else []
+    return fill(
+        environment("mnemoscope.forgetting").get_template("forget.html.j2"),
+        record=found.record,
+        version=__version__,
+        stresses=list(rows_of(found.stresses)),
+        depth=depth,
+        back=back.head(_SHOWN).rows(named=True),
+        n_back=back.height,
+        bits=BITS,
+        untouched=UNTOUCHED,
+    )

@@ -1,0 +1,142 @@
+"""What the reference reproduces of the memorized sequences: the control beside their count.
+
+A model that never saw a text and writes it all the same has guessed it. The reference is asked when
+a capture or grafts have loaded it, or before the report of a study without CNNs; its answers are
+kept under a name that says which weights gave them.
+"""
+
+import shlex
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import polars as pl
+
+from mnemoscope.data.table import token_matrix, whole_mask
+from mnemoscope.files import digest
+from mnemoscope.pipeline.label import LABELS_FILE
+from mnemoscope.stats import Estimate, share_true
+from mnemoscope.study.folder import Study
+from mnemoscope.study.models import Models, identity_of
+from mnemoscope.taxonomy import PAPER
+from mnemoscope.taxonomy.groups import find_groups
+from mnemoscope.words import plain_figure
+
+if TYPE_CHECKING:
+    from mnemoscope.pipeline.questions import Asked
+
+READING = "What the reference repeats too may be guessable."
+_LABEL = "Asking the reference"
+
+
+class AlsoRepeated(NamedTuple):
+    """Of `n_asked` memorized sequences the reference reproduces `n`, a `share`.
+
+    `classes` has name, number reproduced and number of the sequences of each memorized class.
+    """
+
+    n: int
+    n_asked: int
+    share: Estimate
+    classes: list[tuple[str, int, int]]
+
+    @property
+    def words(self) -> str:
+        """It in a sentence: how many, the share with its interval, and each class."""
+        share = plain_figure(self.share.value or 0.0, self.share.low, self.share.high)
+        share = f": {share}" if self.n or self.share.high is not None else ""
+        each = ", ".join(f"{name} {n:,} of {whole:,}" for name, n, whole in self.classes)
+        said = f"{self.n:,} of these {self.n_asked:,} too" if self.n else "none of these"
+        return f"The reference repeats {said}{share}{f' ({each})' * bool(each and self.n)}."
+
+
+def ask_reference(study: Study, models: Models) -> None:
+    """Load the reference, if there is one, and ask it of all memorized sequences; once."""
+    if study.settings.reference is None or not study.is_done("continue"):
+        return
+    if study.fingerprint("reference") is None or not study.store.has(_name(study)):
+        from mnemoscope.pipeline.questions import Asked, clear_units, unit_store  # with torch
+
+        keep_answers(study, Asked(study, models, "reference", unit_store(study, "reference")))
+        clear_units(study, "reference")
+
+
+def keep_answers(study: Study, asked: "Asked") -> None:
+    """Ask a reference that is at hand, and keep what it says; nothing where there is no verdict."""
+    if not study.is_done("continue"):
+        return
+    from mnemoscope.pipeline.questions import Verdicts  # with torch
+
+    table, mask = study.sequences, whole_mask(study.sequences)
+
+    def make() -> pl.DataFrame:
+        rows = table.with_row_index("at").filter("is_memorized")
+        tokens, at = token_matrix(table)[rows["at"].to_numpy()], rows["at"].to_numpy()
+        n = study.settings.continue_.part_rows
+        questions = [
+            replace(
+                asked.question(
+                    Verdicts,
+                    tokens[start : start + n],
+                    pl.DataFrame(),
+                    None if mask is None else mask[at[start : start + n]],
+                ),
+                scan=True,
+            )
+            for start in range(0, len(tokens), n)
+        ]
+        found = [one["is_memorized"] for one in asked.tables(questions, _LABEL)]
+        flags = pl.concat(found) if found else pl.Series(dtype=pl.Boolean)
+        return rows.select("sequence_id", flags.alias("is_repeated"))
+
+    study.kept(_name(study), make)
+
+
+def also_repeated(study: Study) -> AlsoRepeated | None:
+    """What the reference reproduces too; None where it was not asked, or nothing is memorized."""
+    if study.fingerprint("reference") is None or not study.is_done("continue"):
+        return None
+    if not study.store.has(name := _name(study)):
+        return None
+    rows = study.sequences.filter("is_memorized")
+    found = study.store.frame(name, f"{name}.parquet")
+    rows = rows.join(found, on="sequence_id", maintain_order="left")
+    if rows.is_empty():
+        return None
+    classes = []
+    if study.is_done("label"):
+        labels = study.read(LABELS_FILE)
+        taxonomy = PAPER if PAPER in labels.columns else labels.columns[1]
+        each = rows.join(labels.select("sequence_id", taxonomy), on="sequence_id").drop_nulls(
+            taxonomy
+        )
+        counted = each.group_by(taxonomy, maintain_order=True).agg(pl.sum("is_repeated"), pl.len())
+        order = taxonomy.split(", ")
+        classes = sorted(
+            counted.rows(), key=lambda row: order.index(row[0]) if row[0] in order else 0
+        )
+    is_repeated = rows["is_repeated"]
+    return AlsoRepeated(
+        int(is_repeated.sum()), rows.height, share_true(is_repeated, find_groups(rows)), classes
+    )
+
+
+def how_to_give(study: Study, name: str = "REFERENCE") -> str:
+    """The commands that give a study a reference that it lacks, which grafts then take.
+
+    Where attention is captured, the controls are made anew with it; all of the model is kept.
+    """
+    folder, named = shlex.quote(str(study.folder)), shlex.quote(name)
+    if study.manifest("capture") is None:
+        return f"'mnemoscope graft {folder} --reference {named}'"
+    return (
+        f"'mnemoscope run -o {folder} --reference {named} --redo' (the model's maps and CNNs are "
+        f"kept), then 'mnemoscope graft {folder}'"
+    )
+
+
+def _name(study: Study) -> str:
+    """Under which the answers are kept: weights, verdicts and prefix decide them."""
+    facts = study.record["models"]["reference"]
+    verdicts = study.store.record("manifests/continue")["files"]["verdicts.parquet"]
+    basis = [identity_of(facts), verdicts, study.settings.sequences.n_prefix]
+    return f"analysis/kept/reference-{digest(basis)[:20]}"

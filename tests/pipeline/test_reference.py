@@ -1,0 +1,75 @@
+"""What the reference repeats of the memorized sequences stands beside their count."""
+
+import re
+import shlex
+
+import pytest
+import torch
+
+import mnemoscope as ms
+from mnemoscope.flow.run import run_stage
+from mnemoscope.lm.load import load_model
+from mnemoscope.pipeline.reference import also_repeated
+from mnemoscope.study.folder import Study
+from mnemoscope.study.settings import parse_settings
+from pages import words_of
+
+
+def test_counts_of_a_study_stand_beside_those_of_its_reference(tiny, tmp_path, succeed):
+    """A blurred copy of the model keeps some of what it memorized, as decoding it says too."""
+    blurred = load_model(str(tiny.model))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for one in blurred.model.parameters():
+            one.add_(torch.randn_like(one) * one.std() * 0.12)
+    blurred.model.save_pretrained(tmp_path / "blurred")
+    blurred.tokenizer.save_pretrained(tmp_path / "blurred")
+    values = {"capture": {"reference": str(tmp_path / "blurred")}}
+    values |= {"sequences": {**tiny.values["sequences"], "limit": 90}}
+    values |= {"label": tiny.values["label"] | {"taxonomies": ["Non-Memo, Guess, Recall"]}}
+    study = ms.run(parse_settings(tiny.values | values, where="test"), tmp_path / "study")
+    rows = study.sequences.filter("is_memorized").select("sequence_id", "tokens")
+    truth = ms.scan(load_model(str(tmp_path / "blurred")), rows, decode=True)["is_memorized"]
+    found = also_repeated(Study(study.folder))
+    assert 0 < found.n < found.n_asked == rows.height
+    assert found.n == truth.sum() == sum(n for _, n, _ in found.classes)
+    assert found.share.low < found.n / found.n_asked < found.share.high
+    said = f"{found.words} What the reference repeats too may be guessable."
+    assert said in " ".join(succeed("status", study.folder).out.split())
+    assert said in words_of((study.folder / "report.html").read_text())
+    assert "(Recall" in said
+
+
+def test_of_a_trained_study_and_of_one_without_a_reference(study_at):
+    study = Study(study_at("report"))
+    found = also_repeated(study)
+    assert (found.n, found.n_asked) == (0, 160)
+    assert found.words.startswith("The reference repeats none of these: 0.0 % [0.0, ")
+    study.record["models"].pop("reference")
+    assert also_repeated(study) is None
+
+
+@pytest.mark.parametrize("is_captured", [False, True])
+def test_the_way_to_a_reference_that_is_advised_leads_to_grafts(
+    is_captured, tiny, tmp_path, call, succeed
+):
+    """At the verb itself; where attention is stored, the study takes the reference first."""
+    label = {**tiny.values["label"], "taxonomies": ["Non-Memo, Recite[5], Recollect"]}
+    values = {**tiny.values, "capture": {}, "benchmark": {"controls": False}, "label": label}
+    folder = tmp_path / "study"
+    until = "capture" if is_captured else "label"
+    ms.run(parse_settings(values, where="test"), folder, until=until)
+    advised = re.findall(r"'mnemoscope (.*?)'", call("graft", folder).err)
+    assert len(advised) == 1 + is_captured
+    assert f"    mnemoscope {advised[0]}" in succeed("status", folder).out.splitlines()
+    named = [shlex.split(one.replace("REFERENCE", str(tiny.reference))) for one in advised]
+    if is_captured:
+        refused = call("graft", folder, "--reference", tiny.reference).err
+        assert f"'{shlex.join(['mnemoscope', *named[0]])}'" in refused
+        assert "Stages to run: 5 (capture" in succeed(*named[0], "--dry-run").out
+        settings = Study(folder).settings
+        settings.capture.reference = str(tiny.reference)
+        run_stage(folder, "capture", settings, redo=True)  # as that command does first
+    brief = ("n_sequences=10", "parts=[layers.0.qk]", "draws=1", "n_heldout=0")
+    succeed(*named[-1], *(word for one in brief for word in ("--set", f"graft.{one}")), "-q")
+    assert also_repeated(Study(folder)).n_asked == 160
