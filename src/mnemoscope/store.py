@@ -41,9 +41,11 @@ if TYPE_CHECKING:
 # File systems keep the time of a change to within so many seconds (FAT: 2). A file changed twice
 # within one tick looks unchanged, so a check is remembered only of files older than this.
 TICK_SECONDS = 2.0
+Facts = dict[str, Any]
+"""A record: a `_Record`, and what else its maker says, fit for JSON."""
 _Row = TypeVar("_Row")
 _Identity = tuple[str, int, int, int, int]  # path, inode, size, mtime, ctime
-_RECORDS: dict[Path, tuple[_Identity, dict[str, Any]]] = {}  # those read, found to be whole
+_RECORDS: dict[Path, tuple[_Identity, Facts]] = {}  # those read, found to be whole
 _WHOLE: dict[Path, tuple[_Identity, str]] = {}  # files and the SHA-256 that they were found to have
 
 
@@ -121,7 +123,7 @@ class Store:
         except MissingError:
             return False
 
-    def record(self, name: str, *, key: str | None = None, shape: Any = dict) -> dict[str, Any]:
+    def record(self, name: str, *, key: str | None = None, shape: Any = dict) -> Facts:
         """Read the record of an artefact, which must be of this type (as `files.check_shape`).
 
         Raises MissingError: there is none. OutOfDateError: it was made with another key, or by
@@ -138,7 +140,7 @@ class Store:
             raise self.out_of_date(path, name, "made with other settings")
         return found
 
-    def found(self, name: str, *, shape: Any = dict) -> dict[str, Any]:
+    def found(self, name: str, *, shape: Any = dict) -> Facts:
         """As `record`; OSError or ValueError where there is none that may be read."""
         check_shape(found := self.read_record(name), shape)
         if found["name"] != name:
@@ -149,7 +151,7 @@ class Store:
                 raise ValueError(f"it is of another study: its {role} differs")
         return found
 
-    def read_record(self, name: str) -> dict[str, Any]:
+    def read_record(self, name: str) -> Facts:
         """A record as it was written, whoever owns it; OSError or ValueError as `found`."""
         path = self.record_path(name)
         identity = _identity(path)
@@ -195,7 +197,7 @@ class Store:
 
         return pl.read_parquet(self.path(name, file), glob=False)
 
-    def kept(self, name: str, what: str, *, key: str | None = None) -> dict[str, Any] | None:
+    def kept(self, name: str, what: str, *, key: str | None = None) -> Facts | None:
         """Return the record of an artefact if it is up to date and whole, else None.
 
         If there is one that is damaged or out of date, say why, and that `what` is recomputed.
@@ -211,9 +213,7 @@ class Store:
             say(f"{first_line(error).split('). ')[0]}); recomputing {what}.")
             return None
 
-    def already_made(
-        self, name: str, key: str, what: str, *, redo: bool
-    ) -> Mapping[str, Any] | None:
+    def already_made(self, name: str, key: str, what: str, *, redo: bool) -> Facts | None:
         """The record of an artefact that was made with this key, which is said; None: not made.
 
         With `redo` None too where another, or a damaged one, is to be written over. Raises
@@ -321,7 +321,7 @@ class Making:
 
     def __init__(self, store: Store, name: str) -> None:
         self.files: dict[str, str] = {}
-        self.facts: dict[str, Any] = {"key": ""}
+        self.facts: Facts = {"key": ""}
         self._store, self._name = store, name
 
     def put(self, file: str, value: "pl.DataFrame | bytes") -> None:

@@ -204,7 +204,7 @@ def test_a_bucket_keeps_units_as_a_folder_does(cluster, bucket, tmp_path) -> Non
     found = by_ray(cluster, powers(log=log), store)
     assert [one.files["bin"] for one in found] == [one.files["bin"].read_bytes() for one in alone]
     assert [one.sha256 for one in found] == [one.sha256 for one in alone]
-    assert len(store.finished()) == 12
+    assert len(store.all_keys()) == 12
     bucket.pipe_file("shards/folder/power-4.bin", b"altered")
     by_ray(cluster, powers(log=log), store)
     assert runs_of(log)[12:] == [4]

@@ -45,7 +45,7 @@ def test_results_come_in_order_and_are_kept_under_their_keys(tmp_path) -> None:
         assert one.table["power"].to_list() == [2 * unit.n, 2 * unit.n**2, 2 * unit.n**3]
         assert one.files["bin"].read_bytes() == bytes([unit.n] * 100)
         assert one.values == {"n": unit.n}
-    assert sorted(UnitStore(tmp_path / "store").finished()) == ["power-1", "power-2", "power-3"]
+    assert sorted(UnitStore(tmp_path / "store").all_keys()) == ["power-1", "power-2", "power-3"]
     again = run(tmp_path / "store", log)
     assert [one.sha256 for one in again] == [one.sha256 for one in found]
     assert all(one.table.equals(two.table) for one, two in zip(again, found, strict=True))
@@ -120,7 +120,7 @@ def test_units_made_together_have_each_its_own_result(whole, tmp_path) -> None:
     assert all(path.stat().st_mtime_ns == before[path] for path in kept)
     shared = SharedStore(str(tmp_path / "shared"))
     assert run(tmp_path / "shared", groups, store=lambda _: shared)[1].values == {}
-    assert sorted(shared.finished()) == sorted(one.key for one in units)
+    assert sorted(shared.all_keys()) == sorted(one.key for one in units)
 
 
 DAMAGE = {  # of the bytes of a file, beside which another unit's are
@@ -223,7 +223,7 @@ def test_a_unit_that_fails_keeps_its_words_and_what_was_before_it(tmp_path) -> N
     store = UnitStore(tmp_path / "store")
     with pytest.raises(AttributeError, match="nosuch"):
         list(run_units(units, store, TWO))
-    assert len(store.finished()) == 3
+    assert len(store.all_keys()) == 3
     run(tmp_path / "store", powers(3, log=log))
     assert runs_of(log) == [0, 1, 2]
 
@@ -253,7 +253,7 @@ def test_large_results_are_kept_behind_the_next_unit_and_what_fails_there_is_rai
     with pytest.raises(NoRoomError, match="no room"):
         list(run_units(units, store := Waiting(tmp_path / "store"), TWO))
     assert threads.isdisjoint({main_thread()})
-    assert sorted(store.finished()) == ["power-0", "power-1"]
+    assert sorted(store.all_keys()) == ["power-0", "power-1"]
     assert runs_of(log) == [0, 1, 2, 3]  # one more than was kept, and no further
 
 

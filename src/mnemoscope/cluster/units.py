@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 from mnemoscope.errors import first_line
 from mnemoscope.parse import parse_json
 from mnemoscope.progress import SILENT, Progress, say
-from mnemoscope.store import CHANGED, Store, check_record
+from mnemoscope.store import CHANGED, Facts, Store, check_record
 
 T = TypeVar("T")
 
@@ -206,7 +206,7 @@ class UnitStore(Store):
         for name in ("json", *result.sha256):
             self.remove(f"{key}.{name}")
 
-    def finished(self) -> list[str]:
+    def all_keys(self) -> list[str]:
         """The keys of all finished units."""
         return [name.removesuffix(".json") for name in self.names() if name.endswith(".json")]
 
@@ -220,7 +220,7 @@ class UnitStore(Store):
             return pl.read_parquet(io.BytesIO(data))
         return self.place(key, name, data)
 
-    def read_record(self, name: str) -> dict[str, Any]:
+    def read_record(self, name: str) -> Facts:
         """As of `Store`, but read anew each time."""
         if (data := self.read(f"{name}.json")) is None:
             raise FileNotFoundError(f"{name}.json")

@@ -167,7 +167,7 @@ def store_scan_verdicts(study: Study, model: Asked) -> None:
     Chunks that lack a verdict (maps stored before, or a damaged file) are left to the scan.
     """
     store = chunk_store(study)
-    keys = [one for one in store.finished() if one.startswith(_NOTED)]
+    keys = [one for one in store.all_keys() if one.startswith(_NOTED)]
     noted = [one for key in keys if (one := store.get(key)) is not None]
     if not noted:
         return

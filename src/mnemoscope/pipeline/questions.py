@@ -298,7 +298,7 @@ class Asked:
         self._opened = Opened(partial(models.alone, role))
         self._is_loaded = False
         known = study.record["models"].get(role)
-        is_known = known is not None and share == ALL and bool(store.finished())
+        is_known = known is not None and share == ALL and bool(store.all_keys())
         self.facts: Model = known if known is not None and is_known else self._load()
 
     def answers(self, questions: Sequence[Question], label: str) -> Iterator[Result]:
@@ -344,7 +344,7 @@ class Asked:
     def _say_of_others(self, questions: Sequence[Question]) -> None:
         """Say that the store holds answers that these questions do not use."""
         keys, kinds = {one.key for one in questions}, {one.kind for one in questions}
-        others = [one for one in self.store.finished() if one.rsplit("-", 1)[0] in kinds]
+        others = [one for one in self.store.all_keys() if one.rsplit("-", 1)[0] in kinds]
         if n_others := len(set(others) - keys):
             say(
                 f"{self.store.url}: {n_others} results there are of other settings, another model "
