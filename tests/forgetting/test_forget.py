@@ -206,10 +206,23 @@ def test_equal_answers_are_never_hidden_and_swapped_ones_change_the_sign(flags) 
 
 
 def test_differences_of_pairs_are_newcombes() -> None:
-    """Statistics in Medicine 17, 2635, method 10: 36 both, 12 the first, 2 the second alone."""
-    one, other = np.repeat([[1, 1, 0], [1, 0, 1]], (36, 12, 2), axis=1).astype(bool)
-    found = difference_of(share_true(one), share_true(other), pair_correlation(one, other))
-    assert (found.low, found.high) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+    """The formula of Statistics in Medicine 17, 2635, method 10, written out for one table."""
+    both, first, second, n = 36, 12, 2, 50
+    answers = np.repeat([[1, 1, 0], [1, 0, 1]], (both, first, second), axis=1).astype(bool)
+    found = difference_of(*map(share_true, answers), pair_correlation(*answers))
+
+    def wilson(p: float, sign: int, z: float = 1.959963984540054) -> float:
+        reach = sign * z * np.sqrt(p * (1 - p) / n + z**2 / 4 / n**2)
+        return (p + z**2 / 2 / n + reach) / (1 + z**2 / n)
+
+    p, q = (both + first) / n, (both + second) / n
+    sides = (both + first) * second * (both + second) * first
+    phi = (both * 0 - first * second) / np.sqrt(sides)  # below 0: without correction
+    below, above = p - wilson(p, -1), wilson(q, 1) - q
+    low = p - q - np.sqrt(below**2 - 2 * phi * below * above + above**2)
+    over, under = wilson(p, 1) - p, q - wilson(q, -1)
+    high = p - q + np.sqrt(over**2 - 2 * phi * over * under + under**2)
+    assert found == pytest.approx((p - q, low, high))
     alone = difference_of(Estimate(0.5), Estimate(0.2, 0.1, 0.3))
     assert alone == (pytest.approx(0.3), None, None)
 
