@@ -133,7 +133,7 @@ def test_predict_reaches_what_the_planted_duplicates_allow(study) -> None:
     assert row["value_low"] - 0.03 < planted < row["value_high"] + 0.03
     assert planted == pytest.approx(0.93, abs=0.01)
     weights = pl.read_parquet(study / "analysis" / "predict" / "weights.parquet")
-    weights = weights.filter(model="baseline").sort(pl.col("weight").abs())
+    weights = weights.filter(model="baseline").sort(pl.col("weight").struct.field("value").abs())
     assert weights["feature"][-1] == "duplicates"
 
 

@@ -580,7 +580,10 @@ def test_what_another_job_made_is_not_taken_for_ones_own(study, refused, call):
     own = outcomes[0].read_bytes()
     outcomes[0].write_bytes(outcomes[1].read_bytes())
     done = call("train", study)
-    assert f"{outcomes[0].name.split('.')[0]}: damaged (outcome.safetensors has" in done.err
+    assert (
+        f"{outcomes[0].name.split('.')[0]}: damaged (outcome.safetensors: its content has"
+        in done.err
+    )
     assert outcomes[0].read_bytes() == own
     Study(study).forget("train")
     reference = study / "maps" / "reference"

@@ -136,7 +136,7 @@ def test_a_verb_ends_well_or_in_one_line_and_goes_on(verb, fault, tiny, tiny_stu
 
 
 AT_ONCE = ("run", "report", "graft", "audit", "items", "analyze", "watch", "data duplicates")
-N_OFFSETS = int(os.environ.get("N_OFF", 20))
+N_OFFSETS = 20
 SAID = re.compile(r"^mnemoscope: .*(in use|being made|goes on with)", re.M)
 
 

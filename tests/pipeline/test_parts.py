@@ -46,7 +46,7 @@ def asked(monkeypatch) -> list[str]:
     ("stage", "before", "n", "late"),
     [
         ("continue", "sequences", 3, {"Facts", "Check"}),
-        ("capture", "label", 7, set()),  # more shares than there are shards
+        ("capture", "label", 7, {"Facts", "Verdicts"}),  # more shares than shards; of the reference
         ("train", "capture", 2, set()),
         ("localize", "benchmark", 2, set()),
     ],

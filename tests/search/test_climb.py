@@ -28,7 +28,7 @@ from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.report.tables import search_tables
 from mnemoscope.search import climb
 from mnemoscope.search.climb import Candidate, candidate_of, mean_prior, perplexities, searched_rows
-from mnemoscope.search.found import search_words
+from mnemoscope.search.found import final_verdict, search_words
 from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings
@@ -285,9 +285,9 @@ def test_where_attention_follows_the_text_alone_nothing_is_claimed(tmp_path, obj
 )
 def test_the_winners_excess_takes_a_side_on_three_trainings(ends, n_trainings, said) -> None:
     best = {"excess": Estimate(0.2, *ends)}
-    assert said in climb.final_verdict(best, n_trainings)
+    assert said in final_verdict(best, n_trainings)
     none = {"excess": NO_ESTIMATE}
-    assert climb.final_verdict(none, n_trainings).startswith("No control trained")
+    assert final_verdict(none, n_trainings).startswith("No control trained")
 
 
 @pytest.fixture(scope="module")

@@ -457,7 +457,7 @@ def _print_brief(
     for state, names in by_state.items():
         why = " without a CNN" if state == "impossible" else ""
         words = {"missing": "not done", "no CNNs": "without CNNs"}.get(state, state)
-        console.print(f"{words.capitalize()}{why}: {', '.join(names)}.", markup=False)
+        console.print(f"{words[0].upper()}{words[1:]}{why}: {', '.join(names)}.", markup=False)
 
 
 def _print_tables(

@@ -457,7 +457,7 @@ def _how_much_more(
         said = "memorized sequence" if {*none} == {*classes[1:]} else " or ".join(none)
         return f" How much more text that takes cannot be foreseen: no {said} was found here."
     fewest = n_usable or min(counts[name] for name in classes)
-    times = max(asked.needed / fewest, (asked.n_folds or 2) / max(1, min(n_units)))
+    times = max(asked.needed / fewest, (asked.n_folds or 2) / max(1, min(n_units, default=1)))
     n_more = rounded((times - 1) * frame.height)
     if n_more < 1:
         return ""
