@@ -20,7 +20,7 @@ from mnemoscope.audits.documents import Document, read_documents
 from mnemoscope.audits.local import Continued, continue_windows, local_audit
 from mnemoscope.audits.profile import TRIES, profile_documents, summarize_profile
 from mnemoscope.audits.questions import ProfileSettings, audit_settings
-from mnemoscope.audits.records import Record
+from mnemoscope.audits.records import AuditRecord
 from mnemoscope.audits.run import make_audit
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
@@ -118,7 +118,7 @@ def write_texts(folder: Path, texts: Iterable[str]) -> list[str]:
 
 def audit_texts(
     lm: LanguageModel, reference: LanguageModel, texts: list[str], settings: AuditSettings
-) -> tuple[Record, pl.DataFrame, list[str]]:
+) -> tuple[AuditRecord, pl.DataFrame, list[str]]:
     """Audit texts; the record, the table of spans and the names of the texts."""
     with tempfile.TemporaryDirectory() as folder:
         names = write_texts(Path(folder), texts)

@@ -81,7 +81,7 @@ class Gate(NamedTuple):
         return plain_figure(value, share.low, share.high, digits=digits)
 
 
-class Judged(NamedTuple):
+class GateResult(NamedTuple):
     """Whether a condition holds, and the figures: in a line, and as numbers.
 
     `value` is compared with the limit: of all, or the largest of any document. `n_compared` are the
@@ -101,7 +101,7 @@ class Judged(NamedTuple):
     failing: Mapping[str, str] = {}
     is_strict: bool = False
 
-    def strictly(self) -> "Judged":
+    def strictly(self) -> "GateResult":
         """The same where what nobody could ask fails."""
         return self._replace(is_strict=True, is_failed=self.is_failed or bool(self.n_unread))
 
@@ -134,7 +134,7 @@ class Case(NamedTuple):
 
 
 def junit_suite(
-    name: str, properties: Mapping[str, str], judged: Judged | None, cases: Sequence[Case]
+    name: str, properties: Mapping[str, str], judged: GateResult | None, cases: Sequence[Case]
 ) -> str:
     """A JUnit report; a condition of a gate on all is a test of its own, before the others.
 

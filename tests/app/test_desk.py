@@ -7,7 +7,7 @@ import pytest
 
 from mnemoscope.app import check_host
 from mnemoscope.app import page as desk_module
-from mnemoscope.app.page import Cancelled, Desk, Job
+from mnemoscope.app.page import Cancelled, Desk, DeskJob
 from mnemoscope.errors import UserError
 from mnemoscope.progress import track
 from study_files import wait_until
@@ -51,10 +51,10 @@ def test_jobs_run_one_at_a_time_in_the_order_of_coming():
         return run
 
     first = Steps(3)
-    job = Job(first)
+    job = DeskJob(first)
     held = desk.follow(job)
     next(held)
-    jobs = [Job(work(number)) for number in range(4)]
+    jobs = [DeskJob(work(number)) for number in range(4)]
     followers = [desk.follow(job) for job in jobs]
     assert [next(one).n_before for one in followers] == [1, 2, 3, 4]
     for standing in held:
@@ -70,7 +70,7 @@ def test_jobs_run_one_at_a_time_in_the_order_of_coming():
 
 def test_a_running_job_stops_at_its_next_step_and_a_waiting_one_never_runs():
     first, second, desk = Steps(1000), Steps(1), Desk()
-    jobs = Job(first), Job(second)
+    jobs = DeskJob(first), DeskJob(second)
     followers = [desk.follow(job) for job in jobs]
     for one in followers:
         next(one)
@@ -91,7 +91,7 @@ def test_a_running_job_stops_at_its_next_step_and_a_waiting_one_never_runs():
 @pytest.mark.parametrize("goes", [True, False])
 def test_a_reader_that_goes_or_never_comes_back_blocks_nobody(goes):
     work, desk = Steps(1000 if goes else 1), Desk()
-    follower = desk.follow(Job(work))
+    follower = desk.follow(DeskJob(work))
     next(follower)
     if goes:  # then the work is cancelled too
         follower.close()
@@ -101,7 +101,7 @@ def test_a_reader_that_goes_or_never_comes_back_blocks_nobody(goes):
 
 
 def test_an_error_is_raised_where_the_result_is_asked_for():
-    desk, job = Desk(), Job(lambda: check_host("example.org"))
+    desk, job = Desk(), DeskJob(lambda: check_host("example.org"))
     list(desk.follow(job))
     with pytest.raises(UserError, match="this machine alone"):
         job.result()
@@ -110,11 +110,11 @@ def test_an_error_is_raised_where_the_result_is_asked_for():
 
 def test_a_crowd_is_refused():
     work, desk = Steps(1), Desk()
-    followers = [desk.follow(Job(work)), *[desk.follow(Job(int)) for _ in range(8)]]
+    followers = [desk.follow(DeskJob(work)), *[desk.follow(DeskJob(int)) for _ in range(8)]]
     for one in followers:
         next(one)
     with pytest.raises(UserError, match="too many"):
-        next(desk.follow(Job(int)))
+        next(desk.follow(DeskJob(int)))
     work.go.release()
     for one in followers:
         list(one)

@@ -14,7 +14,7 @@ import pytest
 import mnemoscope as ms
 from mnemoscope.app.page import (
     MOST_KEPT,
-    Models,
+    LoadedModels,
     Shop,
     audit_work,
     delta_for,
@@ -61,8 +61,8 @@ LITTLE = {"edits": 1, "beams": 4, "near_length": 0}
 
 
 @pytest.fixture(scope="module")
-def models() -> Models:
-    return Models(device="cpu")
+def models() -> LoadedModels:
+    return LoadedModels(device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_what_is_downloaded_is_the_audit_s_own_files(result):
 
 
 def test_a_page_that_is_loaded_again_asks_by_a_word_that_nobody_guesses(result):
-    shop = Shop(Models(device="cpu"))
+    shop = Shop(LoadedModels(device="cpu"))
     words = [shop.keep(result) for _ in range(MOST_KEPT + 1)]
     assert len(set(words)) == len(words)
     assert min(map(len, words)) >= 40
@@ -316,7 +316,7 @@ def test_a_study_without_cnns_shows_what_there_is_and_says_why(untrained, succee
     (why,) = (one.impossible for one in samples_of(browsed.study).values())
     assert why in words
     number = browsed.sequences(name, EVERY_CLASS)["sequence_id"][0]
-    shop = Shop(Models(device="cpu"), browsed)
+    shop = Shop(LoadedModels(device="cpu"), browsed)
     text, maps = shop.sequence(number, name, EVERY_CLASS)
     assert f"Sequence {number}" in text
     assert "captured no attention" in maps

@@ -171,7 +171,7 @@ class Partition(NamedTuple):
     n_all: int
 
 
-class Models(NamedTuple):
+class FittedModels(NamedTuple):
     """What came of all models."""
 
     scores: pl.DataFrame  # a row a model, category and figure
@@ -275,7 +275,7 @@ def split_rows(label: _Flags, category: _Parts, groups: Sequence[str], *, seed: 
     return found
 
 
-def model_all(data: Data, settings: Settings) -> Models:
+def model_all(data: Data, settings: Settings) -> FittedModels:
     """Fit every model and judge it."""
     names = list(data.features)
     alone = np.zeros(len(data.label), dtype=np.int64)
@@ -306,7 +306,7 @@ def model_all(data: Data, settings: Settings) -> Models:
             for name, weight in zip(used, of_part, strict=True)
         ]
     tests = _tests(data, names) if settings.tests else None
-    return Models(frame_of(scores), frame_of(weights), tests, partition, chances)
+    return FittedModels(frame_of(scores), frame_of(weights), tests, partition, chances)
 
 
 # -- logistic models ------------------------------------------------------------------------

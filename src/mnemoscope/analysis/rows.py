@@ -415,7 +415,7 @@ class Prompt(NamedTuple):
     start: int
 
 
-class Answer(NamedTuple):
+class PromptAnswer(NamedTuple):
     """How many tokens of a sequence come out after one prompt."""
 
     row: int
@@ -432,12 +432,12 @@ def ask_exactly(
     n_decoded: int,
     batch_size: int,
     progress: Progress = SILENT,
-) -> Iterator[Answer]:
+) -> Iterator[PromptAnswer]:
     """Count right tokens in a row, at most `n_decoded`, after each prompt of each sequence, (n, T).
 
-    Gives an `Answer` for each: `row`, `prompt`, `n_tokens`, and `is_copied`, whether they stand in
-    the prompt already. One teacher-forced forward a start serves prompts of every length: as long
-    as every token is the model's own choice, it is what greedy decoding writes.
+    Gives a `PromptAnswer` for each: `row`, `prompt`, `n_tokens`, and `is_copied`, whether they
+    stand in the prompt already. One teacher-forced forward a start serves prompts of every length:
+    as long as every token is the model's own choice, it is what greedy decoding writes.
     """
     for start in sorted({one.start for one in prompts}):
         lengths = [one.length for one in prompts if one.start == start]
@@ -448,7 +448,7 @@ def ask_exactly(
             for row, n in enumerate(run_lengths(asked).tolist()):
                 prompt, written = shown[row, :length], shown[row, length : length + n]
                 copied = is_copied(lm.tokenizer, prompt, written)
-                yield Answer(row, Prompt(length, start), n, copied)
+                yield PromptAnswer(row, Prompt(length, start), n, copied)
         progress.advance(len(table))
 
 
@@ -460,7 +460,7 @@ def ask_by_words(
     n_decoded: int,
     batch_size: int,
     progress: Progress = SILENT,
-) -> Iterator[Answer]:
+) -> Iterator[PromptAnswer]:
     """As `ask_exactly`, but decode after each prompt and compare the words of both texts.
 
     Words are runs of letters and digits, so white space and punctuation do not count. It costs a
@@ -482,7 +482,7 @@ def ask_by_words(
         for row, ids in enumerate(written.tolist()):
             label = table[row, prompt.start + prompt.length :][:n_decoded]
             n = words_in_common(lm.tokenizer, ids, label)
-            yield Answer(row, prompt, n, is_copied(lm.tokenizer, shown[row], label[:n]))
+            yield PromptAnswer(row, prompt, n, is_copied(lm.tokenizer, shown[row], label[:n]))
 
 
 def words_in_common(tokenizer: Any, written: npt.ArrayLike, label: npt.ArrayLike) -> int:

@@ -238,7 +238,7 @@ class Cancelled(Exception):  # noqa: N818 - no error: the visitor wanted it
 
 
 @dataclass(frozen=True)
-class Standing:
+class QueuePlace:
     """How many jobs come before one, or how many units of what it does are done."""
 
     n_before: int = 0
@@ -254,7 +254,7 @@ class Standing:
         return time_left(self.done, self.total, time.monotonic() - self.begun)
 
 
-class Job:
+class DeskJob:
     """Work that waits for its turn and reports through `mnemoscope.progress`."""
 
     def __init__(self, work: Callable[[], Any]) -> None:
@@ -263,7 +263,7 @@ class Job:
         self.ended: threading.Event = threading.Event()
         self._result: Any = None
         self._error: BaseException | None = None
-        self.standing: Standing = Standing()
+        self.standing: QueuePlace = QueuePlace()
 
     def cancel(self) -> None:
         """Stop it at the next step, or where it waits."""
@@ -299,7 +299,7 @@ class Job:
         self, label: str, total: int | None, unit: str
     ) -> tuple[Progress, Callable[[], None]]:
         self.check()
-        self.standing = Standing(0, label, 0, total, unit, time.monotonic())
+        self.standing = QueuePlace(0, label, 0, total, unit, time.monotonic())
         return self, lambda: None
 
     def advance(self, n: int = 1) -> None:
@@ -315,10 +315,10 @@ class Desk:
     """
 
     def __init__(self) -> None:
-        self._jobs: deque[Job] = deque()  # the first one runs
+        self._jobs: deque[DeskJob] = deque()  # the first one runs
         self._lock = threading.Lock()
 
-    def follow(self, job: Job) -> Iterator[Standing]:
+    def follow(self, job: DeskJob) -> Iterator[QueuePlace]:
         """Wait, have the job run, and say every moment how it stands.
 
         Raises UserError: too many wait already. Cancelled: it was cancelled while it waited.
@@ -330,14 +330,14 @@ class Desk:
                     n_before = self._jobs.index(job) if job in self._jobs else 0
                 if n_before:
                     job.check()
-                yield Standing(n_before=n_before) if n_before else job.standing
+                yield QueuePlace(n_before=n_before) if n_before else job.standing
                 job.ended.wait(_POLL_SECONDS)
         finally:
             job.cancel()  # of no account once it has ended
 
     def ask(self, work: Callable[[], Any]) -> Any:
         """Wait for the desk, do work of a moment, and give what comes of it."""
-        job = Job(work)
+        job = DeskJob(work)
         self._submit(job)
         job.ended.wait()
         return job.result()
@@ -347,7 +347,7 @@ class Desk:
         """True while nothing runs and nobody waits."""
         return not self._jobs
 
-    def _submit(self, job: Job) -> None:
+    def _submit(self, job: DeskJob) -> None:
         with self._lock:
             if len(self._jobs) > MOST_WAITING:
                 raise UserError("too many audits wait already. Try again in a minute.")
@@ -375,7 +375,7 @@ def choices(study_model: str | None) -> list[tuple[str, str]]:
     return [(f"The study's: {study_model}", OF_STUDY), *offered]
 
 
-class Models:
+class LoadedModels:
     """Loaded models, the last few kept; used by one job at a time.
 
     `study_model` is the name of the study's model.
@@ -421,7 +421,7 @@ class Models:
 
 
 def audit_work(
-    models: Models,
+    models: LoadedModels,
     browsed: views.BrowsedStudy | None,
     reading: Reading,
     name: str,
@@ -471,7 +471,7 @@ def _ground(
     return known[key]
 
 
-def passage_maps(models: Models, result: views.Result, number: Any) -> views.SequenceMaps:
+def passage_maps(models: LoadedModels, result: views.Result, number: Any) -> views.SequenceMaps:
     """Capture the attention with which the audited model reads a passage's window.
 
     Raises UserError: no such passage, or the audited model is not on this machine any more.
@@ -518,11 +518,11 @@ def delta_for(
 class Shop:
     """All that visitors share: what is shown, the desk, and the audit of each session."""
 
-    models: Models
+    models: LoadedModels
     browsed: views.BrowsedStudy | None = None
     opened: views.Result | None = None
     desk: Desk = field(default_factory=Desk)
-    jobs: dict[str, Job] = field(default_factory=dict)
+    jobs: dict[str, DeskJob] = field(default_factory=dict)
     kept: dict[str, views.Result] = field(default_factory=dict)
 
     def keep(self, result: views.Result) -> str:
@@ -547,7 +547,7 @@ class Shop:
             reading = read_visit(pasted, upload)
             name = self.models.named(choice, folder)
             settings = audit_settings(prefix=prefix if prefix in BEGINNINGS.values() else None)
-            job = Job(audit_work(self.models, self.browsed, reading, name, settings))
+            job = DeskJob(audit_work(self.models, self.browsed, reading, name, settings))
             self.leave(session)
             self.jobs[session] = job
             for standing in self.desk.follow(job):
@@ -589,7 +589,7 @@ class Shop:
         return text, views.render_maps(maps, deltas[0] if deltas else None)
 
 
-def status(text: str = "", *, standing: Standing | None = None, is_error: bool = False) -> str:
+def status(text: str = "", *, standing: QueuePlace | None = None, is_error: bool = False) -> str:
     """One line of how things stand."""
     return views.render("status.html.j2", text=text, standing=standing, is_error=is_error)
 

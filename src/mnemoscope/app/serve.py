@@ -12,7 +12,7 @@ import gradio as gr
 from fastapi import FastAPI
 
 from mnemoscope.app import FIRST_PORT, HOST, NAMES, check_host, check_target
-from mnemoscope.app.page import MOST_BYTES, Models, Shop, head, make_blocks, theme
+from mnemoscope.app.page import MOST_BYTES, LoadedModels, Shop, head, make_blocks, theme
 from mnemoscope.app.views import BrowsedStudy, Result, open_audit
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, first_line, printable
@@ -116,7 +116,7 @@ def make_app(browsed: BrowsedStudy | None, opened: Result | None, device: str = 
     """The whole app, for any ASGI server; `device` is where models are loaded."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     own = browsed.model if browsed else None
-    shop = Shop(Models(own["name"] if own else None, device), browsed, opened)
+    shop = Shop(LoadedModels(own["name"] if own else None, device), browsed, opened)
     app = gr.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         make_blocks(shop),

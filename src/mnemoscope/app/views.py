@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.audits import page
-from mnemoscope.audits.records import Record, read_audit
+from mnemoscope.audits.records import AuditRecord, read_audit
 from mnemoscope.audits.verify import read_again
 from mnemoscope.errors import UserError
 from mnemoscope.pipeline.label import LABELS_FILE
@@ -57,7 +57,7 @@ class Result:
     those that can be downloaded.
     """
 
-    record: Record
+    record: AuditRecord
     spans: pl.DataFrame = field(repr=False)
     texts: Mapping[str, str | None] = field(repr=False)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
@@ -65,7 +65,7 @@ class Result:
     @classmethod
     def of(
         cls,
-        record: Record,
+        record: AuditRecord,
         frame: pl.DataFrame,
         texts: Mapping[str, str | None],
         folder: Path,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mnemoscope.audits.asking import Prompt, Written
-from mnemoscope.audits.client import Answer
+from mnemoscope.audits.client import Completion
 from mnemoscope.audits.tokens import NOTHING, ModelTokens, Splitter, Tokens, token_texts
 
 
@@ -28,7 +28,7 @@ class Aligned(NamedTuple):
         return self.is_cut and self.written.common == n_written < len(self.written.ids)
 
 
-def align_answer(answer: Answer, splitter: Splitter, prompt: Prompt) -> Aligned:
+def align_answer(answer: Completion, splitter: Splitter, prompt: Prompt) -> Aligned:
     """Compare an answer with what the document has there."""
     wanted, slices = prompt.wanted, _slices(prompt)
     n, is_model = len(wanted), isinstance(splitter, ModelTokens)
@@ -62,7 +62,7 @@ def _slices(prompt: Prompt) -> list[str]:
 
 
 def _pieces(
-    answer: Answer, splitter: Splitter, prompt: Prompt, wanted: list[int], slices: list[str]
+    answer: Completion, splitter: Splitter, prompt: Prompt, wanted: list[int], slices: list[str]
 ) -> tuple[list[int], list[str]]:
     """Ids and texts of the pieces of an answer, by the best that it says of itself."""
     ids = _by_ids(answer, splitter)
@@ -77,7 +77,7 @@ def _pieces(
     return pieces_of_text(answer, splitter, prompt)
 
 
-def _by_ids(answer: Answer, splitter: Splitter) -> list[int] | None:
+def _by_ids(answer: Completion, splitter: Splitter) -> list[int] | None:
     """Token ids of the answer, if they mean the same to our tokenizer as to the service."""
     if not isinstance(splitter, ModelTokens) or not answer.token_ids:
         return None
@@ -90,7 +90,7 @@ def _by_ids(answer: Answer, splitter: Splitter) -> list[int] | None:
 
 
 def pieces_of_text(
-    answer: Answer, splitter: Splitter, prompt: Prompt
+    answer: Completion, splitter: Splitter, prompt: Prompt
 ) -> tuple[list[int], list[str]]:
     """Pieces of the answer's text, cut behind its prompt so that they begin as they did there."""
     written = answer.text.rstrip("\ufffd")  # bytes of a character that was not finished
@@ -120,7 +120,7 @@ def _whole(slices: Sequence[str], prompt: Prompt) -> str:
     return found
 
 
-def _logprobs(answer: Answer, wanted: list[int], slices: Sequence[str]) -> list[float] | None:
+def _logprobs(answer: Completion, wanted: list[int], slices: Sequence[str]) -> list[float] | None:
     """Log-probability of each piece, where every piece ends where a token of the service ends."""
     values, strings = answer.logprobs, answer.tokens
     if not values or not strings or None in values[: len(slices)]:

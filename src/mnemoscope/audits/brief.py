@@ -12,7 +12,7 @@ import polars as pl
 
 from mnemoscope.audits.page import in_order, quoted, render, view_of
 from mnemoscope.audits.passages import GROUNDS
-from mnemoscope.audits.records import Record
+from mnemoscope.audits.records import AuditRecord
 from mnemoscope.audits.rule import RECALL
 
 REPORT = "report.html"
@@ -24,7 +24,9 @@ _BEFORE = 110  # characters of what stands before
 _DOCUMENTS = 6
 
 
-def render_brief(record: Record, spans: pl.DataFrame, tables: Mapping[str, pl.DataFrame]) -> str:
+def render_brief(
+    record: AuditRecord, spans: pl.DataFrame, tables: Mapping[str, pl.DataFrame]
+) -> str:
     """Render the report from `audit.json`, `spans.parquet` and the tables beside it."""
     rows = [{"number": number, **row} for number, row in enumerate(spans.rows(named=True), 1)]
     recalled = [row for row in in_order(rows) if row["verdict"] == RECALL]

@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from mnemoscope.audits.asking import Prompt
-from mnemoscope.audits.client import Answer
+from mnemoscope.audits.client import Completion
 from mnemoscope.audits.near import SHORTEST_BLOCK, align
 from mnemoscope.audits.questions import Where
 from mnemoscope.audits.service import ServedModel
@@ -34,12 +34,12 @@ class ChatModel(ServedModel):
         wanted = self._tokens_for(n * factor) + _PREAMBLE
         return self.client.body(f"{self.settings.instruction}\n\n{prompt.shown}", wanted)
 
-    def begin(self, answer: Answer, prompt: Prompt) -> Answer:
+    def begin(self, answer: Completion, prompt: Prompt) -> Completion:
         """The answer from where it goes on with the document."""
         return from_beginning(answer, self.splitter, prompt)
 
 
-def from_beginning(answer: Answer, splitter: Splitter, prompt: Prompt) -> Answer:
+def from_beginning(answer: Completion, splitter: Splitter, prompt: Prompt) -> Completion:
     """The answer from where it goes on with the document, with the document's blanks before it.
 
     Log-probabilities stay only where that is its first word: those of a later place are of

@@ -46,7 +46,7 @@ _NO_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
 _Number = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class Answer(NamedTuple):
+class Completion(NamedTuple):
     """One completion.
 
     Attributes:
@@ -71,7 +71,7 @@ class Answer(NamedTuple):
     completion_tokens: _Number | None
 
 
-def parse_answer(response: Any) -> Answer:
+def parse_answer(response: Any) -> Completion:
     """Read the JSON of one completion; ValueError says in a few words what else it is."""
     try:
         choice = response["choices"][0]
@@ -83,7 +83,7 @@ def parse_answer(response: Any) -> Answer:
     try:
         tokens, ids, logprobs, alternatives = _read_logprobs(choice.get("logprobs"))
         usage = response.get("usage") or {}
-        answer = Answer(
+        answer = Completion(
             whole_characters(text),
             choice.get("finish_reason"),
             choice.get("token_ids") or ids,
@@ -100,10 +100,10 @@ def parse_answer(response: Any) -> Answer:
     return answer
 
 
-def check_answer(answer: Answer) -> None:
+def check_answer(answer: Completion) -> None:
     """Raise ValueError for a field of another type, or lists of unequal length."""
     try:
-        check_shape(answer._asdict(), Answer)
+        check_shape(answer._asdict(), Completion)
     except ValueError as error:
         name = str(error).partition(":")[0].partition(".")[0]
         raise ValueError(f"its {name} cannot be read") from None
@@ -155,7 +155,7 @@ class AnswerStore:
         self._path, self._lock = path, threading.Lock()
         if path.is_symlink():
             raise UserError(f"{path}: a link that leaves the output folder. Remove it.")
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, Completion] = {}
         try:
             text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         except OSError as error:
@@ -164,13 +164,13 @@ class AnswerStore:
         for line in text.split("\n"):
             try:
                 row = parse_json(line)
-                name, answer = row.pop("request"), Answer(**row)
+                name, answer = row.pop("request"), Completion(**row)
                 check_answer(answer)
                 self.answers[name] = answer
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue  # torn or altered: it is asked again
 
-    def put(self, name: str, answer: Answer) -> None:
+    def put(self, name: str, answer: Completion) -> None:
         """Keep an answer, at once."""
         line = json.dumps({"request": name, **answer._asdict()}) + "\n"
         with self._lock:
@@ -268,7 +268,7 @@ class Client:
         """True where an earlier run has the answer."""
         return self._store is not None and self.name(body) in self._store.answers
 
-    def ask(self, bodies: Sequence[Any], progress: Progress = SILENT) -> list[Answer]:
+    def ask(self, bodies: Sequence[Any], progress: Progress = SILENT) -> list[Completion]:
         """Answers to many requests, in their order; what is answered already is not asked again.
 
         Raises UserError: the service refuses, or gives no answer after all tries. What was answered
@@ -293,7 +293,7 @@ class Client:
                 raise
         return [found[name] for name in names]
 
-    def _one(self, body: Any, pace: _Pace) -> Answer:
+    def _one(self, body: Any, pace: _Pace) -> Completion:
         """One answer, after as many tries as it takes; kept as soon as it is there."""
         last = ""
         for attempt in range(self.settings.retries + 1):
@@ -316,7 +316,7 @@ class Client:
             "same command goes on."
         )
 
-    def _try(self, body: Any) -> Answer:
+    def _try(self, body: Any) -> Completion:
         request = urllib.request.Request(
             f"{self.settings.url}/{'chat/' if self.settings.chat else ''}completions",
             data=json.dumps(body).encode(),

@@ -11,10 +11,10 @@ import polars as pl
 
 from mnemoscope.audits.gate import new_parts
 from mnemoscope.audits.passages import right_of
-from mnemoscope.audits.records import Record, Sarif, read_sarif, read_verdicts
+from mnemoscope.audits.records import AuditRecord, Sarif, read_sarif, read_verdicts
 from mnemoscope.audits.rule import RECALL
 from mnemoscope.audits.verdict import LEARNED, error_rate
-from mnemoscope.conditions import Case, Judged, junit_suite
+from mnemoscope.conditions import Case, GateResult, junit_suite
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.version import __version__
@@ -113,7 +113,7 @@ def beside_baseline(
     return {**log, "runs": [{**run, "results": results}]}
 
 
-def sarif_log(record: Record, frame: pl.DataFrame, texts: Mapping[str, str]) -> Sarif:
+def sarif_log(record: AuditRecord, frame: pl.DataFrame, texts: Mapping[str, str]) -> Sarif:
     """Make a SARIF log of the spans called recall; guesses are no finding.
 
     Lines and columns count from 1, columns in characters; line ends are those of the text.
@@ -147,7 +147,7 @@ def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path) -> Sarif:
     )
 
 
-def about(record: Record) -> dict[str, str]:
+def about(record: AuditRecord) -> dict[str, str]:
     """What an audit is, and what it says, in a few lines."""
     facts = {"case": record["case"], "operator": record["operator"], "date": record["date"]}
     verdict = record["verdict"]
@@ -187,7 +187,7 @@ def address_of(document: str) -> str:
     return (path.as_uri() if path.is_absolute() else quote(name)) + fragment
 
 
-def junit_xml(record: Record, frame: pl.DataFrame, judged: Judged | None) -> str:
+def junit_xml(record: AuditRecord, frame: pl.DataFrame, judged: GateResult | None) -> str:
     """Make a JUnit report that fails where the condition of a gate does.
 
     Each document is a test, which fails if a condition on each document holds of it; the passages

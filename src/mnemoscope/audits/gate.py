@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from mnemoscope.audits.records import Record, read_verdicts
+from mnemoscope.audits.records import AuditRecord, read_verdicts
 from mnemoscope.audits.shares import (
     KINDS,
     Counts,
@@ -16,7 +16,7 @@ from mnemoscope.audits.shares import (
     overall,
     share_of,
 )
-from mnemoscope.conditions import Gate, Judged, Measures
+from mnemoscope.conditions import Gate, GateResult, Measures
 from mnemoscope.errors import UserError
 from mnemoscope.words import plural
 
@@ -43,7 +43,9 @@ def amount_of(gate: Gate, counts: Counts) -> float:
     return numbers[gate.kind]
 
 
-def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | None) -> Judged:
+def judge(
+    gate: Gate, record: AuditRecord, passages: pl.DataFrame, baseline: Path | None
+) -> GateResult:
     """Put the condition to an audit; with `baseline` to what its passages did not have.
 
     Raises UserError: the audit did not look for what is asked, or `baseline` is no audit.
@@ -75,12 +77,12 @@ def judge(gate: Gate, record: Record, passages: pl.DataFrame, baseline: Path | N
         if found:
             too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
-        return Judged(gate, bool(found), said, passages, most, n_asked, n_unread, found)
+        return GateResult(gate, bool(found), said, passages, most, n_asked, n_unread, found)
     whole, share = amount_of(gate, overall(rows)), None
     if not gate.of_number and baseline is None:
         share = estimate_of(share_of(record["summary"], gate.kind))
     said = f"{gate.say(whole, new, share)}, {gate.allowed}{beside}"
-    return Judged(gate, gate.holds(whole), said, passages, whole, n_asked, n_unread)
+    return GateResult(gate, gate.holds(whole), said, passages, whole, n_asked, n_unread)
 
 
 def new_parts(passages: pl.DataFrame, before: pl.DataFrame, *, grown: bool) -> pl.DataFrame:
@@ -140,7 +142,7 @@ def _unknown(
         yield 0, len(text)
 
 
-def _in_common(record: Record, older: Record, baseline: Path) -> str:
+def _in_common(record: AuditRecord, older: AuditRecord, baseline: Path) -> str:
     """How many documents the baseline has too, by name or text; a wrong one has none."""
     if older["key"] == record["key"] and older["date"] == record["date"]:
         return f"; {baseline} is this very audit, beside which nothing is new"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mnemoscope.audits.asking import AskedModel, Auditing, ModelRecord
     from mnemoscope.audits.documents import Reading
     from mnemoscope.audits.ground import CnnGround
-    from mnemoscope.audits.records import Record
+    from mnemoscope.audits.records import AuditRecord
     from mnemoscope.audits.service import ServedModel
     from mnemoscope.audits.verify import Verification
     from mnemoscope.lm.model import LanguageModel
@@ -53,7 +53,7 @@ class Audit:
     """
 
     folder: Path
-    record: "Record"
+    record: "AuditRecord"
     passages: "pl.DataFrame"
     held: Any = None  # what removes a folder that nobody asked for
 
@@ -448,7 +448,7 @@ def verify(
         made.check()
         return made
 
-    def load(record: "Record", settings: AuditSettings) -> "AskedModel":
+    def load(record: "AuditRecord", settings: AuditSettings) -> "AskedModel":
         facts, api = record["model"], record.get("api")
         if not api:
             from mnemoscope.audits.local import LocalModel
@@ -464,7 +464,7 @@ def verify(
         service = checked(EndpointSettings, **api["settings"], **place)
         return _served(service, settings, api["tokenizer"], api["tokenizer_revision"], None)
 
-    def load_reference(record: "Record", settings: AuditSettings) -> "AskedModel | None":
+    def load_reference(record: "AuditRecord", settings: AuditSettings) -> "AskedModel | None":
         facts = record["reference"]
         if facts is None and reference not in (None, "none"):
             raise UserError("--reference: this audit asked none. Leave it out.")
@@ -650,7 +650,7 @@ def _served(
     )
 
 
-def _made(folder: Path, record: "Record") -> Audit:
+def _made(folder: Path, record: "AuditRecord") -> Audit:
     from mnemoscope.audits.records import read_audit
 
     return Audit(folder, record, read_audit(folder)[1])

@@ -22,7 +22,7 @@ from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.heat import COLUMNS, LEVELS
 from mnemoscope.audits.passages import THIRD, right_of
 from mnemoscope.audits.questions import QUESTIONS, settings_class
-from mnemoscope.audits.records import Record
+from mnemoscope.audits.records import AuditRecord
 from mnemoscope.audits.rule import MOST_COPIED, RECALL, counted
 from mnemoscope.audits.settings import checked, flag_of
 from mnemoscope.audits.shares import guessed_beside, share_words
@@ -54,7 +54,7 @@ class Stretch(NamedTuple):
 
 
 def render_page(
-    record: Record,
+    record: AuditRecord,
     frame: pl.DataFrame,
     texts: Mapping[str, str],
     tables: Mapping[str, pl.DataFrame] | None = None,
@@ -251,7 +251,7 @@ class Heading(NamedTuple):
         return f"characters {start:,} to {end:,}" + (f" of {self.text_file}" * bool(self.text_file))
 
 
-def heading_of(record: Record, document: str) -> Heading:
+def heading_of(record: AuditRecord, document: str) -> Heading:
     """The heading of one document of an audit."""
     rows = record["documents"]
     return _headings(tuple((row["document"], row["text_file"]) for row in rows))[document]
@@ -278,7 +278,7 @@ def passage_tests(row: Mapping[str, Any]) -> PassageTests:
     return PassageTests(asked[:n], asked[n:])
 
 
-def allowed(record: Record) -> str:
+def allowed(record: AuditRecord) -> str:
     """How many of the tokens that were asked for must be right, in words."""
     settings = checked(settings_class(), **record["settings"])
     n, wrong = settings.suffix, settings.n_allowed
@@ -338,7 +338,7 @@ def _ends(share: Mapping[str, Any]) -> str:
     return f"{100 * share['low']:.1f} to {100 * share['high']:.1f}\u00a0%"
 
 
-def _settings_said(record: Record) -> Iterator[list[str]]:
+def _settings_said(record: AuditRecord) -> Iterator[list[str]]:
     """Settings as flags, each with its value; those that played no part are left out."""
     settings = record["settings"]
     in_chat = settings["chat_template"] or ("api" in record and record["api"]["settings"]["chat"])
@@ -351,7 +351,7 @@ def _settings_said(record: Record) -> Iterator[list[str]]:
             yield [flag_of(name), *([] if value is True else [str(value)])]
 
 
-def _unit_of(record: Record) -> str:
+def _unit_of(record: AuditRecord) -> str:
     """What windows are counted in."""
     is_words = "api" in record and record["api"]["pieces"] == "words"
     return "words" if is_words else "tokens"

@@ -63,7 +63,7 @@ class _Read(TypedDict):
     sentence: str
 
 
-class Record(TypedDict):
+class AuditRecord(TypedDict):
     """`audit.json`, as far as anything reads it."""
 
     schema_version: int
@@ -110,7 +110,7 @@ def prepare_folder(out: Path) -> None:
             raise UserError(f"{out / name}: a link that leaves the output folder. Remove it.")
 
 
-def read_audit_record(out: Path) -> Record:
+def read_audit_record(out: Path) -> AuditRecord:
     """What `audit.json` holds, seen to be as it was written.
 
     Raises UserError: no audit there, or one of another version of mnemoscope. DamagedDataError:
@@ -126,10 +126,10 @@ def read_audit_record(out: Path) -> Record:
             f"{schema}); this is mnemoscope {__version__} (format {SCHEMA_VERSION}). Nothing is "
             "said against it: read it with the version that made it, or make the audit again."
         )
-    return cast(Record, store.record(ARTEFACT, shape=Record))
+    return cast(AuditRecord, store.record(ARTEFACT, shape=AuditRecord))
 
 
-def read_audit(out: Path, *, as_it_is: bool = False) -> tuple[Record, pl.DataFrame]:
+def read_audit(out: Path, *, as_it_is: bool = False) -> tuple[AuditRecord, pl.DataFrame]:
     """Read `audit.json` and `spans.parquet` of a folder; the table also if changed, `as_it_is`.
 
     Raises UserError: no audit there, or one of another version. DamagedDataError: a file that
@@ -149,7 +149,7 @@ def read_audit(out: Path, *, as_it_is: bool = False) -> tuple[Record, pl.DataFra
         raise store.damaged(out, ARTEFACT, first_line(error)) from error
 
 
-def read_verdicts(out: Path) -> tuple[Record, pl.DataFrame]:
+def read_verdicts(out: Path) -> tuple[AuditRecord, pl.DataFrame]:
     """Read `audit.json`, and of each passage `PLACE`, without loading what questions need.
 
     Every other file of the audit that is there must be as it was written. Raises as `read_audit`.
@@ -183,7 +183,7 @@ def changed_record(out: Path) -> str | None:
     return None
 
 
-def changed_files(out: Path, record: Record) -> dict[str, str]:
+def changed_files(out: Path, record: AuditRecord) -> dict[str, str]:
     """What is wrong with files that are gone or not as they were written, by their names."""
     found, store = {}, audit_store(out)
     for file in record["files"]:

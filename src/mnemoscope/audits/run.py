@@ -34,8 +34,8 @@ from mnemoscope.audits.records import (
     RECORD,
     SARIF,
     SCHEMA_VERSION,
+    AuditRecord,
     DocumentRow,
-    Record,
     audit_store,
     changed_files,
     other_audit,
@@ -62,7 +62,7 @@ def make_audit(
     *,
     command: Sequence[str] = (),
     redo: bool = False,
-) -> Record:
+) -> AuditRecord:
     """Audit the documents of `reading`, which are the texts of `audit`; a stopped run goes on.
 
     Gives what `audit.json` holds. `command` is recorded; `redo` makes the audit again, and writes
@@ -110,7 +110,7 @@ def make_audit(
         ),
         **{name: dict(one.facts) for name, one in answers.items() if one.facts is not None},
     }
-    _write(out, cast(Record, record), audit, tables)
+    _write(out, cast(AuditRecord, record), audit, tables)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     return read_audit_record(out)
 
@@ -215,7 +215,7 @@ def audit_key(audit: Auditing) -> str:
     return whole.hexdigest()
 
 
-def _finished_audit(out: Path, key: str, *, redo: bool) -> Record | None:
+def _finished_audit(out: Path, key: str, *, redo: bool) -> AuditRecord | None:
     """The audit that is already there, if it is this one; another one only goes with `redo`."""
     if not (out / RECORD).is_file():
         return None
@@ -279,7 +279,7 @@ PAGES = ("audit.html", REPORT, SARIF)
 
 
 def pages_of(
-    record: Record,
+    record: AuditRecord,
     passages: pl.DataFrame,
     tables: Mapping[str, pl.DataFrame],
     texts: Mapping[str, str],
@@ -293,7 +293,9 @@ def pages_of(
     return dict(zip(PAGES, made, strict=True))
 
 
-def _write(out: Path, record: Record, audit: Auditing, tables: Mapping[str, pl.DataFrame]) -> None:
+def _write(
+    out: Path, record: AuditRecord, audit: Auditing, tables: Mapping[str, pl.DataFrame]
+) -> None:
     """Write everything, `audit.json` last."""
     for name in QUESTIONS:
         (out / f"{name}.parquet").unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from mnemoscope.audits.asking import (
     Until,
     Written,
 )
-from mnemoscope.audits.client import Answer, Client, RefusedRequestError
+from mnemoscope.audits.client import Client, Completion, RefusedRequestError
 from mnemoscope.audits.ordinary import read_prompts
 from mnemoscope.audits.questions import QUESTIONS, OrdinarySettings, Where
 from mnemoscope.audits.scan import coarse_places, prompts_at
@@ -72,7 +72,7 @@ class ServedModel:
         self.client, self.splitter, self.settings = client, splitter, settings
         self._named = {"tokenizer": tokenizer_name, "tokenizer_revision": tokenizer_revision}
         self._before = [] if splitter.bos_id is None else [splitter.bos_id]
-        self._answers: dict[str, Answer] = {}
+        self._answers: dict[str, Completion] = {}
         self._judges: bool | None = None
         self._is_judging = False
         self._n_cut = 0
@@ -174,7 +174,7 @@ class ServedModel:
             return None
         texts = [[*self._before, *row] for row in rows.tolist()]
         bodies = [self.client.body(text, 1, echo=True) for text in texts]
-        answers: list[Answer] = []
+        answers: list[Completion] = []
         for some in (bodies[:1], bodies[1:]):  # one alone first: many services refuse
             try:
                 answers += self._ask(some, SILENT)
@@ -214,7 +214,7 @@ class ServedModel:
         assert isinstance(self.settings, OrdinarySettings)
         return self.client.body(prompt, self.settings.answer_tokens) | {"temperature": 1}
 
-    def begin(self, answer: Answer, _: Prompt) -> Answer:
+    def begin(self, answer: Completion, _: Prompt) -> Completion:
         """The answer from where it goes on with the document."""
         return answer
 
@@ -234,17 +234,17 @@ class ServedModel:
         """Tokens to ask for, so that n pieces come."""
         return n if self._is_model else n * _WORDS_FACTOR
 
-    def _align(self, answer: Answer, prompt: Prompt) -> Aligned:
+    def _align(self, answer: Completion, prompt: Prompt) -> Aligned:
         return align_answer(self.begin(answer, prompt), self.splitter, prompt)
 
-    def _ask(self, bodies: Sequence[Any], progress: Progress) -> list[Answer]:
+    def _ask(self, bodies: Sequence[Any], progress: Progress) -> list[Completion]:
         """Answers in the order of their requests; each is asked once."""
         found = self.client.ask(bodies, progress)
         self._answers |= zip(map(self.client.name, bodies), found, strict=True)
         return found
 
 
-def _is_judged(answer: Answer, row: list[int]) -> bool:
+def _is_judged(answer: Completion, row: list[int]) -> bool:
     """One log-probability a token of the prompt, and one of what came after, which is not used."""
     values = answer.logprobs or []
     return len(values) in (len(row), len(row) + 1) and None not in values[1:]

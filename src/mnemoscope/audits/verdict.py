@@ -67,7 +67,7 @@ RULES = {
 """By the name of the third ground. Figures of `experiments/audits/results.json`, as a test sees."""
 
 
-class Beside(TypedDict):
+class ReferenceEvidence(TypedDict):
     """What the reference did: of so many `recalled` and `guessed` passages it `wrote` so many too.
 
     `sentence` says it of the recalled ones, of the guessed ones where there are no others.
@@ -89,7 +89,7 @@ class Verdict(TypedDict):
 
     headline: str
     meaning: str
-    beside: Beside | None
+    beside: ReferenceEvidence | None
     sentence: str
     decided_by: str
     words: str
@@ -153,7 +153,9 @@ def said_of(name: str, summary: Summary) -> tuple[str, str]:
     )
 
 
-def reference_beside(name: str, reference: str | None, passages: pl.DataFrame) -> Beside | None:
+def reference_beside(
+    name: str, reference: str | None, passages: pl.DataFrame
+) -> ReferenceEvidence | None:
     """What the reference wrote of the passages; None where there are none."""
     if not passages.height:
         return None

@@ -18,8 +18,8 @@ from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.records import (
     ARTEFACT,
     RECORD,
+    AuditRecord,
     DocumentRow,
-    Record,
     audit_store,
     changed_files,
     changed_record,
@@ -38,9 +38,9 @@ from mnemoscope.errors import MnemoscopeError
 from mnemoscope.version import __version__
 from mnemoscope.words import plural
 
-Load = Callable[[Record, AuditSettings], AskedModel]
+Load = Callable[[AuditRecord, AuditSettings], AskedModel]
 """Gives the model that an audit's record speaks of."""
-LoadReference = Callable[[Record, AuditSettings], AskedModel | None]
+LoadReference = Callable[[AuditRecord, AuditSettings], AskedModel | None]
 """Gives its reference; None: it is not asked."""
 
 
@@ -158,7 +158,7 @@ def _left_out(audit: Auditing) -> Iterator[str]:
             yield f"{document}, {start}-{end}: comes out, and is no passage of the audit."
 
 
-def _reference_again(audit: Auditing, record: Record) -> Iterator[str]:
+def _reference_again(audit: Auditing, record: AuditRecord) -> Iterator[str]:
     """What the reference, and the model with its parts, do not write as recorded."""
     if audit.reference is None or record["reference"] is None:
         return
@@ -186,7 +186,7 @@ _WRITTEN = {"reference_score", "grafts_survived"}
 
 
 def _what_holds(
-    record: Record, reference: AskedModel | None, is_own: bool, *, search: bool
+    record: AuditRecord, reference: AskedModel | None, is_own: bool, *, search: bool
 ) -> list[str]:
     """What was checked, when nothing was found wrong."""
     files, counts = [*record["files"], RECORD], record["summary"]
@@ -220,7 +220,7 @@ def _what_holds(
 
 def _not_following(
     out: Path,
-    record: Record,
+    record: AuditRecord,
     frame: pl.DataFrame,
     documents: Sequence[Document],
     *,
@@ -336,7 +336,7 @@ class _Found(NamedTuple):
     notes: list[str]
 
 
-def _check_documents(out: Path, record: Record, elsewhere: Sequence[str]) -> _Found:
+def _check_documents(out: Path, record: AuditRecord, elsewhere: Sequence[str]) -> _Found:
     """Compare every document with its checksum: where it was, elsewhere, and in the folder."""
     there, moved = read_again(out, record, copies=False), list[Document]()
     if elsewhere:
@@ -379,7 +379,7 @@ def _last_part(name: str) -> str:
     return PureWindowsPath(name).name
 
 
-def read_again(out: Path, record: Record, *, copies: bool) -> dict[str, Document]:
+def read_again(out: Path, record: AuditRecord, *, copies: bool) -> dict[str, Document]:
     """The documents of an audit as they are now, by name; those that cannot be read are left out.
 
     Standard input, and with `copies` all that is no plain text, is read from the audit's folder.

@@ -7,8 +7,8 @@ from typer import Argument, Option
 
 from mnemoscope.cli.options import (
     ANSWER,
-    Answer,
     Columns,
+    JsonAnswer,
     Out,
     Quiet,
     TrustRemoteCode,
@@ -215,7 +215,7 @@ def watch(
         "whose text does not give them away), 'reproduced >= 3 windows'; also guessed.",
     ),
     junit: Path | None = Option(None, "--junit", help="Write a JUnit report."),
-    answer: Answer = ANSWER,
+    answer: JsonAnswer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
     """See which windows become memorized and which are forgotten, over checkpoints of one run.
@@ -256,7 +256,7 @@ def watch(
 
 
 def _show_history(
-    history: Path, out: Path, gate: "Gate | None", junit: Path | None, answer: Answer
+    history: Path, out: Path, gate: "Gate | None", junit: Path | None, answer: JsonAnswer
 ) -> None:
     """Draw the page of a history, print what it says, and judge its last checkpoint."""
     from mnemoscope.files import write_text

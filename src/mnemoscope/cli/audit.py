@@ -18,10 +18,10 @@ from mnemoscope.cli.options import (
     ANSWER,
     GATE,
     GATE_FAILED,
-    Answer,
     Device,
     Dtype,
     GateFlags,
+    JsonAnswer,
     Quiet,
     parse_columns,
 )
@@ -31,7 +31,7 @@ from mnemoscope.parse import parse_yaml, read_bounded
 
 if TYPE_CHECKING:
     from mnemoscope.audits.library import Audit
-    from mnemoscope.audits.records import Record
+    from mnemoscope.audits.records import AuditRecord
     from mnemoscope.audits.shares import Share
     from mnemoscope.conditions import Gate
 
@@ -159,7 +159,7 @@ def audit(
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
     settings: SettingsFile = None,
-    answer: Answer = ANSWER,
+    answer: JsonAnswer = ANSWER,
     redo: Again = False,
     quiet: Quiet = False,
     **fields: Any,
@@ -234,7 +234,7 @@ def audit_api(
     column: Column = None,
     revision: Revision = None,
     settings: SettingsFile = None,
-    answer: Answer = ANSWER,
+    answer: JsonAnswer = ANSWER,
     redo: Again = False,
     quiet: Quiet = False,
     **fields: Any,
@@ -281,7 +281,7 @@ def audit_api(
 def audit_gate(
     folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
     gate: GateFlags = GATE,
-    answer: Answer = ANSWER,
+    answer: JsonAnswer = ANSWER,
 ) -> None:
     """Put a condition to a finished audit, whose files must be as written; no model is loaded.
 
@@ -315,7 +315,7 @@ def audit_verify(
     ] = False,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
-    answer: Answer = ANSWER,
+    answer: JsonAnswer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
     """Check a finished audit: repeat its passages, and compare all checksums.
@@ -381,7 +381,7 @@ def audit_rank(
     dtype: Dtype = None,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
-    answer: Answer = ANSWER,
+    answer: JsonAnswer = ANSWER,
     quiet: Quiet = False,
     **fields: Any,
 ) -> None:
@@ -448,7 +448,7 @@ def _condition(flags: GateFlags, *, has_near: bool) -> "Gate | None":
     return gate
 
 
-def _report(made: "Audit", gate: "Gate | None", flags: GateFlags, answer: Answer) -> None:
+def _report(made: "Audit", gate: "Gate | None", flags: GateFlags, answer: JsonAnswer) -> None:
     """Say what came of an audit, write what was asked for beside it, and judge it."""
     _print_record(made.folder, made.record)
     spans = made.passages.select(_SPAN_FACTS)
@@ -456,7 +456,7 @@ def _report(made: "Audit", gate: "Gate | None", flags: GateFlags, answer: Answer
     judge_found(made, gate, flags, gated_audits(), answer)
 
 
-def _print_record(out: Path, record: "Record") -> None:
+def _print_record(out: Path, record: "AuditRecord") -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
     from mnemoscope.audits.shares import guessed_beside, share_words
     from mnemoscope.audits.verdict import error_rate

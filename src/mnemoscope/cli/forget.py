@@ -8,9 +8,9 @@ from typer import Argument, Option
 from mnemoscope.cli.audit import Again, Folder, TrustRemoteCode, needed_out
 from mnemoscope.cli.options import (
     ANSWER,
-    Answer,
     Device,
     Dtype,
+    JsonAnswer,
     Quiet,
     assignment,
     judged,
@@ -62,7 +62,7 @@ def forget(
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
     redo: Again = False,
-    answer: Answer = ANSWER,
+    answer: JsonAnswer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
     """Say whether what a model was to forget is gone, or only hidden.
@@ -109,7 +109,7 @@ def forget(
 def forget_gate(
     folder: Annotated[Path, Argument(help="The folder of a finished 'forget'.")],
     fail_if: FailIf = None,
-    answer: Answer = ANSWER,
+    answer: JsonAnswer = ANSWER,
 ) -> None:
     """Put a condition to a finished 'forget', whose files must be as written; no model is loaded.
 
@@ -132,7 +132,7 @@ def _condition(text: str | None) -> "Gate | None":
     return parse_gate(text, GATE)
 
 
-def _judge(found: "Forgetting", condition: "Gate | None", answer: Answer) -> None:
+def _judge(found: "Forgetting", condition: "Gate | None", answer: JsonAnswer) -> None:
     if condition is None:
         return
     from mnemoscope.forgetting.run import judge_forgetting

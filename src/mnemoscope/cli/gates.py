@@ -4,12 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mnemoscope.cli.options import Answer, GateFlags, judged
+from mnemoscope.cli.options import GateFlags, JsonAnswer, judged
 from mnemoscope.errors import UserError
 
 if TYPE_CHECKING:
     from mnemoscope.audits.records import Sarif
-    from mnemoscope.conditions import Gate, Judged, Measures
+    from mnemoscope.conditions import Gate, GateResult, Measures
 
 
 class Gated(NamedTuple):
@@ -17,8 +17,8 @@ class Gated(NamedTuple):
 
     measures: "Measures"
     check: Callable[[Path], None]  # refuses a folder without such a result
-    judge: "Callable[[Gate, Any, Path | None], Judged]"
-    junit: "Callable[[Any, Judged | None], str]"
+    judge: "Callable[[Gate, Any, Path | None], GateResult]"
+    junit: "Callable[[Any, GateResult | None], str]"
     sarif: "Callable[[Any, Path], Sarif]"  # beside a baseline
 
 
@@ -83,7 +83,7 @@ def check_file(flag: str, file: Path | None) -> None:
 
 
 def judge_found(
-    found: Any, gate: "Gate | None", flags: GateFlags, of: Gated, answer: Answer
+    found: Any, gate: "Gate | None", flags: GateFlags, of: Gated, answer: JsonAnswer
 ) -> None:
     """Write what build servers read, and leave with status 3 if the condition holds."""
     from mnemoscope.files import json_bytes, write_bytes, write_text

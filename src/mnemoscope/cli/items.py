@@ -11,10 +11,10 @@ from mnemoscope.cli.gates import gated_items, judge_found, read_gate
 from mnemoscope.cli.options import (
     ANSWER,
     GATE,
-    Answer,
     Device,
     Dtype,
     GateFlags,
+    JsonAnswer,
     Quiet,
     parse_columns,
 )
@@ -58,7 +58,7 @@ def items(
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
     redo: Again = False,
-    answer: Answer = ANSWER,
+    answer: JsonAnswer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
     """Say of each hit of a benchmark whether it is memory, or could be guessed.
@@ -104,7 +104,7 @@ def items_api(
         str, Option("--api-key-env", help="Environment variable with the key.")
     ] = "OPENAI_API_KEY",
     redo: Again = False,
-    answer: Answer = ANSWER,
+    answer: JsonAnswer = ANSWER,
     quiet: Quiet = False,
 ) -> None:
     """Put items to a model behind an OpenAI-compatible API.
@@ -141,7 +141,7 @@ def items_api(
 def items_gate(
     folder: Annotated[Path, Argument(help="The folder of finished items.")],
     gate: GateFlags = GATE,
-    answer: Answer = ANSWER,
+    answer: JsonAnswer = ANSWER,
 ) -> None:
     """Put a condition to finished items, whose files must be as written; no model is loaded.
 
@@ -153,7 +153,7 @@ def items_gate(
     judge_found(read_found(folder), condition, gate, of, answer)
 
 
-def _report(found: "Items", condition: "Gate | None", flags: GateFlags, answer: Answer) -> None:
+def _report(found: "Items", condition: "Gate | None", flags: GateFlags, answer: JsonAnswer) -> None:
     from mnemoscope.contamination.found import shares_said
 
     print(found.record["sentence"])

@@ -22,7 +22,7 @@ from mnemoscope.version import __version__
 
 if TYPE_CHECKING:
     from mnemoscope.cluster.units import Share
-    from mnemoscope.conditions import Judged
+    from mnemoscope.conditions import GateResult
 
 GATE_FAILED = 3
 """Exit status of a gate whose condition holds."""
@@ -194,7 +194,7 @@ class StageFlags:
 
 
 @dataclass(frozen=True)
-class Answer:
+class JsonAnswer:
     """The flag of every verb whose result can be printed as JSON, and that result."""
 
     as_json: Annotated[
@@ -221,9 +221,9 @@ class GateFlags:
     )
 
 
-MODEL, LOCAL, STAGE, ANSWER = ModelFlags(), EngineFlags(), StageFlags(), Answer()
+MODEL, LOCAL, STAGE, ANSWER = ModelFlags(), EngineFlags(), StageFlags(), JsonAnswer()
 GATE = GateFlags()
-_GROUPS = (ModelFlags, EngineFlags, StageFlags, Answer, GateFlags)
+_GROUPS = (ModelFlags, EngineFlags, StageFlags, JsonAnswer, GateFlags)
 
 
 def expanded(verb: Callable[..., None]) -> Callable[..., None]:
@@ -247,7 +247,7 @@ def expanded(verb: Callable[..., None]) -> Callable[..., None]:
             name: group(**{one.name: given.pop(one.name) for one in fields(group) if one.init})
             for name, group in groups.items()
         }
-        answer = next((one for one in made.values() if isinstance(one, Answer)), None)
+        answer = next((one for one in made.values() if isinstance(one, JsonAnswer)), None)
         with _answering(answer):
             verb(**given, **made)
 
@@ -349,7 +349,7 @@ def parse_share(text: str) -> "Share":
 
 
 @contextmanager
-def _answering(answer: Answer | None) -> Iterator[None]:
+def _answering(answer: JsonAnswer | None) -> Iterator[None]:
     """Print an answer as one JSON document; all that the block prints goes to standard error.
 
     An error leaves standard output empty; a verb that leaves with a status of its own has its
@@ -367,7 +367,7 @@ def _answering(answer: Answer | None) -> Iterator[None]:
     _print_json(answer.facts)
 
 
-def judged(found: "Judged", answer: Answer, **more: Any) -> None:
+def judged(found: "GateResult", answer: JsonAnswer, **more: Any) -> None:
     """Say whether a gate's condition holds, and leave with its status if it does."""
     answer.facts["gate"] = {**found.as_json(), **more}
     end = "" if found.said.endswith("?") else "."

@@ -532,7 +532,7 @@ def benchmark(
     out: Path | None = Option(
         None, "-o", "--out", help="Folder for the tables of several studies together."
     ),
-    answer: options.Answer = options.ANSWER,
+    answer: options.JsonAnswer = options.ANSWER,
     where: options.EngineFlags = options.LOCAL,
     stage: options.StageFlags = options.STAGE,
 ) -> None:
@@ -591,7 +591,7 @@ def _refuse_out_of_one(verb: str, studies: list[Path], out: Path | None) -> None
         )
 
 
-def _compare(study: Study, first: str, second: str, answer: options.Answer) -> None:
+def _compare(study: Study, first: str, second: str, answer: options.JsonAnswer) -> None:
     """Print both differences of two taxonomies."""
     from mnemoscope import words
     from mnemoscope.pipeline.benchmark import compare_taxonomies
@@ -609,7 +609,7 @@ def _compare(study: Study, first: str, second: str, answer: options.Answer) -> N
     )
 
 
-def _score_together(folders: list[Path], out: Path | None, answer: options.Answer) -> None:
+def _score_together(folders: list[Path], out: Path | None, answer: options.JsonAnswer) -> None:
     """Print several studies as one, and write what was asked for."""
     from mnemoscope.pipeline.benchmark import put_together, write_together
     from mnemoscope.report.published import print_comparison, print_together

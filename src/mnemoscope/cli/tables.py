@@ -100,7 +100,7 @@ def label(
     column: options.Columns = None,
     taxonomy: options.Taxonomies = None,
     drop_small_classes: options.DropSmallClasses = False,
-    answer: options.Answer = options.ANSWER,
+    answer: options.JsonAnswer = options.ANSWER,
     stage: options.StageFlags = options.STAGE,
 ) -> None:
     """Give each sequence its class under a taxonomy.
@@ -123,7 +123,7 @@ def label(
     _label_table(target, out, taxonomy or [], columns, answer)
 
 
-def _say_labels(study: Study, answer: options.Answer) -> None:
+def _say_labels(study: Study, answer: options.JsonAnswer) -> None:
     """Counts a class of each taxonomy of a study, and what was drawn."""
     from mnemoscope.pipeline.label import LABELS_FILE, aliases_of, samples_of
     from mnemoscope.taxonomy.labels import count_classes
@@ -138,7 +138,7 @@ def _say_labels(study: Study, answer: options.Answer) -> None:
 
 
 def _label_table(
-    target: Path, out: Path, names: list[str], columns: dict[str, str], answer: options.Answer
+    target: Path, out: Path, names: list[str], columns: dict[str, str], answer: options.JsonAnswer
 ) -> None:
     """One taxonomy adds the column `class`; several make a table with a column each."""
     from mnemoscope.data.rows import scan_rows
@@ -277,7 +277,7 @@ def duplicates(
     length: int = Option(64, help="Tokens in a sequence."),
     prefix: Prefix = None,
     save_every: float = Option(10.0, help="Save the progress every so many seconds."),
-    answer: options.Answer = options.ANSWER,
+    answer: options.JsonAnswer = options.ANSWER,
     quiet: options.Quiet = False,
 ) -> None:
     """Count how often each sequence's suffix stands in a corpus.
@@ -336,7 +336,7 @@ def status(
     target: Annotated[Path, Argument(help="A study, a maps folder, or a table.")],
     verify: Annotated[bool, Option("--verify", help="Read every file of a study.")] = False,
     verbose: options.Verbose = False,
-    answer: options.Answer = options.ANSWER,
+    answer: options.JsonAnswer = options.ANSWER,
 ) -> None:
     """Show what a study, a watched training or a table holds, and what may come next.
 
@@ -368,7 +368,7 @@ def status(
         raise Exit(1)
 
 
-def _describe_study(study: Study, answer: options.Answer, *, verbose: bool) -> None:
+def _describe_study(study: Study, answer: options.JsonAnswer, *, verbose: bool) -> None:
     from rich.console import Console
 
     from mnemoscope.cli.summary import print_state
@@ -487,7 +487,7 @@ def _print_tables(
     console.print("Settings: " + str(study.folder / "study.yaml"), highlight=False)
 
 
-def _describe_watch(target: Path, answer: options.Answer) -> None:
+def _describe_watch(target: Path, answer: options.JsonAnswer) -> None:
     """What is watched of a training, and what the last check found."""
     import polars as pl
 
@@ -558,7 +558,7 @@ def _counts(counts: Mapping[str, Any]) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in numbers.items())
 
 
-def _describe_maps(folder: Path, answer: options.Answer) -> None:
+def _describe_maps(folder: Path, answer: options.JsonAnswer) -> None:
     from mnemoscope.maps.store import MapStore
 
     store = MapStore(folder, verify=False)
@@ -580,7 +580,7 @@ def _describe_maps(folder: Path, answer: options.Answer) -> None:
     )
 
 
-def _describe_table(path: Path, answer: options.Answer) -> None:
+def _describe_table(path: Path, answer: options.JsonAnswer) -> None:
     from mnemoscope.data.table import read_table
 
     frame, n_bytes, columns = read_table(path), _bytes(path), []

@@ -48,7 +48,7 @@ AS_IT_IS = Calibration("none", 0, temperature=1.0)
 """No calibration: the CNN's own probabilities."""
 
 
-class Choice(NamedTuple):
+class ChosenCalibration(NamedTuple):
     """A calibration fitted on all cases, and cross-validated Brier scores if there are groups."""
 
     calibration: Calibration
@@ -175,7 +175,7 @@ def _check(values: npt.ArrayLike, is_so: npt.ArrayLike) -> tuple[Floats, _Flags]
 
 def choose_calibration(
     logits: npt.ArrayLike, is_so: npt.ArrayLike, groups: npt.ArrayLike, *, seed: int = 0
-) -> Choice:
+) -> ChosenCalibration:
     """Choose by cross-validated Brier score; arguments as `fit_calibration`.
 
     A candidate replaces a simpler one if its score is lower by more than one standard error of the
@@ -189,7 +189,7 @@ def choose_calibration(
     _, owner = np.unique(np.asarray(groups), return_inverse=True)
     repeats = [list(_folds(values, truth, owner, seed + one)) for one in range(_N_REPEATS)]
     if not all(repeats):
-        return Choice(AS_IT_IS, {})
+        return ChosenCalibration(AS_IT_IS, {})
     losses: dict[_Method, Floats] = {}
     for method in _CANDIDATES if owner.max() + 1 >= ENOUGH_FOR_ISOTONIC else _CANDIDATES[:-1]:
         made = np.empty((len(repeats), len(values)))
@@ -205,7 +205,7 @@ def choose_calibration(
         if gain.mean() > math.sqrt(grouped_variance(gain, owner)):
             chosen = method
     scores = {str(method): float(loss.mean()) for method, loss in losses.items()}
-    return Choice(_fit(chosen, values, truth), scores)
+    return ChosenCalibration(_fit(chosen, values, truth), scores)
 
 
 def cross_fitted(logits: npt.ArrayLike, is_so: npt.ArrayLike, groups: npt.ArrayLike) -> Floats:

@@ -17,7 +17,7 @@ from mnemoscope.audits.exports import (
 )
 from mnemoscope.audits.gate import no_common
 from mnemoscope.audits.records import Sarif
-from mnemoscope.conditions import Case, Gate, Judged, Measures, junit_suite
+from mnemoscope.conditions import Case, Gate, GateResult, Measures, junit_suite
 from mnemoscope.contamination.judge import (
     FEWEST_VARIANTS,
     RECALLED,
@@ -121,7 +121,7 @@ def read_found(folder: Path) -> Items:
     return Items(store.frame(ARTEFACT, TABLE), record, folder)
 
 
-def judge_items(gate: Gate, found: Items, baseline: Path | None) -> Judged:
+def judge_items(gate: Gate, found: Items, baseline: Path | None) -> GateResult:
     """Put a condition to items; with `baseline` to the recalled ones that were not recalled there.
 
     Raises UserError: `baseline` holds no items. DamagedDataError: it cannot be read.
@@ -140,14 +140,14 @@ def judge_items(gate: Gate, found: Items, baseline: Path | None) -> Judged:
     n = own.height if gate.of_number else own.height / every.height
     share = None if baseline is not None else found.shares[RECALLED]
     said = f"{gate.say(n, new, share)}, {gate.allowed}{beside}"
-    return Judged(gate, gate.holds(n), said, own, n, every.height)
+    return GateResult(gate, gate.holds(n), said, own, n, every.height)
 
 
 def _about(record: Mapping[str, Any]) -> dict[str, str]:
     return {"date": record["date"], "verdict": record["sentence"]}
 
 
-def items_junit(found: Items, judged: Judged | None) -> str:
+def items_junit(found: Items, judged: GateResult | None) -> str:
     """A JUnit report: each item is a test, a recalled one with its evidence in the output."""
     own = found.recalled if judged is None else judged.counted
     said = {

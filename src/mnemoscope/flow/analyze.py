@@ -232,7 +232,7 @@ def refuse_unused(entry: registry.Entry, asked: AnalysisRequest) -> None:
 
 
 @dataclass(frozen=True)
-class Rows:
+class GivenRows:
     """What an analysis is given: rows with `is_memorized` and `memorization_score`.
 
     `lines` say how they were chosen, for the report, `facts` the same for the result's key.
@@ -243,7 +243,7 @@ class Rows:
     facts: dict[str, str] = field(default_factory=dict)
 
 
-def rows_for(study: Study, entry: registry.Entry) -> Rows:
+def rows_for(study: Study, entry: registry.Entry) -> GivenRows:
     """Choose the rows for an analysis, and whose verdict says what is memorized.
 
     Analyses that compare classes get all kept rows of a published split, others a uniform sample.
@@ -267,7 +267,7 @@ def rows_for(study: Study, entry: registry.Entry) -> Rows:
             f"The {table.height:,} sequences are {n_groups:,} groups of near duplicates; "
             f"intervals draw groups, {FEWEST_GROUPS} at least."
         )
-    return Rows(table.with_columns(groups), tuple(lines), facts)
+    return GivenRows(table.with_columns(groups), tuple(lines), facts)
 
 
 def _of_split(study: Study, plain: pl.DataFrame, n_kept: int) -> str:

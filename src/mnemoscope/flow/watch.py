@@ -14,7 +14,7 @@ import polars as pl
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
-from mnemoscope.conditions import Case, Gate, Judged, junit_suite
+from mnemoscope.conditions import Case, Gate, GateResult, junit_suite
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
@@ -202,7 +202,7 @@ def watch_results(history: History) -> AnalysisResult:
     return AnalysisResult(_sentence(checks, steps[-1]), frames, tuple(figures), further)
 
 
-def judge_latest(history: History, gate: Gate) -> Judged:
+def judge_latest(history: History, gate: Gate) -> GateResult:
     """Put a condition to the last check, and say what was found.
 
     Shares are those of the page: of the windows of that class. What was kept out of training does
@@ -228,10 +228,12 @@ def judge_latest(history: History, gate: Gate) -> Judged:
     said = f"{n:,}" if gate.of_number else gate.say_share(share)
     of = f"{plural(rows.height, 'watched window')}{which}"
     said = f"at step {step:,}, the last, {said} of {of} reproduced, {gate.allowed}"
-    return Judged(gate, gate.holds(value), said, rows.filter("is_memorized"), value, rows.height)
+    return GateResult(
+        gate, gate.holds(value), said, rows.filter("is_memorized"), value, rows.height
+    )
 
 
-def watch_junit(history: History, judged: Judged | None) -> str:
+def watch_junit(history: History, judged: GateResult | None) -> str:
     """A JUnit report: the condition is a test, and each checkpoint one with its counts."""
     counted = _shares(history.joined().join(_groups(history.windows), on="window"))
     said: dict[int, list[str]] = {}

@@ -17,7 +17,7 @@ from mnemoscope.audits.page import environment
 from mnemoscope.audits.settings import checked
 from mnemoscope.cluster.run import run_units
 from mnemoscope.cluster.units import Opened, Result, UnitStore
-from mnemoscope.conditions import Gate, Judged, Measures
+from mnemoscope.conditions import Gate, GateResult, Measures
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder
 from mnemoscope.forgetting.judge import (
@@ -365,7 +365,7 @@ def check_gate(gate: Gate, *, has_twin: bool) -> None:
         )
 
 
-def judge_forgetting(gate: Gate, found: Forgetting) -> Judged:
+def judge_forgetting(gate: Gate, found: Forgetting) -> GateResult:
     """Put a condition to the recalled passages that were to be forgotten.
 
     `hidden` are those that come back by a stress, or come out as they are, where the twin does not
@@ -379,7 +379,7 @@ def judge_forgetting(gate: Gate, found: Forgetting) -> Judged:
     counted = own.filter(is_kept if gate.kind == "kept" else pl.col("back").list.len() > 0)
     n = counted.height if gate.of_number else counted.height / own.height
     said = gate.say(n, share=None if gate.of_number else Estimate(n))
-    return Judged(gate, gate.holds(n), f"{said}, {gate.allowed}", counted, n, own.height)
+    return GateResult(gate, gate.holds(n), f"{said}, {gate.allowed}", counted, n, own.height)
 
 
 def page_of(found: Forgetting) -> str:

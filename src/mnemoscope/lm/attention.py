@@ -19,7 +19,7 @@ from torch import nn
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import (
     LanguageModel,
-    Span,
+    RowSpan,
     attention_modules,
     brought,
     claimed,
@@ -348,7 +348,7 @@ def capture_pooled(
     (on the way), with the layer. NoRoomError: not even one sequence fits into memory.
     """
 
-    def step(batch: torch.Tensor, span: Span) -> PooledMaps:
+    def step(batch: torch.Tensor, span: RowSpan) -> PooledMaps:
         return capture_batch(lm, batch, keep_heads=keep_heads, pack=pack, padding=span.padding)
 
     return run_sequences(lm, tokens, batch_size, step, attention_mask=attention_mask)

@@ -17,7 +17,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.attention import Pack, PooledMaps, capture_batch, pooled_attention
 from mnemoscope.lm.model import (
     LanguageModel,
-    Span,
+    RowSpan,
     best_two,
     brought,
     check_finite,
@@ -75,7 +75,7 @@ def continue_sequences(
     """
     end = end_of_text(lm) if decoding == "published" else None
 
-    def step(batch: torch.Tensor, span: Span) -> Continuations:
+    def step(batch: torch.Tensor, span: RowSpan) -> Continuations:
         n_shown = prefix - span.first
         suffixes = batch[:, n_shown:]
         decoded, gap = greedy_tokens(lm, batch[:, :n_shown], suffixes.shape[1], end=end)
@@ -271,7 +271,7 @@ def scan_memorized(
     `lm.model.LOGIT_BYTES`.
     """
 
-    def step(batch: torch.Tensor, span: Span) -> Scan:
+    def step(batch: torch.Tensor, span: RowSpan) -> Scan:
         return _scan_batch(lm, batch, prefix - span.first, states)
 
     return run_sequences(lm, tokens, batch_size, step, attention_mask=attention_mask, prefix=prefix)

@@ -561,7 +561,7 @@ _WINDOW = 256
 _Rows = TypeVar("_Rows", bound=tuple[Any, ...])
 
 
-class Span(NamedTuple):
+class RowSpan(NamedTuple):
     """First column of a row's tokens, the column after the last, and how many there are."""
 
     first: int
@@ -618,7 +618,7 @@ def run_sequences(
     lm: LanguageModel,
     tokens: npt.ArrayLike,
     batch_size: int,
-    step: Callable[[torch.Tensor, Span], _Rows],
+    step: Callable[[torch.Tensor, RowSpan], _Rows],
     *,
     attention_mask: npt.ArrayLike | None,
     prefix: int | None = None,
@@ -635,7 +635,7 @@ def run_sequences(
         padded = check_padded(lm, tokens, attention_mask, prefix=prefix)
         return _run_padded(lm, padded, batch_size, step)
     table = check_tokens(lm, tokens, prefix=prefix)
-    whole = Span(0, table.shape[1], table.shape[1])
+    whole = RowSpan(0, table.shape[1], table.shape[1])
     return run_batches(lm, table, batch_size, lambda batch: step(batch, whole))
 
 
@@ -643,7 +643,7 @@ def _run_padded(
     lm: LanguageModel,
     table: PaddedTable,
     batch_size: int,
-    step: Callable[[torch.Tensor, Span], _Rows],
+    step: Callable[[torch.Tensor, RowSpan], _Rows],
 ) -> Iterator[_Rows]:
     window = max(1, _WINDOW // max(1, batch_size)) * max(1, batch_size)
     for start in range(0, len(table.tokens), window):
@@ -655,7 +655,7 @@ def _run_padded(
         for begin, stop in pairwise([0, *changes.tolist(), len(order)]):
             group = order[begin:stop]
             first, end = spans[group[0]].tolist()
-            span = Span(first, end, tokens.shape[1])
+            span = RowSpan(first, end, tokens.shape[1])
             alike = tokens[torch.from_numpy(group), first:end]
             done += run_batches(lm, alike, batch_size, lambda batch, span=span: step(batch, span))  # type: ignore[misc]
         yield _joined(done, np.argsort(order))

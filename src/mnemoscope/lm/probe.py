@@ -13,7 +13,7 @@ from torch import nn
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import (
     LanguageModel,
-    Span,
+    RowSpan,
     attention_modules,
     check_finite,
     check_tokens,
@@ -248,7 +248,7 @@ def hidden_states(
     wanted = [lm.n_layers] if layers is None else [check_state(lm, one) for one in layers]
     inner = [layer for layer in wanted if layer < lm.n_layers]
 
-    def step(batch: torch.Tensor, span: Span) -> _States:
+    def step(batch: torch.Tensor, span: RowSpan) -> _States:
         with torch.inference_mode(), collected_states(lm, inner) as found:
             every = {lm.n_layers: _read(lm, batch), **found}
         whole = (every[one][:, len(lm.before) :] for one in wanted)

@@ -23,10 +23,10 @@ from mnemoscope.maps.shape import map_bytes
 from mnemoscope.maps.store import MapWriter
 from mnemoscope.pipeline.continue_ import note_verdicts, store_scan_verdicts, wants_verdicts
 from mnemoscope.pipeline.questions import (
-    Asked,
     Decoded,
     Maps,
     NextTokens,
+    StudyModel,
     clear_units,
     unit_store,
 )
@@ -78,7 +78,7 @@ def ask_maps(study: Study, models: Models, share: Share = ALL) -> None:
     """
     wanted, model = wanted_maps(study), None
     for role in captured_roles(study):
-        asked = Asked(study, models, role, unit_store(study, "capture"), share)
+        asked = StudyModel(study, models, role, unit_store(study, "capture"), share)
         model = model or asked
         if role == "model":
             check_head_bytes(asked.facts, wanted.height, study.settings)
@@ -124,7 +124,7 @@ def capture_rows(study: Study, models: Models, wanted: pl.DataFrame) -> None:
 def _capture_rows(study: Study, models: Models, wanted: pl.DataFrame, roles: Sequence[str]) -> None:
     store = unit_store(study, "capture")
     for role in roles:
-        asked = Asked(study, models, role, store)
+        asked = StudyModel(study, models, role, store)
         for one in store_roles(study.settings, role):
             writer = _writer(study, asked, one)
             shards = missing_shards(writer, wanted, study.settings)
@@ -164,7 +164,7 @@ def shown_tokens(table: pl.DataFrame, wanted: pl.DataFrame) -> np.ndarray:
 # -- maps -------------------------------------------------------------------------------------
 
 
-def _writer(study: Study, asked: Asked, store: str) -> MapWriter:
+def _writer(study: Study, asked: StudyModel, store: str) -> MapWriter:
     """Open a folder for a model's maps of a study's sequences, see `MapWriter`."""
     meta = store_meta(study.settings.sequences.length, store, asked.facts, study.tokens)
     writer = MapWriter(maps_folder(study, store), meta)
@@ -184,7 +184,7 @@ def missing_shards(
 
 def _fill(
     study: Study,
-    asked: Asked,
+    asked: StudyModel,
     writer: MapWriter | None,
     store: str,
     table: pl.DataFrame,
@@ -223,7 +223,7 @@ def _fill(
         taken.rest()
 
 
-def _take(writer: MapWriter, asked: Asked, question: Maps, found: Result) -> None:
+def _take(writer: MapWriter, asked: StudyModel, question: Maps, found: Result) -> None:
     """Add a shard to the maps, then let go of the unit that it was."""
     shard, rows = found.files["shard"], question.rows
     assert not isinstance(shard, pl.DataFrame)
@@ -240,7 +240,7 @@ NEXT = "Log-probabilities"
 
 def decodings(
     study: Study,
-    model: Asked,
+    model: StudyModel,
     wanted: pl.DataFrame,
     shown: Sequence[pl.DataFrame] | None = None,
 ) -> list[Decoded]:

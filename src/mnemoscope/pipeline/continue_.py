@@ -20,7 +20,14 @@ from mnemoscope.data.table import (
 )
 from mnemoscope.errors import UserError
 from mnemoscope.lm.model import HALVED, recording_batch_size
-from mnemoscope.pipeline.questions import Asked, Check, Verdicts, as_found, clear_units, unit_store
+from mnemoscope.pipeline.questions import (
+    Check,
+    StudyModel,
+    Verdicts,
+    as_found,
+    clear_units,
+    unit_store,
+)
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -88,10 +95,10 @@ def _published(study: Study) -> pl.Series:
 
 def ask_verdicts(
     study: Study, models: Models, share: Share = ALL
-) -> tuple[Asked, list[pl.DataFrame]]:
+) -> tuple[StudyModel, list[pl.DataFrame]]:
     """Ask the model about chunks of the table, all or a share; gives it and the answers."""
     store, kept = unit_store(study, "continue"), chunk_store(study)
-    model = Asked(study, models, "model", store, share)
+    model = StudyModel(study, models, "model", store, share)
     chunks = share.of(_chunks(study, model))
     if kept.url != store.url:
         for one in chunks:  # of a capture
@@ -101,7 +108,7 @@ def ask_verdicts(
     return model, model.tables(chunks, label)
 
 
-def _chunks(study: Study, model: Asked) -> list[Verdicts]:
+def _chunks(study: Study, model: StudyModel) -> list[Verdicts]:
     """The table in chunks."""
     tokens, mask = token_matrix(study.sequences), whole_mask(study.sequences)
     n = chunk_rows(study.settings, len(tokens))
@@ -161,7 +168,7 @@ def note_verdicts(study: Study, maps: Result) -> None:
         chunk_store(study).put(f"{_NOTED}-{maps.key}", noted)
 
 
-def store_scan_verdicts(study: Study, model: Asked) -> None:
+def store_scan_verdicts(study: Study, model: StudyModel) -> None:
     """Turn noted verdicts into answers that `continue` asks for.
 
     Chunks that lack a verdict (maps stored before, or a damaged file) are left to the scan.

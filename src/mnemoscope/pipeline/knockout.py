@@ -86,7 +86,7 @@ SPECIFICITY_COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Cut:
+class EdgeCut:
     """One set of edges to cut."""
 
     sample: SampleKey
@@ -98,10 +98,10 @@ class Cut:
     draw: int  # number of the random draw
 
 
-Outcomes = Mapping[Cut, pl.DataFrame]
+Outcomes = Mapping[EdgeCut, pl.DataFrame]
 """What each cut did to each sequence: `sequence_id`, `class`, `group` of near duplicates,
 `survives`, `score`, `logprob`."""
-Sizes = Mapping[Cut, Mapping[str, tuple[float, float]]]
+Sizes = Mapping[EdgeCut, Mapping[str, tuple[float, float]]]
 """For each cut and class: edges cut, and their share of all attention."""
 
 
@@ -178,9 +178,9 @@ def specificity_rows(
         yield row
 
 
-def _by_kind(cuts: Iterable[Cut]) -> dict[tuple[str, str, float | None], list[Cut]]:
+def _by_kind(cuts: Iterable[EdgeCut]) -> dict[tuple[str, str, float | None], list[EdgeCut]]:
     """The draws of each kind of cut, by choice, class of the edges and strength, in order."""
-    kinds: dict[tuple[str, str, float | None], list[Cut]] = {}
+    kinds: dict[tuple[str, str, float | None], list[EdgeCut]] = {}
     for cut in cuts:
         kinds.setdefault((cut.choice, cut.edges_of, cut.strength), []).append(cut)
     return kinds
@@ -248,7 +248,7 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
         if delta.delta.shape[1] != model.n_layers:
             raise UserError(
                 f"{study.folder}: Δ of {delta.delta.shape[1]} layers, but {model.name} has "
-                f"{model.n_layers}. Cut the model that the study was made of."
+                f"{model.n_layers}. EdgeCut the model that the study was made of."
             )
         for name, n_used in zip(delta.classes[1:], delta.n_used[1:], strict=True):
             if n_used == 0:  # its largest edges mean nothing
@@ -319,11 +319,11 @@ def _mean_attention(study: Study, delta: StoredDelta) -> dict[str, torch.Tensor]
     return found
 
 
-def _cuts(subject: _Subject, study: Study) -> Iterator[tuple[Cut, torch.Tensor]]:
+def _cuts(subject: _Subject, study: Study) -> Iterator[tuple[EdgeCut, torch.Tensor]]:
     """Every cut of one sample with its edges, for all sequences or (n, …) for each its own."""
     wanted, delta = study.settings.knockout, subject.delta
     shape = torch.from_numpy(delta.delta[0])
-    cut = partial(Cut, delta.sample)
+    cut = partial(EdgeCut, delta.sample)
     generator = partial(_generator, wanted.seed)
     yield cut("nothing", "", 0.0, 0), torch.zeros(shape.shape, dtype=torch.bool)
     for strength in wanted.strengths:
@@ -407,7 +407,7 @@ class _CutUnit:
         return {"parquet": subject.tried.with_columns(columns)}
 
 
-def _unit(study: Study, subject: _Subject, cut: Cut, edges: torch.Tensor) -> _CutUnit:
+def _unit(study: Study, subject: _Subject, cut: EdgeCut, edges: torch.Tensor) -> _CutUnit:
     """A cut of a subject, with its key."""
     facts, wanted = study.record["models"]["model"], study.settings.knockout
     basis = hashlib.sha256(json.dumps(asdict(cut), sort_keys=True).encode())

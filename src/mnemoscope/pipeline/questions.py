@@ -284,7 +284,7 @@ def clear_units(study: Study, stage: str) -> None:
         (study.folder / "units").rmdir()
 
 
-class Asked:
+class StudyModel:
     """One model of a study, asked where units run; loaded when the first question is new.
 
     Where answers are kept already, the facts on record say which model gave them.

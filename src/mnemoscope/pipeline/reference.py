@@ -22,7 +22,7 @@ from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import plain_figure
 
 if TYPE_CHECKING:
-    from mnemoscope.pipeline.questions import Asked
+    from mnemoscope.pipeline.questions import StudyModel
 
 READING = "What the reference repeats too may be guessable."
 _LABEL = "Asking the reference"
@@ -54,13 +54,13 @@ def ask_reference(study: Study, models: Models) -> None:
     if study.settings.reference is None or not study.is_done("continue"):
         return
     if study.fingerprint("reference") is None or not study.store.has(_name(study)):
-        from mnemoscope.pipeline.questions import Asked, clear_units, unit_store  # with torch
+        from mnemoscope.pipeline.questions import StudyModel, clear_units, unit_store  # with torch
 
-        keep_answers(study, Asked(study, models, "reference", unit_store(study, "reference")))
+        keep_answers(study, StudyModel(study, models, "reference", unit_store(study, "reference")))
         clear_units(study, "reference")
 
 
-def keep_answers(study: Study, asked: "Asked") -> None:
+def keep_answers(study: Study, asked: "StudyModel") -> None:
     """Ask a reference that is at hand, and keep what it says; nothing where there is no verdict."""
     if not study.is_done("continue"):
         return

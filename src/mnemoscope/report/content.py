@@ -70,7 +70,7 @@ from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.sample import SampleKey
 from mnemoscope.words import percent
 
-Record = dict[str, Any]
+Facts = dict[str, Any]
 """A row as `rows_of` gives it, or facts under the names that the templates use."""
 
 SOURCE_GROUPS = (
@@ -145,19 +145,19 @@ class Benchmark:
     title: str  # which sequences: "all sequences", "same genres in every class"
     note: str = ""  # what is special about them
     impossible: str | None = None  # why it could not be measured
-    rows: Mapping[str, Record] = field(default_factory=dict)
-    runs: Sequence[Record] = ()  # of the model's CNNs, with `eval_min_f1` and `seconds`
-    inputs: Sequence[Record] = ()  # the model's row for each, with the `best` without memory
+    rows: Mapping[str, Facts] = field(default_factory=dict)
+    runs: Sequence[Facts] = ()  # of the model's CNNs, with `eval_min_f1` and `seconds`
+    inputs: Sequence[Facts] = ()  # the model's row for each, with the `best` without memory
     preset: str = ""  # of the CNNs, and its grid in words
     settings: Mapping[str, Any] = field(default_factory=dict)  # what the preset means
 
     @property
-    def model(self) -> Record | None:
+    def model(self) -> Facts | None:
         """The row of the CNNs on the model's attention."""
         return self.rows.get("model")
 
     @property
-    def headline(self) -> Record | None:
+    def headline(self) -> Facts | None:
         """The row of the reader chosen within the training rows; the CNNs' where none was."""
         return self.rows.get(headline_of(self.rows))
 
@@ -168,7 +168,7 @@ class Benchmark:
         return None if gain is None or gain.value is None else gain
 
     @property
-    def groups(self) -> list[tuple[str, list[Record]]]:
+    def groups(self) -> list[tuple[str, list[Facts]]]:
         """Titles and rows in the order of every chart, groups without rows left out."""
         found = [
             (title, [self.rows[one] for one in sources if one in self.rows])
@@ -207,7 +207,7 @@ class Benchmark:
 
     @property
     def standing(self) -> Standing:
-        """Judged by the kind of the verdict."""
+        """GateResult by the kind of the verdict."""
         if self.impossible:
             return Standing.IMPOSSIBLE
         row = self.headline
@@ -233,8 +233,8 @@ class Knockout:
     panels: Sequence[CutPanel]  # one a tried class
     strengths: Sequence[float]  # in per cent of all edges
     spoken: float  # the strength that the sentences speak of, nearest to 1 %
-    indices: Sequence[Record] = ()  # of specificity
-    copies: Sequence[Record] = ()  # a row a class beside its controls
+    indices: Sequence[Facts] = ()  # of specificity
+    copies: Sequence[Facts] = ()  # a row a class beside its controls
     statements: Sequence[str] = ()  # at the strength that is spoken of
     further: Sequence[str] = ()  # at the others
     own: Sequence[str] = ()  # of each sequence's own edges
@@ -248,7 +248,7 @@ class TaxonomyResult:
     """All that is known of one taxonomy."""
 
     name: str  # "Non-Memo, Guess, Recall"
-    classes: Sequence[Record]  # each with `name`, `meaning`, `n_sequences`, `n_train`, `n_eval`
+    classes: Sequence[Facts]  # each with `name`, `meaning`, `n_sequences`, `n_train`, `n_eval`
     title: str = ""  # a friendlier name ("Prashanth et al.")
     impossible: str | None = None  # why it could not be trained
     dropped: Sequence[tuple[str, int]] = ()  # classes of too few sequences, and how many
@@ -258,9 +258,9 @@ class TaxonomyResult:
     benchmarks: Sequence[Benchmark] = ()  # the main one, then repetitions (same genre, ...)
     deltas: Sequence[StoredDelta] = ()  # one for each attribution
     published_min_f1: float | None = None  # printed for Pythia in the paper, a fraction
-    examples: Sequence[Record] = ()
+    examples: Sequence[Facts] = ()
     warnings: Sequence[str] = ()
-    graft: Record | None = None  # as `graft_of` gives it
+    graft: Facts | None = None  # as `graft_of` gives it
     knockout: Knockout | None = None
     beside: Sequence[StoredDelta] = ()  # Δ from the reference model's attention
     delta_tables: Sequence[tables.Table] = ()  # regions, stability, sanity
@@ -297,23 +297,23 @@ class ReportContent:
     """
 
     title: str
-    model: Record | None  # the study's record of it, with a `note`; None where none was asked
-    counts: Record
+    model: Facts | None  # the study's record of it, with a `note`; None where none was asked
+    counts: Facts
     taxonomies: Sequence[TaxonomyResult] = ()
-    reference: Record | None = None
+    reference: Facts | None = None
     length: int = 64  # tokens of a sequence
     prefix: int = 32  # of these, that the model was shown
     checks: Sequence[tables.Table] = ()  # such as the ground truth of the embedded model
-    fragile: Record | None = None  # labels that rounding could flip
+    fragile: Facts | None = None  # labels that rounding could flip
     confirmed: int | None = None  # published labels that are the model's own verdict, if they count
     warnings: Sequence[str] = ()  # about the whole study
     settings: Mapping[str, Any] = field(default_factory=dict)  # nested, versions among them
     commands: Sequence[str] = ()  # shell lines that make this report again
     next_steps: Sequence[Step] = ()
-    published: Record | None = None  # as `published_view` gives it
+    published: Facts | None = None  # as `published_view` gives it
     analyses: Sequence[tables.AnalysisSection] = ()
     levels: tables.AnalysisSection | None = None  # where duplicates are few set levels
-    allocation: Record | None = None  # as `allocation_of` gives it
+    allocation: Facts | None = None  # as `allocation_of` gives it
     browser: BrowsedSequences | None = None  # None without a tokenizer
     missing: str | None = None  # why there are no figures of CNNs
     also_repeated: AlsoRepeated | None = None  # by the reference
@@ -402,7 +402,7 @@ def _division(study: Study, table: pl.DataFrame, taxonomy: TaxonomyResult) -> Di
     return Division(taxonomy.label, names, labels, found["predicted"])
 
 
-def allocation_of(table: pl.DataFrame) -> Record | None:
+def allocation_of(table: pl.DataFrame) -> Facts | None:
     """How Prashanth et al.'s classes flow into Guess and Recall; None where a feature is missing.
 
     `rows` as `allocate` gives them, the views `ours` and `published`, and a `sentence`.
@@ -424,7 +424,7 @@ def allocation_of(table: pl.DataFrame) -> Record | None:
     }
 
 
-def model_facts(models: Mapping[str, Model], role: str) -> Record:
+def model_facts(models: Mapping[str, Model], role: str) -> Facts:
     """The study's record of a model, a reference of the same name told apart."""
     facts = models[role]
     note = _EMBEDDED_NOTES[role] if facts["name"] == EMBEDDED else ""
@@ -541,7 +541,7 @@ def seconds_of(study: Study, key: str) -> float:
 
 def _runs(
     runs: pl.DataFrame, predictions: pl.DataFrame, n_classes: int, counts_all: bool
-) -> Iterator[Record]:
+) -> Iterator[Facts]:
     """Every CNN on the model's attention, its min-F1 on the evaluation sequences if it counts."""
     for run in runs.filter(source="model").iter_rows(named=True):
         key = ("kernel", "filters", "input", "seed")
@@ -554,7 +554,7 @@ def _runs(
         }
 
 
-def _inputs(table: pl.DataFrame) -> Iterator[Record]:
+def _inputs(table: pl.DataFrame) -> Iterator[Facts]:
     """The model's row for each input of the CNNs, beside the best without memory."""
     free = (
         table.filter(pl.col("source").is_in(of_reader(MEMORY_FREE, "model")))
@@ -625,7 +625,7 @@ def _panel(rows: pl.DataFrame, name: str) -> CutPanel:
 
 def _examples(
     table: pl.DataFrame, labels: pl.Series, classes: Iterable[str], tokenizer: Any, prefix: int
-) -> Iterator[Record]:
+) -> Iterator[Facts]:
     """A few sequences of each class in a seeded shuffle, those with a continuation first."""
     rows = table.with_columns(labels.alias("class"))
     if "continuation" not in rows.columns:
@@ -637,7 +637,7 @@ def _examples(
             yield example_of(row, tokenizer, prefix)
 
 
-def example_of(row: Record, tokenizer: Any, prefix: int) -> Record:
+def example_of(row: Facts, tokenizer: Any, prefix: int) -> Facts:
     """A sequence with its text; its first `prefix` tokens are the prefix.
 
     The row with `prefix` (text), `suffix` (text of each token), `written` (of each token the model
@@ -675,10 +675,10 @@ def decode_pieces(tokenizer: Any, tokens: Sequence[int]) -> tuple[str, ...]:
     return tuple(pieces)
 
 
-def _counts(table: pl.DataFrame) -> Record:
+def _counts(table: pl.DataFrame) -> Facts:
     """Sequences and memorized sequences, by genre and by duplicates; empty bands left out."""
 
-    def band(name: str, chosen: pl.DataFrame) -> Record:
+    def band(name: str, chosen: pl.DataFrame) -> Facts:
         n_memorized = int(chosen["is_memorized"].sum())
         return {"name": name, "n_sequences": chosen.height, "n_memorized": n_memorized}
 
@@ -703,7 +703,7 @@ def _confirmed(table: pl.DataFrame) -> int | None:
     return int((table["is_memorized"] == table[OWN_VERDICT]).sum())
 
 
-def _fragile(study: Study, table: pl.DataFrame) -> Record | None:
+def _fragile(study: Study, table: pl.DataFrame) -> Facts | None:
     """Labels that rounding could flip, and whether scan and decoding agree on them."""
     if "smallest_gap" not in table.columns or OWN_VERDICT in table.columns:
         return None

@@ -29,10 +29,10 @@ _GRID = np.linspace(0, 1, 41)
 
 _SHARE = ["survive", "low", "high"]
 
-Record = dict[str, Any]
+Facts = dict[str, Any]
 
 
-def graft_of(study: Study, taxonomy: str) -> Record | None:
+def graft_of(study: Study, taxonomy: str) -> Facts | None:
     """What parts of the twin break of each class of a taxonomy; None where that was not tried.
 
     `rows` are parts, those first whose finding says most: `cells` the survival of each memorized
@@ -52,7 +52,7 @@ def graft_of(study: Study, taxonomy: str) -> Record | None:
     inside = rows.filter(pl.col("part") != "", direction=INTO_MODEL)
     every = study.read(GRAFT_SPECIFICITY_FILE)
     specific, by_truth = (every.filter(taxonomy=one) for one in (taxonomy, TRUTH))
-    found: dict[str, Record] = {}
+    found: dict[str, Facts] = {}
     for row in by_weight(list(rows_of(specific))):
         found.setdefault(row["part"], dict(row) | {"words": FINDINGS[finding_of(row)]})
     curves = study.read(CURVES_FILE).filter(taxonomy=taxonomy)
@@ -91,8 +91,8 @@ def _shares(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _parts(
-    inside: pl.DataFrame, curves: pl.DataFrame, found: Mapping[str, Record], plain: float | None
-) -> Iterator[Record]:
+    inside: pl.DataFrame, curves: pl.DataFrame, found: Mapping[str, Facts], plain: float | None
+) -> Iterator[Facts]:
     """Each part with its classes, in the order of the findings.
 
     `loss` is how much the loss of what is held out rises, `random_loss` how much under random
@@ -121,7 +121,7 @@ def _parts(
 
 def _doses(
     inside: pl.DataFrame, curves: pl.DataFrame, row: Mapping[str, Any], first: Mapping[str, Any]
-) -> Record:
+) -> Facts:
     """A part's dose curves: share kept of one class (x) against another's (y).
 
     The classes are those of its finding, `first` of all findings saying which is which. Points
@@ -168,7 +168,7 @@ def _mean(
     return list(zip(at[is_drawn].tolist(), means.tolist(), strict=True))
 
 
-def _patches_of(study: Study, taxonomy: str) -> Record | None:
+def _patches_of(study: Study, taxonomy: str) -> Facts | None:
     """What the twin's activations break: `rows` are places, `columns` classes and positions.
 
     Each of a row's `cells` is survival with the twin's activations and, `control`, with those of

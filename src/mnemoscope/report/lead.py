@@ -8,7 +8,7 @@ from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
 from mnemoscope.pipeline.reference import READING
 from mnemoscope.report.answer import as_sentence
-from mnemoscope.report.content import Record, ReportContent, Standing, TaxonomyResult
+from mnemoscope.report.content import Facts, ReportContent, Standing, TaxonomyResult
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
@@ -57,7 +57,7 @@ class Lead:
     parts: Sequence[Part]  # empty where there are no sequences
     number: int | None
     grafted: int | None  # the number of the taxonomy whose grafts stand first
-    passages: Sequence[tuple[int, Record, Record]]  # place, facts and example of a class
+    passages: Sequence[tuple[int, Facts, Facts]]  # place, facts and example of a class
     badges: Sequence[Badge]
 
 
@@ -116,7 +116,7 @@ def _repeated(
         yield "", "without a class", left, None
 
 
-def _passages(taxonomy: TaxonomyResult) -> Iterator[tuple[int, Record, Record]]:
+def _passages(taxonomy: TaxonomyResult) -> Iterator[tuple[int, Facts, Facts]]:
     """The first example of each class, memorized ones first."""
     places = range(len(taxonomy.classes))
     for at in sorted(places, key=lambda at: taxonomy.classes[at]["name"] == NON_MEMO):

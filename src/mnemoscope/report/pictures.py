@@ -20,7 +20,7 @@ from mnemoscope.errors import UserError, check_installed
 from mnemoscope.files import write_text
 from mnemoscope.report import charts
 from mnemoscope.report.answer import as_sentence
-from mnemoscope.report.content import Record, TaxonomyResult
+from mnemoscope.report.content import Facts, TaxonomyResult
 from mnemoscope.report.style import (
     DARK,
     FONTS,
@@ -163,7 +163,7 @@ def draw_benchmarks(taxonomies: Sequence[TaxonomyResult], model: str) -> Picture
     return _picture(f"{model}: memory or only text?", y + 6, parts, "min-F1. " + "".join(said))
 
 
-def _benchmark_panel(taxonomy: TaxonomyResult, width: float) -> Record:
+def _benchmark_panel(taxonomy: TaxonomyResult, width: float) -> Facts:
     """What `benchmark_marks` draws of a taxonomy: the headline's reader and its controls."""
     assert taxonomy.main is not None
     headline = taxonomy.main.headline

@@ -99,7 +99,7 @@ class Rung(NamedTuple):
 
 
 @dataclass
-class Entry:
+class TaxonomyScores:
     """A taxonomy of the search and its score on each rung it reached."""
 
     candidate: Candidate
@@ -113,7 +113,7 @@ class Entry:
 class Proposals:
     """All proposals and their outcome."""
 
-    entries: list[Entry] = field(default_factory=list)  # with a cheap score, as proposed
+    entries: list[TaxonomyScores] = field(default_factory=list)  # with a cheap score, as proposed
     seen: dict[str, float | None] = field(default_factory=dict)  # cheap score by digest
     n_proposed: int = 0
     n_same: int = 0
@@ -143,7 +143,7 @@ def search_stage(study: Study, models: Models) -> None:
         for taxonomy in beside:
             candidate = candidate_of(rows, taxonomy, wanted)
             if isinstance(candidate, Candidate):
-                references.append(Entry(candidate, is_beside=True))
+                references.append(TaxonomyScores(candidate, is_beside=True))
             else:
                 impossible[taxonomy.name] = candidate
         finalists = _climb(study, proposals.entries, references)
@@ -454,7 +454,7 @@ def _try(
         return found.seen[candidate.digest]
     score = found.seen[candidate.digest] = scorer.score(candidate)
     if score is not None:
-        found.entries.append(Entry(candidate, scores={"cheap": score}))
+        found.entries.append(TaxonomyScores(candidate, scores={"cheap": score}))
     return score
 
 
@@ -542,7 +542,9 @@ def _score(sources: dict[str, Votes], objective: ObjectiveName) -> float | None:
 # The later rungs: CNNs on the attention, the text and the reference's attention.
 
 
-def _climb(study: Study, entries: list[Entry], references: list[Entry]) -> list[Entry]:
+def _climb(
+    study: Study, entries: list[TaxonomyScores], references: list[TaxonomyScores]
+) -> list[TaxonomyScores]:
     """Successive halving: the finalists, best first."""
     wanted = study.settings.search
     preset = study.settings.train.preset
@@ -570,7 +572,7 @@ def _full_rung(study: Study) -> Rung:
     return Rung("full", study.settings.train.preset, tuple(study.settings.search.seeds))
 
 
-def _best(entries: Sequence[Entry], rung: str, n: int) -> list[Entry]:
+def _best(entries: Sequence[TaxonomyScores], rung: str, n: int) -> list[TaxonomyScores]:
     """The best of a rung, best first; ties are ordered by name."""
     scored = [one for one in entries if one.scores.get(rung) is not None]
     scored.sort(key=lambda one: (-(one.scores[rung] or 0.0), one.candidate.taxonomy.name))
@@ -614,7 +616,7 @@ def _jobs(study: Study, candidate: Candidate, rung: Rung) -> list[Job]:
 # Results as tables and in words.
 
 
-def _measure(study: Study, entry: Entry) -> None:
+def _measure(study: Study, entry: TaxonomyScores) -> None:
     """Give an entry every figure of its taxonomy on the final part, with intervals."""
     seed, n_resamples = study.settings.search.seed, study.settings.benchmark.n_resamples
     sources = _collect(study, entry.candidate, _full_rung(study), "final")
@@ -628,7 +630,7 @@ def _measure(study: Study, entry: Entry) -> None:
     entry.strongest = max(of_each, key=of_each.__getitem__, default=None)
 
 
-def _compare(study: Study, best: Candidate, entry: Entry) -> None:
+def _compare(study: Study, best: Candidate, entry: TaxonomyScores) -> None:
     """Give an entry how much the winner is above it on the final part, paired: its `lead`."""
     wanted, n_resamples = study.settings.search, study.settings.benchmark.n_resamples
     both = best, entry.candidate
@@ -640,7 +642,9 @@ def _compare(study: Study, best: Candidate, entry: Entry) -> None:
 
 
 def _table(
-    entries: Sequence[Entry], references: Sequence[Entry], finalists: Sequence[Entry]
+    entries: Sequence[TaxonomyScores],
+    references: Sequence[TaxonomyScores],
+    finalists: Sequence[TaxonomyScores],
 ) -> pl.DataFrame:
     """One row per taxonomy: finalists, those beside them, then the rest by how far they came."""
     rest = [one for one in entries if one not in finalists]

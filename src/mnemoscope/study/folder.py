@@ -42,7 +42,7 @@ from mnemoscope.parse import parse_json, parse_yaml, read_bounded
 from mnemoscope.plugins import Plugin
 from mnemoscope.progress import say
 from mnemoscope.store import Making, Store
-from mnemoscope.study.records import Model, Record, WithRecord
+from mnemoscope.study.records import Model, StudyRecord, WithRecord
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.study.stages import STAGES, TABLE_FILE, Stage, rests_on, stage_named
 from mnemoscope.version import __version__
@@ -121,7 +121,7 @@ class Study:
         try:
             values = parse_yaml(read_bounded(path))
             check_shape(values, WithRecord)
-            self.record: Record = values.pop("record")
+            self.record: StudyRecord = values.pop("record")
         except (OSError, ValueError) as error:
             raise DamagedDataError(
                 f"{path}: damaged ({first_line(error)}). Restore it from a copy, "
@@ -140,7 +140,7 @@ class Study:
         folder = Path(folder)
         check_free(folder)
         made_folder(folder)
-        record = Record(study_version=STUDY_VERSION, versions=versions(), models={})
+        record = StudyRecord(study_version=STUDY_VERSION, versions=versions(), models={})
         _write_settings(folder, settings, record)
         return cls(folder)
 
@@ -686,7 +686,7 @@ def _flatten(settings: StudySettings, stage: Stage) -> dict[str, Any]:
     return flat | {f"label.{key}": values["label"][key] for key in needed}
 
 
-def _write_settings(folder: Path, settings: StudySettings, record: Record) -> None:
+def _write_settings(folder: Path, settings: StudySettings, record: StudyRecord) -> None:
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # six times as fast
     values = settings.as_dict() | {"record": record}
     text = yaml.dump(values, Dumper=dumper, sort_keys=False, allow_unicode=True, width=100)

@@ -22,7 +22,7 @@ class Model(TypedDict):
     bos_id: int | None
 
 
-class Record(TypedDict):
+class StudyRecord(TypedDict):
     """What a study knows of itself."""
 
     study_version: int
@@ -34,4 +34,4 @@ class Record(TypedDict):
 class WithRecord(TypedDict):
     """`study.yaml`, whose settings are checked elsewhere."""
 
-    record: Record
+    record: StudyRecord
