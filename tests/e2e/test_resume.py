@@ -16,6 +16,8 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.stages import STAGES
 from study_files import assert_same, content, wait_until
 
+pytestmark = pytest.mark.whole
+
 
 def children(pid: int) -> list[int]:
     """Processes that a process has started and that are still running."""
