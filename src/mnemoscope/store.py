@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # within one tick looks unchanged, so a check is remembered only of files older than this.
 TICK_SECONDS = 2.0
 Facts = dict[str, Any]
-"""A record: a `_Record`, and what else its maker says, fit for JSON."""
+"""A record (a `_Record`, and what else its maker says), or a row for a page: facts by name."""
 _Row = TypeVar("_Row")
 _Identity = tuple[str, int, int, int, int]  # path, inode, size, mtime, ctime
 _RECORDS: dict[Path, tuple[_Identity, Facts]] = {}  # those read, found to be whole

@@ -14,6 +14,7 @@ from mnemoscope.report import content as c
 from mnemoscope.report.page import render_report
 from mnemoscope.report.tables import Table
 from mnemoscope.stats import Estimate, rows_of
+from mnemoscope.store import Facts
 from mnemoscope.taxonomy.sample import SampleKey
 
 NAMES = ("Non-Memo", "Guess", "Recall")
@@ -36,7 +37,7 @@ def estimate(value: float, width: float = 0.04) -> Estimate:
     return Estimate(value, max(0, value - width), min(1, value + 0.9 * width))
 
 
-def make_row(source: str, value: float | None, f1: list[float], **more) -> c.Facts:
+def make_row(source: str, value: float | None, f1: list[float], **more) -> Facts:
     """A row of the benchmark table; without a value its CNNs did not train."""
     blank = pl.DataFrame({name: [None] for name in BENCHMARK_SCHEMA}, schema=BENCHMARK_SCHEMA)
     (row,) = rows_of(blank)
@@ -108,7 +109,7 @@ def make_example(name: str, prefix: str, suffix: str, other: str | None = None, 
     return row | facts
 
 
-def make_examples(names: tuple[str, ...]) -> list[c.Facts]:
+def make_examples(names: tuple[str, ...]) -> list[Facts]:
     """Sequences of every class, among them code, a template, and one that is not memorized."""
     code = "class Handler:\n\tdef get(self, key):\n\t\treturn self.table[key]\n\n"
     method = "\tdef set(self, key, value):\n\t\tself.table[key] = value\n"

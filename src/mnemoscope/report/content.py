@@ -61,7 +61,7 @@ from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.published import published_view
 from mnemoscope.report.sequences import BrowsedSequences, Division, browsed
 from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
-from mnemoscope.store import Store
+from mnemoscope.store import Facts, Store
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.records import Model
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL
@@ -69,9 +69,6 @@ from mnemoscope.taxonomy import PAPER, PRASHANTH, SHIPPED
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.sample import SampleKey
 from mnemoscope.words import percent
-
-Facts = dict[str, Any]
-"""A row as `rows_of` gives it, or facts under the names that the templates use."""
 
 SOURCE_GROUPS = (
     ("The model's attention", ATTENTION),

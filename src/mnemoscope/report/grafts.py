@@ -21,6 +21,7 @@ from mnemoscope.pipeline.causes import (
     graft_statements,
 )
 from mnemoscope.stats import NO_ESTIMATE, Estimate, rows_of
+from mnemoscope.store import Facts
 from mnemoscope.study.folder import Study
 
 MOST_CURVES = 6
@@ -28,8 +29,6 @@ MOST_CURVES = 6
 _GRID = np.linspace(0, 1, 41)
 
 _SHARE = ["survive", "low", "high"]
-
-Facts = dict[str, Any]
 
 
 def graft_of(study: Study, taxonomy: str) -> Facts | None:

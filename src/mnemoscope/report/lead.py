@@ -8,8 +8,9 @@ from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
 from mnemoscope.pipeline.reference import READING
 from mnemoscope.report.answer import as_sentence
-from mnemoscope.report.content import Facts, ReportContent, Standing, TaxonomyResult
+from mnemoscope.report.content import ReportContent, Standing, TaxonomyResult
 from mnemoscope.stats import FEWEST_GROUPS
+from mnemoscope.store import Facts
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.words import count, part_words, share

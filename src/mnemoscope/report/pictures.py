@@ -20,7 +20,7 @@ from mnemoscope.errors import UserError, check_installed
 from mnemoscope.files import write_text
 from mnemoscope.report import charts
 from mnemoscope.report.answer import as_sentence
-from mnemoscope.report.content import Facts, TaxonomyResult
+from mnemoscope.report.content import TaxonomyResult
 from mnemoscope.report.style import (
     DARK,
     FONTS,
@@ -30,6 +30,7 @@ from mnemoscope.report.style import (
     css_variables,
     environment,
 )
+from mnemoscope.store import Facts
 from mnemoscope.words import figure, part_words
 
 WIDTH = 920
