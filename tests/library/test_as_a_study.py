@@ -67,6 +67,7 @@ def stored(study: ms.Study, rows: pl.DataFrame, role: str, pool: str = "mean") -
     return ms.Maps(read, pool, sources)
 
 
+@pytest.mark.whole
 def test_readers_their_figures_and_the_excess(small_demo, tmp_path) -> None:
     study = ms.Study(small_demo)
     table = study.benchmark

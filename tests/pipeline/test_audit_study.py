@@ -211,6 +211,7 @@ def small_auto(monkeypatch):
     monkeypatch.setitem(PRESETS, "small", replace(PRESETS["small"], epochs=1, min_steps=50))
 
 
+@pytest.mark.whole
 def test_auto_goes_to_its_end_on_where_it_was_stopped_and_serves_again(
     call, document, small_auto, tmp_path, monkeypatch
 ):
