@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -155,7 +154,7 @@ def act_in(folder: Path, command: list[str], name: str) -> None:
     os._exit(0)
 
 
-def start(forkserver, *arguments) -> SimpleNamespace:
+def start(forkserver, *arguments):
     process = forkserver.Process(target=act_in, args=arguments)
     process.start()
     return process

@@ -31,6 +31,7 @@ from mnemoscope.plugin import (
     AnalysisResult,
     AnalysisSettings,
     Chart,
+    Z,
     add_predictors,
     categories_of,
     count_perplexed,
@@ -90,7 +91,6 @@ _FOLDS = 5
 _BINS = 5
 _NO_PLANE = 1e-6  # the solver's own tolerance is 1e-7
 _NAN = float("nan")
-_NORMAL = 1.959964  # 97.5 % of a normal distribution are below
 _WEIGHTS_AT_ONCE = 4_000_000
 _WORDS = {
     "baseline": "one for all",
@@ -346,7 +346,7 @@ class PartModels(NamedTuple):
             errors = np.full(values.shape[1], _NAN)
             if fewest_groups(here, owners) >= FEWEST_GROUPS:
                 errors = weight_errors(model[-1], scaled, here, owners)
-            pairs = zip(model[-1].coef_[0].tolist(), (_NORMAL * errors).tolist(), strict=True)
+            pairs = zip(model[-1].coef_[0].tolist(), (Z * errors).tolist(), strict=True)
             found[part] = [
                 Estimate(one, one - reach, one + reach) if np.isfinite(reach) else Estimate(one)
                 for one, reach in pairs

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from mnemoscope.cli.audit import Again, Folder, TrustRemoteCode, needed_out
+from mnemoscope.cli.audit import Again, Folder, needed_out
 from mnemoscope.cli.options import (
     ANSWER,
     Device,
     Dtype,
     JsonAnswer,
     Quiet,
+    TrustRemoteCode,
     assignment,
     judged,
     parse_columns,

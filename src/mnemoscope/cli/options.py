@@ -214,7 +214,9 @@ class GateFlags:
     baseline: Annotated[
         Path | None, Option("--baseline", help="An older result: only what is new counts.")
     ] = None
-    strict: Annotated[bool, Option("--strict", help="What nobody could ask fails too.")] = False
+    strict: Annotated[
+        bool, Option("--strict", help="Documents not read or too short fail too.")
+    ] = False
     junit: Annotated[Path | None, Option("--junit", help="Write a JUnit report.")] = None
     sarif: Annotated[Path | None, Option("--sarif", help="Write SARIF that says what is new.")] = (
         None

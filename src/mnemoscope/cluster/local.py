@@ -197,10 +197,8 @@ def _starting() -> Iterator[None]:
     The script may lack a main guard. Ctrl-C goes to every process of the terminal; this one hears
     it and lets the others finish what they are at, the server its imports.
     """
-    main, is_main_thread = (
-        sys.modules["__main__"],
-        threading.current_thread() is threading.main_thread(),
-    )
+    main = sys.modules["__main__"]
+    is_main_thread = threading.current_thread() is threading.main_thread()
     sys.modules["__main__"] = ModuleType("__main__")
     heard = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main_thread else None
     try:

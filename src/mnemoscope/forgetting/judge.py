@@ -184,7 +184,8 @@ def depth_of(rows: pl.DataFrame, parts: Sequence[str], weights: Sequence[float])
     """What each part of the model before brings back: in the model after, and in the twin.
 
     Columns: `class`, `part`, `weights` (its share of all weights), `n`, `share`, `control`,
-    `beyond`. The twin with the same part is the control: what the part alone holds.
+    `beyond`. The twin with the same part is the control: what the part does in a model that never
+    read them.
     """
     found = []
     for name in _CLASSES:

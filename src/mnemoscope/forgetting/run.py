@@ -235,9 +235,9 @@ def _made(
     *,
     redo: bool,
 ) -> Forgetting:
-    from mnemoscope.forgetting.stress import Bench
+    from mnemoscope.forgetting.stress import Bench, identity
 
-    identities = {name: [lm.fingerprint, lm.dtype, lm.bos_id] for name, lm in lms.items()}
+    identities = {name: identity(lm) for name, lm in lms.items()}
     said = [SCHEMA_VERSION, identities, prefix, margin, settings.model_dump(mode="json")]
     texts = passages.drop("text").write_ndjson()
     key = hashlib.sha256(json.dumps([*said, texts], sort_keys=True).encode()).hexdigest()

@@ -20,8 +20,8 @@ import numpy as np
 import polars as pl
 import torch
 
-from mnemoscope.cluster.units import Unit
 from mnemoscope.errors import UserError, first_line
+from mnemoscope.forgetting.judge import AS_IT_IS
 from mnemoscope.forgetting.texts import Passages, Settings
 from mnemoscope.lm.continue_ import continue_guided, scan_memorized
 from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
@@ -33,7 +33,7 @@ from mnemoscope.lm.prompts import ChangedPrompt, Vocabulary, make_prompts, suffi
 from mnemoscope.progress import Progress
 
 BEFORE, AFTER, TWIN = "before", "after", "twin"
-AS_IT_IS, DRAWS, LONGER = "as it is", "many draws", "longer prefix"
+DRAWS, LONGER = "many draws", "longer prefix"
 PROMPTS, INT8, INT4 = "changed prompts", "weights at int8", "weights at int4"
 NEIGHBOURS, GUIDED = "trained on neighbours", "guided decoding"
 STRESSES = (AS_IT_IS, PROMPTS, DRAWS, LONGER, INT8, INT4, NEIGHBOURS, GUIDED)
@@ -41,6 +41,11 @@ _PLAIN = (AS_IT_IS, DRAWS, LONGER)  # from one forward pass
 _BITS = {INT8: 8, INT4: 4}
 _SHIFTS = (2, 8)
 _DRAWN_BY = 0.5  # chance of a passage among all draws, from which on it counts as out
+
+
+def identity(lm: LanguageModel) -> list[Any]:
+    """What of a model decides its answers."""
+    return [lm.fingerprint, lm.dtype, lm.bos_id]
 
 
 @dataclass
@@ -124,7 +129,7 @@ class Bench:
             self.left_out[DEPTH] = "it was switched off (depth)"
             return
         try:
-            assert self.parts
+            _ = self.parts
         except UserError as error:
             self.left_out[DEPTH] = first_line(error)
 
@@ -143,10 +148,7 @@ class Bench:
     def _question(self, subject: str, stress: str, size: int) -> "Question":
         other = {GUIDED: AFTER if subject == TWIN else TWIN}
         asked = [subject, other.get(stress, BEFORE)]  # whose parts or words the prompts have
-        named = [
-            [self.lms[one].fingerprint, self.lms[one].dtype, self.lms[one].bos_id] for one in asked
-        ]
-        facts = [self._basis, stress, named, subject == BEFORE]
+        facts = [self._basis, stress, [identity(self.lms[one]) for one in asked], subject == BEFORE]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
         return Question(key, size or len(self.passages.tokens), subject, stress)
 
@@ -179,9 +181,6 @@ class Question:
         found = pl.DataFrame(_asked(context, self.subject, self.stress))
         progress.advance(self.size)
         return {"parquet": found}
-
-
-_check: type[Unit] = Question
 
 
 def _asked(bench: Bench, subject: str, stress: str) -> dict[str, np.ndarray]:
@@ -227,10 +226,10 @@ def plain_answers(lm: LanguageModel, own: Passages, settings: Settings) -> dict[
     longer = own.prefix + (own.tokens.shape[1] - own.prefix) // 2
     logprobs = judged.logprobs.astype(np.float64)
     chance = np.exp(logprobs[:, own.prefix - 1 :].sum(axis=1))
-    never = -np.expm1(settings.draws * np.log1p(-np.minimum(chance, 1 - 1e-12)))
+    ever = -np.expm1(settings.draws * np.log1p(-np.minimum(chance, 1 - 1e-12)))
     return {
         AS_IT_IS: judged.is_right[:, own.prefix - 1 :].all(axis=1),
-        DRAWS: never >= _DRAWN_BY,
+        DRAWS: ever >= _DRAWN_BY,
         LONGER: judged.is_right[:, longer - 1 :].all(axis=1),
         "nats": -logprobs.sum(axis=1),
     }

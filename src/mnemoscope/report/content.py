@@ -204,7 +204,7 @@ class Benchmark:
 
     @property
     def standing(self) -> Standing:
-        """GateResult by the kind of the verdict."""
+        """Judged by the kind of the verdict."""
         if self.impossible:
             return Standing.IMPOSSIBLE
         row = self.headline
