@@ -95,6 +95,7 @@ def test_expressions_name_inputs_and_outputs_that_there_are():
     assert set(ACTION["outputs"]) == outputs
 
 
+@pytest.mark.whole
 def test_audit_step_writes_what_code_scanning_takes(runner):
     given = {"model": "embedded", "documents": f"docs/{EVIL}\n\n", "fail_if": "recalled > 0.5%"}
     options = "--stride\n32\n--edits\n0\n--near-length\n0\n--junit\njunit.xml"

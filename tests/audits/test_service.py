@@ -103,6 +103,7 @@ def test_what_a_llama_cpp_server_was_asked_and_answered_is_read():
 SLOW = pytest.mark.slow  # their answers are read by the tests of single answers below
 
 
+@pytest.mark.whole
 def test_without_torch_a_service_is_audited_and_what_needs_torch_says_so(
     document, here, lm, tmp_path, call_light
 ):

@@ -216,6 +216,7 @@ def test_without_gradio_it_says_what_to_install(refused, hide):
     assert "'gradio>=6.31'" in refused("app")
 
 
+@pytest.mark.whole
 def test_it_says_its_address_answers_there_and_ends_when_interrupted(tmp_path):
     errors = tmp_path / "stderr"
     with errors.open("w") as file:

@@ -72,6 +72,7 @@ def run(installed: Path, folder: Path, *commands: tuple[str, ...]) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.whole
 def test_wheel_holds_the_shipped_data_and_nothing_computed_from_it(built):
     with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:
         names = {info.filename: info.file_size for info in wheel.infolist()}
@@ -91,6 +92,7 @@ def test_wheel_holds_the_shipped_data_and_nothing_computed_from_it(built):
     assert not [name for name in names if "benchmark.parquet" in name or "labels.parquet" in name]
 
 
+@pytest.mark.whole
 def test_shipped_table_holds_no_result(installed):
     table = pl.read_parquet(installed / "mnemoscope/embedded/data/sequences.parquet")
     results = {"memorization_score", "continuation", "is_memorized", "rouge_l", "is_repeating"}
@@ -149,6 +151,7 @@ def test_a_wheel_is_built_of_what_the_context_holds(tmp_path):
         assert "mnemoscope/embedded/data/sequences.parquet" in files.namelist()
 
 
+@pytest.mark.whole
 def test_sdist_holds_sources_and_tests(built):
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:
         names = {"/".join(name.split("/")[1:]) for name in archive.getnames()}
