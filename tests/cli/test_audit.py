@@ -60,7 +60,11 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert record["verdict"]["sentence"] in done.out.splitlines()
     assert error_rate(record["verdict"]) in done.out.splitlines()
     assert "holds an audit of other" in call(*asked, "--reference", "none").err
-    planned = call("audit", "embedded", own, "-o", tmp_path / "new", "--dry-run").out
+    plan = ("audit", "embedded", own, "-o", tmp_path / "new", "--dry-run")
+    planned = call(*plan).out
+    assert "reference, grafts, needs" in planned
+    assert "reference, grafts, cnn, needs" in call(*plan, "--study", "auto").out
+    assert "no such folder. Make a study" in call(*plan, "--study", tmp_path / "nowhere").err
     n_tokens = record["documents"][0]["tokens"]
     assert f": {len(coarse_starts(n_tokens, AuditSettings())):,} windows of 64 " in planned
     assert not (tmp_path / "new").exists()

@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from mnemoscope.audits.questions import QUESTIONS, Question, Where
+from mnemoscope.audits.questions import Question, Where, asked_of
 from mnemoscope.audits.settings import AuditSettings, Value
 from mnemoscope.audits.tokens import Splitter, Text, Tokens
 from mnemoscope.progress import SILENT, Progress
@@ -242,10 +242,5 @@ class Auditing:
 
     def asked(self) -> dict[str, Question]:
         """The questions that are asked, by their names."""
-        return {
-            name: one
-            for name, one in QUESTIONS.items()
-            if self.model.kind in one.where
-            and one.is_on(self.settings)
-            and not (one.needs and getattr(self, one.needs) is None)
-        }
+        beside = {one for one in ("reference", "cnn") if getattr(self, one) is not None}
+        return asked_of(self.model.kind, self.settings, beside)

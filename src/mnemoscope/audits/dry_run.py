@@ -3,13 +3,13 @@
 Documents are read and cut into tokens; no weights are loaded. `mnemoscope audit --dry-run`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from mnemoscope.audits.documents import Reading
-from mnemoscope.audits.questions import QUESTIONS
+from mnemoscope.audits.questions import asked_of
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.tokens import tokenize
@@ -27,7 +27,7 @@ def plan_audit(
     *,
     weights: Path,
     device: str,
-    has_reference: bool,
+    beside: Container[str],
 ) -> Iterator[str]:
     """Say it line by line; errors as `tokens.tokenize`."""
     cutter = WindowCutter(tokenizer)
@@ -54,14 +54,7 @@ def plan_audit(
         f"{n_tokens:,} tokens through the model{took}. Around each passage up to "
         f"{2 * (settings.stride - 1)} windows more."
     )
-    asked = [
-        name
-        for name, one in QUESTIONS.items()
-        if "here" in one.where
-        and one.is_on(settings)
-        and one.needs in ("", "reference" * has_reference)
-    ]
-    yield f"Then of each passage: {', '.join(asked)}."
+    yield f"Then of each passage: {', '.join(asked_of('here', settings, beside))}."
     yield "No model was loaded, and nothing was written."
 
 

@@ -254,12 +254,7 @@ def audit(
         named = {"dtype": dtype, "device": str(device), "trust_remote_code": trust_remote_code}
         own, other = chosen(stack, model, reference, tokenizer, revision, named)
         _check(own, other, documents)
-        if study not in (None, MAKE_STUDY):
-            Study(str(study))
-        if study is not None and asked.chat_template:
-            raise UserError(
-                f"--study {study}: its CNNs read plain text. Leave out --chat-template or --study."
-            )
+        _check_study(study, asked)
         stack.enter_context(kept_clean(folder))
         reading = _read(documents, folder, encoding, columns)
         from mnemoscope.audits.run import make_audit
@@ -278,6 +273,7 @@ def planned(
     out: Path | None,
     *,
     reference: str | None = None,
+    study: str | None = None,
     revision: str | None = None,
     encoding: str = "utf-8",
     columns: Mapping[str, str] | None = None,
@@ -289,6 +285,7 @@ def planned(
     own = LocalChoice(model, revision, **named)
     other = own.beside(reference)
     _check(own, other, documents)
+    _check_study(study, asked)
     reading = _read(documents, out, encoding, columns)
     from mnemoscope.audits.dry_run import plan_audit
     from mnemoscope.lm.tokenizer import load_tokenizer
@@ -296,14 +293,23 @@ def planned(
     place = place_of(own.name)
     trust = own.trust_remote_code
     tokenizer = load_tokenizer(place, revision=revision, trust_remote_code=trust)
-    has_reference = other is not None
     lines = plan_audit(
         *(reading, tokenizer, asked),
         weights=Path(place),
         device=own.device,
-        has_reference=has_reference,
+        beside={name for name, one in (("reference", other), ("cnn", study)) if one is not None},
     )
     return "\n".join(lines)
+
+
+def _check_study(study: str | Path | None, settings: AuditSettings) -> None:
+    """Refuse a folder that holds none, and settings that its CNNs cannot read."""
+    if study not in (None, MAKE_STUDY):
+        Study(str(study))
+    if study is not None and settings.chat_template:
+        raise UserError(
+            f"--study {study}: its CNNs read plain text. Leave out --chat-template or --study."
+        )
 
 
 def _line(name: str, text: Any) -> str | None:

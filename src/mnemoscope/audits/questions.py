@@ -16,6 +16,7 @@ and folded `figures` and `more`; `reading` that explains them; `section` of the 
 report. Without one, figures are shown as they are.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -216,6 +217,15 @@ def audit_settings(where: Where = "here", **values: Any) -> AuditSettings:
         if values.get(name) is not None and values[name] is not False:
             raise UserError(f"{flag_of(name)}: only with {flag}. Add that, or leave it out.")
     return settings
+
+
+def asked_of(where: Where, settings: AuditSettings, beside: Container[str]) -> dict[str, Question]:
+    """The questions, by name, that settings ask of a kind of model with this `beside` it."""
+    return {
+        name: one
+        for name, one in QUESTIONS.items()
+        if where in one.where and one.is_on(settings) and (not one.needs or one.needs in beside)
+    }
 
 
 def settings_class() -> type[AuditSettings]:

@@ -177,6 +177,7 @@ def audit(
         said = planned(
             *(model, documents, out),
             reference=reference,
+            study=study,
             revision=revision,
             encoding=encoding,
             columns=parse_columns(column),
