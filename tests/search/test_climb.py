@@ -134,7 +134,7 @@ def plant(folder: Path, maps: tuple[torch.Tensor, torch.Tensor], table: pl.DataF
             "candidates": 9,
             "finalists": 2,
             "seeds": [0],
-            "beside": ["Non-Memo, Recite[15], Recollect"],
+            "baselines": ["Non-Memo, Recite[15], Recollect"],
         },
     }
     study = Study.create(folder, StudySettings.model_validate(values))
@@ -188,12 +188,12 @@ def test_the_search_finds_what_attention_follows(found) -> None:
     # The text says nothing of the mark, so the excess is near what is left above chance.
     value, low, high = best["excess"]
     assert 0.2 < low <= value <= high
-    (beside,) = rows_of(table.filter(kind="beside"))
-    assert beside["taxonomy"] == "Non-Memo, Recite[15], Recollect"
+    (baseline,) = rows_of(table.filter(kind="baseline"))
+    assert baseline["taxonomy"] == "Non-Memo, Recite[15], Recollect"
     # Attention shows that it is memorized, but not which of the two it is.
-    assert beside["excess"].high < low
-    lead = beside["lead"]
-    assert lead.value == pytest.approx(value - beside["excess"].value)
+    assert baseline["excess"].high < low
+    lead = baseline["lead"]
+    assert lead.value == pytest.approx(value - baseline["excess"].value)
     assert 0 < lead.low < lead.value < lead.high
     assert best["lead"].value is None
     assert any("The found one is above it (" in line for line in search_words(found))
@@ -215,7 +215,7 @@ def test_verb_and_report_show_the_search_once_it_is_finished(found, tmp_path, ca
         assert words in shown
     (table,) = search_tables(found)
     best = best_of(found.read("search.parquet"))
-    assert [row[1] for row in table.rows] == ["found, 1", "found, 2", "beside"]
+    assert [row[1] for row in table.rows] == ["found, 1", "found, 2", "baseline"]
     assert table.rows[0][0] == best["taxonomy"]
     assert f"{100 * best['excess'].value:.1f}" in table.rows[0][3]
     assert table.rows[0][4] == points(best["full"] - best["excess"].value)
@@ -263,7 +263,7 @@ def test_a_stopped_search_goes_on_and_gives_the_same_bytes(found, tmp_path, stop
 def test_where_attention_follows_the_text_alone_nothing_is_claimed(tmp_path, objective) -> None:
     study = plant(tmp_path / "study", shown_text(make_table()), make_table())
     values = study.settings.as_dict()
-    values["search"] |= {"nodes": ["Entropy"], "candidates": 4, "finalists": 1, "beside": []}
+    values["search"] |= {"nodes": ["Entropy"], "candidates": 4, "finalists": 1, "baselines": []}
     values["search"] |= {"objective": objective}
     run_stage(study, "search", StudySettings.model_validate(values))
     best = best_of(study.read("search.parquet"))
@@ -307,7 +307,7 @@ def bare(tmp_path_factory) -> Path:
         (["--candidates", "0"], "greater than or equal to 1"),
         (["--set", "search.classes=[5]"], "3 or 4"),
         (["--set", "search.minimum=500", "--candidates", "1"], "too few sequences"),
-        (["--set", "search.beside=[Non-Memo, Gues, Recall]"], "Non-Memo"),
+        (["--set", "search.baselines=[Non-Memo, Gues, Recall]"], "Non-Memo"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_in_one_line(refused, bare, arguments, said) -> None:

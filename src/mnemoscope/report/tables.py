@@ -270,14 +270,14 @@ def sharing_tables(study: Study) -> Iterator[Table]:
 
 
 def search_tables(study: Study) -> Iterator[Table]:
-    """The found taxonomies beside those that were only tried, where the study holds a search."""
+    """The found taxonomies and the baselines, where the study holds a search."""
     if not study.is_done("search") or not (study.folder / SEARCH_FILE).is_file():
         return
     name = study.settings.search.objective
-    is_shown = (pl.col("place").is_not_null()) | (pl.col("kind") == "beside")
+    is_shown = (pl.col("place").is_not_null()) | (pl.col("kind") == "baseline")
     rows = []
     for row in rows_of(study.read(SEARCH_FILE).filter(is_shown)):
-        how = "beside" if row["place"] is None else f"found, {row['place']}"
+        how = "baseline" if row["place"] is None else f"found, {row['place']}"
         shown, *others = (final_figure(row, one) for one in (name, "min_f1", "excess", "auc"))
         drop = points(_gap(row["full"], row[name].value))
         rows.append((row["taxonomy"], how, chosen_figure(row, name), shown, drop, *others))

@@ -103,7 +103,7 @@ class TaxonomyScores:
     """A taxonomy of the search and its score on each rung it reached."""
 
     candidate: Candidate
-    is_beside: bool = False
+    is_baseline: bool = False
     scores: dict[str, float | None] = field(default_factory=dict)
     final: dict[str, Estimate] = field(default_factory=dict)  # figures of the final part
     strongest: str | None = None  # of the controls there
@@ -130,20 +130,20 @@ def search_stage(study: Study, models: Models) -> None:
     check_optuna()
     wanted = study.settings.search
     with study.finishing("search") as counts:
-        beside = load_taxonomies(wanted.beside) if wanted.beside else []
+        baselines = load_taxonomies(wanted.baselines) if wanted.baselines else []
         if wanted.capture_all:
             _capture_all(study, models)
-        _text_measures(study, models, beside)
+        _text_measures(study, models, baselines)
         rows = searched_rows(study)
         memorized = rows.filter(pl.col("is_memorized"))
         learned_from = memorized.filter(pl.col("part") == "train")
         space = make_space(wanted.nodes, learned_from, classes=wanted.classes)
         proposals = propose_candidates(study, rows, space)
         references, impossible = [], {}
-        for taxonomy in beside:
+        for taxonomy in baselines:
             candidate = candidate_of(rows, taxonomy, wanted)
             if isinstance(candidate, Candidate):
-                references.append(TaxonomyScores(candidate, is_beside=True))
+                references.append(TaxonomyScores(candidate, is_baseline=True))
             else:
                 impossible[taxonomy.name] = candidate
         finalists = _climb(study, proposals.entries, references)
@@ -163,7 +163,7 @@ def search_stage(study: Study, models: Models) -> None:
             "same": proposals.n_same,
             "too_small": proposals.n_small,
             "untrained": len(proposals.seen) - len(proposals.entries),
-            "impossible_beside": impossible,
+            "impossible_baselines": impossible,
         }
     score_grafts_again(study)
     study.forget("report")  # the report includes the search
@@ -188,8 +188,8 @@ def _capture_all(study: Study, models: Models) -> None:
 # Measures that nodes need, of the text and of the model.
 
 
-def _text_measures(study: Study, models: Models, beside: Sequence[Taxonomy]) -> None:
-    """Add the measures that the nodes and the taxonomies beside them need."""
+def _text_measures(study: Study, models: Models, baselines: Sequence[Taxonomy]) -> None:
+    """Add the measures that the nodes and the baselines need."""
     settings = study.settings.search
     own = [
         node
@@ -198,7 +198,7 @@ def _text_measures(study: Study, models: Models, beside: Sequence[Taxonomy]) -> 
         for node in nodes
     ]
     wanted = {column for node in own for column in node.columns}
-    wanted |= {column for taxonomy in beside for column in taxonomy.columns}
+    wanted |= {column for taxonomy in baselines for column in taxonomy.columns}
     wanted |= {*find_columns(settings.nodes)}
     table = study.sequences
     found = [made] if (made := text_measures(table, wanted)) is not None else []
@@ -634,10 +634,10 @@ def _compare(study: Study, best: Candidate, entry: TaxonomyScores) -> None:
     """Give an entry how much the winner is above it on the final part, paired: its `lead`."""
     wanted, n_resamples = study.settings.search, study.settings.benchmark.n_resamples
     both = best, entry.candidate
-    own, beside = (_collect(study, one, _full_rung(study), "final") for one in both)
-    if None not in (_score(one, wanted.objective) for one in (own, beside)):
+    own, baseline = (_collect(study, one, _full_rung(study), "final") for one in both)
+    if None not in (_score(one, wanted.objective) for one in (own, baseline)):
         entry.final["lead"] = compare_objective(
-            own, beside, wanted.objective, seed=wanted.seed, n_resamples=n_resamples
+            own, baseline, wanted.objective, seed=wanted.seed, n_resamples=n_resamples
         )
 
 
@@ -646,7 +646,7 @@ def _table(
     references: Sequence[TaxonomyScores],
     finalists: Sequence[TaxonomyScores],
 ) -> pl.DataFrame:
-    """One row per taxonomy: finalists, those beside them, then the rest by how far they came."""
+    """One row per taxonomy: finalists, baselines, then the rest by how far they came."""
     rest = [one for one in entries if one not in finalists]
     rest.sort(key=lambda one: (-len(one.scores), -(list(one.scores.values())[-1] or 0.0)))
     places = {id(one): place for place, one in enumerate(finalists, start=1)}
@@ -654,7 +654,7 @@ def _table(
         {
             "taxonomy": one.candidate.taxonomy.name,
             "classes": len(one.candidate.taxonomy.classes),
-            "kind": "beside" if one.is_beside else "found",
+            "kind": "baseline" if one.is_baseline else "found",
             "place": places.get(id(one)),
             **one.scores,
             **one.final,

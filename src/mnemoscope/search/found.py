@@ -22,17 +22,17 @@ _OBJECTIVES_IN_WORDS = {
 SEARCH_COLUMNS = {
     "taxonomy": Column(pl.String, "its name"),
     "classes": Column(pl.Int64, "how many it has, Non-Memo among them"),
-    "kind": Column(pl.String, "`found`, or `beside`: held against what was found"),
+    "kind": Column(pl.String, "`found`, or `baseline`: compared with what was found"),
     "place": Column(pl.Int64, "among the finalists, from 1"),
     **{
         rung: Column(pl.Float64, f"objective on the part `select`, after the {rung} rung")
         for rung in ("cheap", "brief", "full")
     },
     **{
-        name: Column(FIGURE, f"{words} on the part `final`, of finalists and those beside them")
+        name: Column(FIGURE, f"{words} on the part `final`, of finalists and baselines")
         for name, words in _OBJECTIVES_IN_WORDS.items()
     },
-    "lead": Column(FIGURE, "objective minus that of the best beside it, on the part `final`"),
+    "lead": Column(FIGURE, "objective minus that of the best baseline, on the part `final`"),
     "strongest": Column(pl.String, "the best control there"),
     **{
         f"n_{part}": Column(pl.Int64, f"sequences of a class in the part `{part}`")
@@ -56,10 +56,10 @@ def search_words(study: Study) -> list[str]:
         f"{counts['too_small']:,} have a class of fewer than {wanted.minimum}).",
         _winner(best, wanted.objective),
         final_verdict(best, len(wanted.seeds)),
-        *(_compared(row, wanted.objective) for row in rows_of(table.filter(kind="beside"))),
+        *(_compared(row, wanted.objective) for row in rows_of(table.filter(kind="baseline"))),
         *(
             f"{name}: a class has {min(smallest.values())} sequences in one of the parts."
-            for name, smallest in counts["impossible_beside"].items()
+            for name, smallest in counts["impossible_baselines"].items()
         ),
     ]
 

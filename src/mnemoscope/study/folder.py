@@ -67,7 +67,7 @@ NOTE_FILE = ".progress.tmp"
 """How far the stage is that runs or was stopped (`progress.noted`); whoever goes on removes it."""
 _TEMPORARY = [f"{one}/.*.tmp" for one in (".", "manifests", *_UNITS)]
 """What killed processes leave."""
-_NAMING = ("label.taxonomies", "search.nodes", "search.beside")
+_NAMING = ("label.taxonomies", "search.nodes", "search.baselines")
 
 
 class Study:

@@ -695,9 +695,9 @@ class SearchSettings(BoundedSettings):
     finalists: int = Field(
         default=3, ge=1, description="Taxonomies that are scored on the final part in the end."
     )
-    beside: list[str] = Field(
+    baselines: list[str] = Field(
         default=[PAPER, PRASHANTH],
-        description="Taxonomies that stand beside the finalists.",
+        description="Taxonomies that the finalists are compared with.",
     )
     n_train: int = Field(default=300, ge=4, description="Training sequences a class, at most.")
     n_select: int = Field(
