@@ -3,17 +3,19 @@
 Run: OMP_NUM_THREADS=1 .venv/bin/python benchmarks/bench_commits.py BEFORE AFTER [--only NAME …]
 BEFORE and AFTER are Pythons of two checkouts, each with its packages installed. Both do the same
 work in processes of their own, one after the other, in turn first; printed are CPU seconds of the
-whole process with its children, and the median of the ratios after/before with their range. The
-model's own time in one process, without start, is the plain forward's: `capture / plain`.
+whole process with its children, the median of the ratios after/before with their range, and the
+most memory that one process held. `capture / plain` is beside the plain forward in one process.
 """
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sysconfig
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 N = 256  # sequences of the shipped model, 64 tokens each
 
@@ -70,19 +72,28 @@ def commands(text: Path, out: Path) -> dict[str, tuple[list[str], int]]:
     }
 
 
-def spent(python: str, arguments: list[str]) -> float:
-    """The figure that the process prints, or else its CPU seconds with those of its children."""
-    before = os.times()
-    done = subprocess.run([python, *arguments], capture_output=True, text=True, check=False)
-    after = os.times()
-    if done.returncode:
-        raise SystemExit(f"{python} {arguments[:4]}: {done.stderr.strip()[-300:]}")
-    figures = [line for line in done.stdout.splitlines() if line.startswith("figure ")]
-    if figures:
-        return float(figures[0].split()[1])
-    return (
-        after.children_user + after.children_system - before.children_user - before.children_system
-    )
+class Run(NamedTuple):
+    """What a process took: the figure that it printed, or else CPU seconds with its children's.
+
+    `megabytes` is the most that it, or any one of its children, held.
+    """
+
+    figure: float
+    megabytes: float
+
+
+def ran(python: str, arguments: list[str]) -> Run:
+    """Run it and wait."""
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen([python, *arguments], stdout=said, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        for file in (said, errors):
+            file.seek(0)
+        if process.returncode:
+            raise SystemExit(f"{python} {arguments[:4]}: {errors.read().strip()[-300:]}")
+        printed = (float(line.split()[1]) for line in said if line.startswith("figure "))
+        return Run(next(printed, usage.ru_utime + usage.ru_stime), usage.ru_maxrss / 1024)
 
 
 def main() -> None:
@@ -91,7 +102,8 @@ def main() -> None:
     parser.add_argument("pythons", nargs=2, metavar="PYTHON", help="before, after")
     parser.add_argument("--only", nargs="+", default=[], help="names of rows")
     given = parser.parse_args()
-    print("| what | before | after | after / before |\n|---|---|---|---|", flush=True)
+    print("| what | before | after | after / before | MB before | MB after |")
+    print("|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         text, out = Path(folder) / "text.txt", Path(folder) / "out"
         standard = Path(sysconfig.get_path("stdlib"))
@@ -99,21 +111,22 @@ def main() -> None:
         for name, (arguments, n_pairs) in commands(text, out).items():
             if given.only and name not in given.only:
                 continue
-            pairs = []
+            sides: tuple[list[Run], list[Run]] = ([], [])
             for turn in range(n_pairs):
-                figures = {}
                 for side in (turn % 2, 1 - turn % 2):
-                    figures[side] = spent(given.pythons[side], arguments)
+                    sides[side].append(ran(given.pythons[side], arguments))
                     if out.exists():
-                        subprocess.run(["rm", "-r", str(out)], check=True)
-                pairs.append((figures[0], figures[1]))
-            ratios = sorted(after / before for before, after in pairs)
-            one, two = (statistics.median(side) for side in zip(*pairs, strict=True))
-            print(
-                f"| {name} | {one:.3g} | {two:.3g} | {statistics.median(ratios):.3f} "
-                f"({ratios[0]:.3f} to {ratios[-1]:.3f}) |",
-                flush=True,
-            )
+                        shutil.rmtree(out)
+            before, after = ([one.figure for one in side] for side in sides)
+            ratios = sorted(two / one for one, two in zip(before, after, strict=True))
+            megabytes = (max(one.megabytes for one in side) for side in sides)
+            row = [
+                name,
+                *(f"{statistics.median(side):.3g}" for side in (before, after)),
+                f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})",
+                *(f"{one:.0f}" for one in megabytes),
+            ]
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
