@@ -21,10 +21,14 @@ from mnemoscope.parse import read_json
 from mnemoscope.store import Store
 from mnemoscope.version import __version__
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Of `audit.json` and the tables; raised when a column or key changes its meaning."""
 
 ARTEFACT = "audit"
+WINDOWS_LINES = (
+    "Windows line ends (CR LF). A model that learned the text with others repeats less of it: "
+    "convert to LF, and ask again."
+)
 RECORD = f"{ARTEFACT}.json"
 SPANS = "spans.parquet"
 SARIF = "audit.sarif"
@@ -46,6 +50,7 @@ class DocumentRow(DocumentCounts):
     file_sha256: str | None
     text_file: str | None
     is_too_short: bool
+    has_windows_lines: bool  # CR LF
 
 
 class Skipped(TypedDict):

@@ -269,6 +269,7 @@ def _document_rows(audit: Auditing, near: pl.DataFrame | None) -> list[DocumentR
                 "file_sha256": document.file_sha256,
                 "text_file": file,
                 "is_too_short": is_short,
+                "has_windows_lines": "\r\n" in document.text,
             }
         )
     return rows

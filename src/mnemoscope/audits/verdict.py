@@ -140,15 +140,17 @@ def said_of(name: str, summary: Summary, overruled: int = 0) -> tuple[str, str]:
         return f"{model} recalls {found} of {these}", LEARNED
     if near and near["characters"]:
         found = f"{share_words(near['share'])} of {these}, in near copies alone"
-        return f"{model} recalls {found}", LEARNED
+        more = f"; {overruled} of the passages word for word {_only_for(overruled)}"
+        said = f"{LEARNED}; no reference is asked for near copies{more * (overruled > 0)}"
+        return f"{model} recalls {found}", said
     if n := summary["guess_spans"]:
         found = f"it repeats {plural(n, 'passage')}"
         which = "which" if n == 1 else "all of which"
         if overruled:
-            which = which if n == overruled else f"{overruled} of which"
+            which = f"{overruled} of them" if overruled < n else "it" if n == 1 else "they"
             return (
                 f"{model} recalls no passage of {these} that the reference does not write too",
-                f"{found}, {which} nothing that it was shown gives away and {_only_for(overruled)}",
+                f"{found}, and {which} {_only_for(overruled)}",
             )
         return (
             f"{model} recalls no passage of {these}",
@@ -162,12 +164,11 @@ def said_of(name: str, summary: Summary, overruled: int = 0) -> tuple[str, str]:
 
 
 def _only_for(overruled: int) -> str:
-    counts, them, they_are = (
-        ("counts", "it", "it is") if overruled == 1 else ("count", "them", "they are")
-    )
+    is_one = overruled == 1
+    count, them, they_are = ("counts", "it", "it is") if is_one else ("count", "them", "they are")
     return (
-        f"{counts} as guessed only because the reference writes {them} too; if the reference "
-        f"read {them}, {they_are} recalled"
+        f"{count} as guessed only because the reference writes {them} too: nothing that was shown "
+        f"gives {them} away, so if the reference read {them}, {they_are} recalled"
     )
 
 
@@ -236,12 +237,11 @@ def error_rate(verdict: Verdict) -> str:
     """How often the rule was wrong on known truth, in a sentence."""
     tested = verdict["tested"]
     bound = clopper_pearson(float(tested["wrong"]), tested["called"]).high or 0.0
-    right = tested["called"] - tested["wrong"]
     return (
         f"Where the truth is known, {tested['wrong']} of {tested['called']} passages that this "
-        f"rule called recalled had never been read (95 % interval up to {share_words(bound)}); of "
-        f"{tested['trained']} that a model repeats and had read it called {right} recalled, the "
-        f"{tested['never']} never read were lists: {verdict['tested_on']}."
+        f"rule called recalled had never been read (95 % interval up to {share_words(bound)}), and "
+        f"{tested['missed']} of {tested['trained']} that had been read and came out it called "
+        f"guessed; the {tested['never']} never read were lists. Tested on {verdict['tested_on']}."
     )
 
 

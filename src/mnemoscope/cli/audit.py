@@ -459,6 +459,7 @@ def _report(made: "Audit", gate: "Gate | None", flags: GateFlags, answer: JsonAn
 
 def _print_record(out: Path, record: "AuditRecord") -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
+    from mnemoscope.audits.records import WINDOWS_LINES
     from mnemoscope.audits.shares import guessed_beside, share_words
     from mnemoscope.audits.verdict import error_rate
     from mnemoscope.words import plural
@@ -466,6 +467,8 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
     for row in record["documents"]:
         if row["is_too_short"]:
             print(f"{printable(row['document'])}: shorter than one window, not asked.")
+        elif row["has_windows_lines"]:
+            print(f"{printable(row['document'])}: {WINDOWS_LINES}")
     for one in record["skipped"]:
         print(f"{printable(one['document'])}: not read: {one['reason']}")
     whole = record["summary"]
