@@ -15,7 +15,7 @@ from mnemoscope.pipeline.label import (
     samples_of,
     sharing_of,
 )
-from mnemoscope.pipeline.reference import READING, also_repeated
+from mnemoscope.pipeline.reference import control_words
 from mnemoscope.pipeline.trainings import chooses_reader
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
@@ -113,8 +113,8 @@ def _print_repeated(study: Study) -> None:
     if rows.height:
         n_memorized = int(rows["is_memorized"].sum())
         console().print(f"{n_memorized:,} of {plural(rows.height, 'sequence')} {way}.")
-    if also := also_repeated(study):
-        console().print(f"{also.words} {READING}", soft_wrap=True)
+    if said := control_words(study):
+        console().print(said, soft_wrap=True)
 
 
 def _counts(entry: SampleEntry) -> str:
