@@ -130,7 +130,9 @@ def _counts(entry: SampleEntry) -> str:
         drawn = f"of each class {entry.n_eval:,} train and test the CNNs in folds"
     if not entry.key.is_main:
         return drawn
-    return f"{', '.join(f'{name} {n:,}' for name, n in entry.counts.items())}; {drawn}"
+    left_out = dict.fromkeys(entry.dropped, " (left out)")
+    counts = (f"{name} {n:,}{left_out.get(name, '')}" for name, n in entry.counts.items())
+    return f"{', '.join(counts)}; {drawn}"
 
 
 def _groups(n: int | None, n_groups: int | None) -> str:
