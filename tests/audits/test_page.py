@@ -141,6 +141,7 @@ def test_the_report_names_the_documents_of_which_most_is_recalled(made):
         for n in range(9)
     ]
     said = words_of(render_brief(made.record | {"documents": documents}, made.spans.clear(), {}))
+    assert "8 documents have the text of another." in said
     places = [said.find(f"{n}.txt") for n in range(9)]
     assert places[:3] == [-1] * 3
     assert places[3:] == sorted(places[3:], reverse=True)

@@ -22,7 +22,7 @@ from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.heat import COLUMNS, LEVELS
 from mnemoscope.audits.passages import THIRD, right_of
 from mnemoscope.audits.questions import QUESTIONS, settings_class
-from mnemoscope.audits.records import WINDOWS_LINES, AuditRecord
+from mnemoscope.audits.records import WINDOWS_LINES, AuditRecord, copies_said
 from mnemoscope.audits.rule import MOST_COPIED, RECALL, counted
 from mnemoscope.audits.settings import checked, flag_of
 from mnemoscope.audits.shares import guessed_beside, share_words
@@ -315,6 +315,7 @@ def environment(*first: str) -> jinja2.Environment:
         "passage_tests": passage_tests,
         "model_title": model_title,
         "windows_lines": WINDOWS_LINES,
+        "copies_said": copies_said,
         "token_rows": _token_rows,
         "quoted": quoted,
         "right_of": right_of,

@@ -99,6 +99,15 @@ PLACE = ("document", "start", "end", "verdict", "reason", "text")
 """Columns of `spans.parquet` that say what was found where, and why."""
 
 
+def copies_said(record: "AuditRecord") -> str:
+    """How many documents have the text of another one, in a sentence; empty where none has."""
+    texts = [row["sha256"] for row in record["documents"]]
+    n = len(texts) - len(set(texts))
+    which = "1 document has" if n == 1 else f"{n:,} documents have"
+    again = "Its passages are" if n == 1 else "Their passages are"
+    return f"{which} the text of another. {again} counted again, in intervals too." if n else ""
+
+
 def audit_store(out: Path) -> Store:
     """The store of an audit's folder: one artefact, `ARTEFACT`, of all its files."""
     return Store(out, remedy=lambda _: _REDO)

@@ -459,7 +459,7 @@ def _report(made: "Audit", gate: "Gate | None", flags: GateFlags, answer: JsonAn
 
 def _print_record(out: Path, record: "AuditRecord") -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
-    from mnemoscope.audits.records import WINDOWS_LINES
+    from mnemoscope.audits.records import WINDOWS_LINES, copies_said
     from mnemoscope.audits.shares import guessed_beside, share_words
     from mnemoscope.audits.verdict import error_rate
     from mnemoscope.words import plural
@@ -471,6 +471,8 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
             print(f"{printable(row['document'])}: {WINDOWS_LINES}")
     for one in record["skipped"]:
         print(f"{printable(one['document'])}: not read: {one['reason']}")
+    if said := copies_said(record):
+        print(said)
     whole = record["summary"]
     found = [row for row in record["documents"] if row["reproduced"]["characters"]]
     if whole["documents"] > 1:
