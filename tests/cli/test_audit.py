@@ -59,7 +59,9 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert {str(out / name) for name in files} <= named
     assert record["verdict"]["sentence"] in done.out.splitlines()
     assert error_rate(record["verdict"]) in done.out.splitlines()
-    assert "holds an audit of other" in call(*asked, "--reference", "none").err
+    assert "holds an audit of another reference. " in call(*asked, "--reference", "none").err
+    (binary := tmp_path / "b.bin").write_bytes(b"\0")  # what nobody reads counts in a gate
+    assert f"holds an audit of other documents ({binary}). " in call(*asked, binary).err
     plan = ("audit", "embedded", own, "-o", tmp_path / "new", "--dry-run")
     planned = call(*plan).out
     assert "reference, grafts, needs" in planned
