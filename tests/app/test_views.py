@@ -308,7 +308,9 @@ def test_grafts_are_shown_of_a_taxonomy_and_of_a_sequence(study_at):
         ] == broken
 
 
-def test_a_study_without_cnns_shows_what_there_is_and_says_why(untrained, succeed, tmp_path):
+def test_a_study_without_cnns_shows_what_there_is_and_says_why(
+    untrained, succeed, refused, tmp_path
+):
     browsed = BrowsedStudy(untrained)
     name = next(iter(browsed.taxonomies))
     words = Page(browsed.render_taxonomy(name)).words()
@@ -333,6 +335,8 @@ def test_a_study_without_cnns_shows_what_there_is_and_says_why(untrained, succee
     assert "\nWithout CNNs: report.\n" in succeed("status", untrained).out
     said = succeed("report", shutil.copytree(untrained, tmp_path / "copy"))
     assert "Guess has 0" in said.err
+    for verb in ("train", "benchmark", "localize", "knockout"):  # each needs what cannot be made
+        assert "Guess has 0" in refused(verb, tmp_path / "copy")
     assert max(map(len, said.err.splitlines())) <= 100 + len(str(tmp_path))
 
 

@@ -106,7 +106,7 @@ def test_the_report_says_what_the_record_says(made):
     recalled = made.spans.filter(verdict="recall")
     assert f"recalls {recalled.height} passage" in said
     rows = in_order(recalled.with_row_index("number", offset=1).rows(named=True))
-    assert all(row["evidence_conflict"] is False for row in rows)
+    assert all(row["reference_reproduces"] is False for row in rows)
     lengths = [len("".join(row["text"].split())) for row in rows]
     assert lengths == sorted(lengths, reverse=True)
     for quotes in (
@@ -123,9 +123,48 @@ def test_the_report_says_what_the_record_says(made):
     assert "How easily it comes out" in said
 
 
+def test_what_the_reference_does_not_write_comes_first_whatever_survives_grafts():
+    rows = [
+        {"verdict": "recall", "tokens": 32, "suffix_pieces": [""] * 32, "number": number}
+        | {"reference_reproduces": wrote, "evidence_conflict": conflict, "text": "a" * length}
+        for number, wrote, conflict, length in ((1, False, False, 40), (2, False, True, 900))
+    ]
+    rows.append(rows[1] | {"number": 3, "reference_reproduces": True, "text": "a" * 2000})
+    assert [row["number"] for row in in_order(rows)] == [2, 1, 3]
+
+
+def test_the_report_names_the_documents_of_which_most_is_recalled(made):
+    first = made.record["documents"][0]
+    documents = [
+        first | {"document": f"in/{n}.txt", "recalled": {"characters": n, "share": n / 10}}
+        for n in range(9)
+    ]
+    said = words_of(render_brief(made.record | {"documents": documents}, made.spans.clear(), {}))
+    places = [said.find(f"{n}.txt") for n in range(9)]
+    assert places[:3] == [-1] * 3
+    assert places[3:] == sorted(places[3:], reverse=True)
+
+
+@pytest.mark.parametrize(("rule", "does_blame"), [("recall", True), ("guess", False)])
+def test_a_report_without_recall_acquits_nobody(made, rule, does_blame):
+    says = {"verdict": "guess", "rule_says": rule, "reference_says": "guess"}
+    spans = made.spans.head(1).with_columns(
+        *(pl.lit(one).alias(name) for name, one in says.items()), reference_reproduces=True
+    )
+    whole = made.record["summary"] | {"recall_spans": 0, "guess_spans": 1, "near": None}
+    verdict = verdict_of("m", "base", whole, spans)
+    record = made.record | {"summary": whole, "verdict": verdict}
+    said = words_of(render_brief(record, spans, {}))
+    assert "does not show that a guessed passage was not learned" in said
+    assert ("if the reference read it, it is recalled" in said) == does_blame
+    assert ("the reference does not write too" in said) == does_blame
+    assert ("can be guessed from what it was shown" in said) == (not does_blame)
+
+
 def test_one_verdict_is_said_everywhere_and_each_passage_has_one_place(made):
     record, verdict = made.record, made.record["verdict"]
-    said = said_of(record["model"]["name"], record["summary"])
+    overruled = verdict["beside"]["overruled"]
+    said = said_of(record["model"]["name"], record["summary"], overruled)
     assert said == (verdict["headline"], verdict["meaning"])
     assert verdict["decided_by"] == "grafts"
     assert LEARNED in verdict["sentence"]
@@ -200,11 +239,16 @@ def summary(**given):
         ({"near": {"characters": 9, "share": 0.02}}, "recalls 2.0 % of the documents, in near"),
         ({"guess_spans": 2}, "2 passages, all of which can be guessed from what it was shown, so"),
         ({"guess_spans": 1}, "1 passage, which can be guessed from what it was shown, so there is"),
+        ({"guess_spans": 2, "overruled": 1}, "recalls no passage of the documents that the refer"),
+        ({"guess_spans": 2, "overruled": 1}, "1 of which nothing that it was shown gives away an"),
+        ({"guess_spans": 1, "overruled": 1}, "if the reference read it, it is recalled"),
         ({}, "no evidence that it learned the documents, and none that it did not"),
     ],
 )
 def test_the_verdict_says_what_it_is_evidence_of(found, said):
-    sentence = ": ".join(said_of("a/b", summary(**found)))
+    overruled = found.get("overruled", 0)
+    sentence = ": ".join(said_of("a/b", summary(**found), overruled))
+    assert not (overruled and "no evidence" in sentence)
     assert said in sentence
     assert sentence.startswith("“a/b” ")
 
@@ -219,15 +263,27 @@ def test_the_verdict_says_what_it_is_evidence_of(found, said):
         ),
         ({"recall": [True, False, True]}, "m", "The reference, asked the same, writes 2 of the 3 "),
         ({"recall": [True], "guess": [True]}, "base", "writes the recalled passage too, so it is"),
-        ({"guess": [True, False]}, "base", "writes 1 of the 2 guessed passages too."),
+        ({"guess": [True, False]}, "base", "writes 1 of the 2 guessed passages too. Guessed text"),
+        (
+            {"recall": [False], "guess": [False] * 2},
+            "base",
+            "Of the 2 guessed passages it writes no",
+        ),
+        ({"recall": [False], "guess": [True]}, "base", "it writes 1, 1 of which counts as guessed"),
         ({"recall": [None]}, None, "No reference was asked, so whether another model writes the"),
     ],
 )
 def test_what_the_reference_writes_is_counted_beside_the_verdict(did, reference, said):
-    rows = [(verdict, one) for verdict, found in did.items() for one in found]
-    schema = {"verdict": pl.String, "reference_reproduces": pl.Boolean}
+    rows = [  # by the rule alone all would be recalled
+        (verdict, one, "recall", "guess" if one else "recall")
+        for verdict, found in did.items()
+        for one in found
+    ]
+    says = {"rule_says": pl.String, "reference_says": pl.String}
+    schema = {"verdict": pl.String, "reference_reproduces": pl.Boolean} | says
     found = reference_beside("m", reference, pl.DataFrame(rows, schema=schema, orient="row"))
     assert said in found["sentence"]
+    assert found["overruled"] == sum(map(bool, did.get("guess", [])))
     counts = [(found[one], found[f"wrote_{one}"]) for one in ("recalled", "guessed")]
     given = [did.get("recall", []), did.get("guess", [])]
     wrote = [sum(map(bool, one)) for one in given]

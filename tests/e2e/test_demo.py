@@ -27,6 +27,15 @@ def test_running_it_again_changes_not_a_byte(small_demo, study):
     assert content(small_demo) == before
 
 
+@pytest.mark.parametrize("flags", [(), ("--small",), ("--thorough",)])
+def test_each_demo_has_a_folder_of_its_own(flags, tmp_path, monkeypatch, refused):
+    monkeypatch.chdir(tmp_path)
+    name = "demo" + "".join(flags).removeprefix("-")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").touch()
+    assert f"{name}: exists and is not a study" in refused("demo", "-q", *flags)
+
+
 @pytest.mark.slow
 def test_the_verb_makes_both_taxonomies_every_source_and_the_grafts(tmp_path, succeed):
     succeed("demo", "--small", "-o", tmp_path / "demo")

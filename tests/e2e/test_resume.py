@@ -6,12 +6,16 @@ import shutil
 import signal
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from forking import start_fork_server
+from mnemoscope.audits import run as audit_run
 from mnemoscope.cli import main
+from mnemoscope.embedded import sequences_path
 from mnemoscope.study.folder import Study
 from mnemoscope.study.stages import STAGES
 from study_files import assert_same, content, wait_until
@@ -67,6 +71,12 @@ def die_at_write(arguments: list[str], n: int) -> None:
     for name in named:
         setattr(os, name, partial(dying, name))
     main(arguments)
+
+
+def die_in_audit(arguments: list[str], n: int) -> None:
+    """The same of an audit, whose date stands in its pages: here it is always the same day."""
+    audit_run._now = lambda: "2026-01-01T00:00:00+00:00"
+    die_at_write(arguments, n)
 
 
 GRAFT = [
@@ -126,3 +136,28 @@ def test_workers_of_a_killed_training_end_and_one_worker_goes_on_to_the_same_byt
     succeed("train", folder, "--set", "train.workers=1")
     assert {path: path.read_bytes() for path in made if path.exists()}.items() <= made.items()
     assert_same(folder, tiny_studies["train"])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a thing of POSIX")
+def test_an_audit_killed_at_thirty_moments_ends_as_one_that_was_not(forkserver, tmp_path):
+    rows = pl.read_parquet(sequences_path()).filter(pl.col("duplicates") > 5, form="plain")
+    (text := tmp_path / "a.txt").write_text("\n".join(rows["text"].head(2)))
+    asked = ["--corpus", str(text), "--ordinary", "shipped", "--answer-tokens", "8", "--profile"]
+    asked += ["--read", "--stride", "32", "-q"]
+
+    def audit(out: Path, n: int) -> int | None:
+        words = ["audit", "embedded", str(text), "-o", str(out), *asked]
+        process = forkserver.Process(target=die_in_audit, args=(words, n))
+        process.start()
+        process.join()
+        return process.exitcode
+
+    assert audit(tmp_path / "whole", -1) == 0
+    chance, n_died, n = random.Random(2), 0, 1
+    for n_died in count():
+        if (left := audit(tmp_path / "killed", chance.randint(1, n))) == 0:
+            break
+        assert left == -signal.SIGKILL
+        n += n_died % 4 == 3  # it dies early often, and comes to the end
+    assert n_died >= 30
+    assert_same(tmp_path / "killed", tmp_path / "whole")

@@ -8,8 +8,11 @@ import pytest
 import yaml
 
 from mnemoscope.embedded import model_path
+from mnemoscope.flow.lm_eval import asked_of
 from mnemoscope.flow.lm_eval_score import process_results
+from mnemoscope.flow.run import run
 from mnemoscope.lm.tokenizer import load_tokenizer
+from mnemoscope.study.settings import parse_settings
 
 pytestmark = pytest.mark.whole
 
@@ -36,6 +39,18 @@ def test_task_holds_each_class_and_texts_that_give_the_tokens_again(table, tmp_p
         assert row["suffix"] == tokenizer.decode(wanted[32:])
         assert len(row["ends"]) == 32
         assert row["ends"] == sorted(row["ends"])
+
+
+def test_study_gives_the_classes_it_was_labelled_with(tiny, tmp_path):
+    # Without `duplicates` the first taxonomy of the settings is left out of the labels.
+    source = tmp_path / "table.parquet"
+    pl.read_parquet(tiny.table).drop("duplicates").write_parquet(source)
+    label = {name: value for name, value in tiny.values["label"].items() if name != "taxonomies"}
+    values = tiny.values | {"label": label, "sequences": {"source": str(source)}}
+    study = run(parse_settings(values, where="own"), tmp_path / "study", until="label")
+    asked = asked_of(study.folder)
+    given = dict(zip(asked.frame["sequence_id"], asked.labels, strict=True))
+    assert given == dict(study.labels.select("sequence_id", "Non-Memo, Guess, Recall").iter_rows())
 
 
 def test_most_draws_as_many_of_each_class_by_the_seed(table, tmp_path, succeed):

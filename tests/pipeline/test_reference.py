@@ -49,6 +49,21 @@ def test_of_a_trained_study_and_of_one_without_a_reference(study_at):
     assert also_repeated(study) is None
 
 
+def test_a_study_without_a_reference_says_so_and_how_to_give_one(tiny, tmp_path, succeed):
+    label = tiny.values["label"] | {"taxonomies": ["Non-Memo, Guess, Recall"]}
+    settings = parse_settings(tiny.values | {"capture": {}, "label": label}, where="test")
+    folder = ms.run(settings, tmp_path / "study").folder
+    page, said = folder / "report.html", succeed("status", folder).out
+    assert "No reference was asked" in said
+    assert "No reference was asked" in words_of(page.read_text())
+    (advised,) = re.findall(r"^ +mnemoscope (run .*REFERENCE)$", said, re.MULTILINE)
+    succeed(*shlex.split(advised.replace("REFERENCE", str(tiny.reference))), "-q")
+    for words in (succeed("status", folder).out, words_of(page.read_text())):
+        assert "The reference repeats none of these: 0.0 %" in words
+        assert "REFERENCE" not in words
+        assert "may be guessable" not in words
+
+
 @pytest.mark.parametrize("is_captured", [False, True])
 def test_the_way_to_a_reference_that_is_advised_leads_to_grafts(
     is_captured, tiny, tmp_path, call, succeed

@@ -140,6 +140,7 @@ def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, call):
     for words in (
         "At step 300 the model reproduces 0.0 %",
         "No window was kept out",
+        "--control HELD_OUT, into another folder",
         f"<h1>{run}: what comes out, step by step</h1>",
     ):
         assert words.lower() in page.read_text().lower()

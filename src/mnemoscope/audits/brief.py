@@ -31,6 +31,7 @@ def render_brief(
     rows = [{"number": number, **row} for number, row in enumerate(spans.rows(named=True), 1)]
     recalled = [row for row in in_order(rows) if row["verdict"] == RECALL]
     origins = tables.get("origins")
+    documents = sorted(record["documents"], key=lambda one: -one["recalled"]["share"])
     return render(
         "brief",
         record=record,
@@ -40,8 +41,8 @@ def render_brief(
         recalled=recalled,
         quoted=[{**row, **_shortened(row)._asdict()} for row in recalled[:_QUOTED]],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
-        documents=record["documents"][:_DOCUMENTS],
-        n_more=max(len(record["documents"]) - _DOCUMENTS, 0),
+        documents=documents[:_DOCUMENTS],
+        n_more=max(len(documents) - _DOCUMENTS, 0),
     )
 
 

@@ -94,15 +94,16 @@ def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Passages in the order in which a reader looks at them, recalled before guessed.
 
     Of each those first that are at least half as long as what the model was asked for, since a
-    fragment is weak evidence whatever the grounds say of its window; then those on which all
-    grounds agree; then the longest, spaces not counted.
+    fragment is weak evidence whatever the grounds say of its window; then those that the reference
+    does not write; then the longest, spaces not counted. Grafts do not count here: what was learned
+    most often survives most of them.
     """
     return sorted(
         rows,
         key=lambda row: (
             row["verdict"] != RECALL,
             2 * row["tokens"] < len(row["suffix_pieces"]),
-            row["evidence_conflict"],
+            bool(row["reference_reproduces"]),
             -len("".join(row["text"].split())),
             row["number"],
         ),

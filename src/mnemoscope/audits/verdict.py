@@ -70,7 +70,8 @@ RULES = {
 class ReferenceEvidence(TypedDict):
     """What the reference did: of so many `recalled` and `guessed` passages it `wrote` so many too.
 
-    `sentence` says it of the recalled ones, of the guessed ones where there are no others.
+    `sentence` says it of both. So many `overruled` count as guessed only because the reference
+    writes them: nothing that was shown gives them away.
     """
 
     sentence: str
@@ -78,6 +79,7 @@ class ReferenceEvidence(TypedDict):
     wrote_recalled: int | None  # None: no reference was asked
     guessed: int
     wrote_guessed: int | None
+    overruled: int
 
 
 class Verdict(TypedDict):
@@ -106,8 +108,8 @@ def verdict_of(
     `name` and `reference` are what the two models are called; None: no reference was asked.
     """
     rule = decided_by(passages)
-    headline, meaning = said_of(name, summary)
     beside = reference_beside(name, reference, passages)
+    headline, meaning = said_of(name, summary, beside["overruled"] if beside else 0)
     return {
         "headline": headline,
         "meaning": meaning,
@@ -129,8 +131,8 @@ def decided_by(passages: pl.DataFrame) -> str:
     return asked[1].partition("_")[0]
 
 
-def said_of(name: str, summary: Summary) -> tuple[str, str]:
-    """What was found, and what it is evidence of."""
+def said_of(name: str, summary: Summary, overruled: int = 0) -> tuple[str, str]:
+    """What was found, and what it is evidence of; `overruled` as in `ReferenceEvidence`."""
     these = "the document" if summary["documents"] == 1 else "the documents"
     model, recalled, near = f"“{model_title(name)}”", summary["recalled"], summary.get("near")
     if summary["recall_spans"]:
@@ -139,17 +141,33 @@ def said_of(name: str, summary: Summary) -> tuple[str, str]:
     if near and near["characters"]:
         found = f"{share_words(near['share'])} of {these}, in near copies alone"
         return f"{model} recalls {found}", LEARNED
-    if summary["guess_spans"]:
-        found = plural(summary["guess_spans"], "passage")
-        which = "which can" if summary["guess_spans"] == 1 else "all of which can"
+    if n := summary["guess_spans"]:
+        found = f"it repeats {plural(n, 'passage')}"
+        which = "which" if n == 1 else "all of which"
+        if overruled:
+            which = which if n == overruled else f"{overruled} of which"
+            return (
+                f"{model} recalls no passage of {these} that the reference does not write too",
+                f"{found}, {which} nothing that it was shown gives away and {_only_for(overruled)}",
+            )
         return (
             f"{model} recalls no passage of {these}",
-            f"it repeats {found}, {which} be guessed from what it was shown, so there is no "
-            "evidence that it learned these words",
+            f"{found}, {which} can be guessed from what it was shown, so there is no evidence that "
+            "it learned these words, and none that it did not",
         )
     return (
         f"{model} repeats nothing of {these} when it is asked in this way",
         f"no evidence that it learned {these}, and none that it did not",
+    )
+
+
+def _only_for(overruled: int) -> str:
+    counts, them, they_are = (
+        ("counts", "it", "it is") if overruled == 1 else ("count", "them", "they are")
+    )
+    return (
+        f"{counts} as guessed only because the reference writes {them} too; if the reference "
+        f"read {them}, {they_are} recalled"
     )
 
 
@@ -160,6 +178,7 @@ def reference_beside(
     if not passages.height:
         return None
     did = {one: passages.filter(verdict=one)["reference_reproduces"] for one in (RECALL, GUESS)}
+    overruled = passages.filter(verdict=GUESS, rule_says=RECALL, reference_says=GUESS).height
     kind = RECALL if len(did[RECALL]) else GUESS
     n, wrote = len(did[kind]), int(did[kind].sum())
     which = f"{'recalled' if kind == RECALL else 'guessed'} passage{'s' * (n > 1)}"
@@ -177,13 +196,30 @@ def reference_beside(
         said = (
             f"The reference{who}, asked the same, {did_so}{more * (wrote > 0 and kind == RECALL)}."
         )
+        said += _of_guessed(did[GUESS], overruled, is_alone=kind == GUESS)
     return {
         "sentence": said,
         "recalled": len(did[RECALL]),
         "wrote_recalled": None if reference is None else int(did[RECALL].sum()),
         "guessed": len(did[GUESS]),
         "wrote_guessed": None if reference is None else int(did[GUESS].sum()),
+        "overruled": overruled,
     }
+
+
+_MAY_BE_LEARNED = " Guessed text that it does not write may have been learned all the same."
+
+
+def _of_guessed(wrote: pl.Series, overruled: int, *, is_alone: bool) -> str:
+    """What follows for guessed passages from which of them the reference wrote."""
+    n, n_wrote = len(wrote), int(wrote.sum())
+    said = ""
+    if n and not is_alone:
+        said = f" Of the {plural(n, 'guessed passage')} it writes {n_wrote or 'none'}"
+        if overruled:
+            said += f", {overruled} of which {_only_for(overruled)}"
+        said += "."
+    return said + _MAY_BE_LEARNED * (n_wrote < n)
 
 
 def model_title(name: str) -> str:

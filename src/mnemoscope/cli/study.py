@@ -429,7 +429,12 @@ def _with_controls(assignments: list[str] | None, no_controls: bool) -> list[str
 
 
 def demo(
-    out: Path = Option(Path("demo"), "-o", "--out", help="Study folder to make."),
+    out: Path | None = Option(
+        None,
+        "-o",
+        "--out",
+        help="Study folder to make (default: demo, demo-small or demo-thorough).",
+    ),
     small: bool = Option(False, "--small", help="A quick check with fewer sequences."),
     thorough: bool = Option(
         False, "--thorough", help="Takes longer: all sequences, larger samples, three seeds."
@@ -447,6 +452,7 @@ def demo(
     from mnemoscope.report.lead import conclusion
 
     started = time.monotonic()
+    out = out or Path("demo-small" if small else "demo-thorough" if thorough else "demo")
     with shown(quiet, verbose=verbose):
         study = run(demo_settings(small=small, thorough=thorough), out, also=("graft",))
     if verbose:

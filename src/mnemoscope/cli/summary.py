@@ -15,7 +15,7 @@ from mnemoscope.pipeline.label import (
     samples_of,
     sharing_of,
 )
-from mnemoscope.pipeline.reference import READING, also_repeated
+from mnemoscope.pipeline.reference import control_words
 from mnemoscope.pipeline.trainings import chooses_reader
 from mnemoscope.plan import Plan
 from mnemoscope.report.published import console
@@ -113,8 +113,8 @@ def _print_repeated(study: Study) -> None:
     if rows.height:
         n_memorized = int(rows["is_memorized"].sum())
         console().print(f"{n_memorized:,} of {plural(rows.height, 'sequence')} {way}.")
-    if also := also_repeated(study):
-        console().print(f"{also.words} {READING}", soft_wrap=True)
+    if said := control_words(study):
+        console().print(said, soft_wrap=True)
 
 
 def _counts(entry: SampleEntry) -> str:
@@ -130,7 +130,9 @@ def _counts(entry: SampleEntry) -> str:
         drawn = f"of each class {entry.n_eval:,} train and test the CNNs in folds"
     if not entry.key.is_main:
         return drawn
-    return f"{', '.join(f'{name} {n:,}' for name, n in entry.counts.items())}; {drawn}"
+    left_out = dict.fromkeys(entry.dropped, " (left out)")
+    counts = (f"{name} {n:,}{left_out.get(name, '')}" for name, n in entry.counts.items())
+    return f"{', '.join(counts)}; {drawn}"
 
 
 def _groups(n: int | None, n_groups: int | None) -> str:

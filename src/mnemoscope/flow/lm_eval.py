@@ -56,9 +56,10 @@ def asked_of(
 ) -> TaskRequest:
     """The sequences and classes of a study, or of a table with `tokens`.
 
-    The classes are those of `taxonomy`; without one those of the study's first, or a table's column
-    `class`. `verb` is what messages begin with. Raises UserError: a table without `tokenizer`, a
-    study with one or with `prefix`, or a name that stands for several taxonomies.
+    The classes are those of `taxonomy`; without one those of the first that the study was labelled
+    under, or a table's column `class`. `verb` is what messages begin with. Raises UserError: a
+    table without `tokenizer`, a study with one or with `prefix` or without labels, or a name that
+    stands for several taxonomies.
     """
     if is_study(target):
         if tokenizer is not None or prefix is not None:
@@ -66,15 +67,20 @@ def asked_of(
         study = Study(target)
         frame, prefix = study.sequences, study.settings.sequences.n_prefix
         tokenizer, revision = study.settings.model.name, study.settings.model.revision
-        names = [taxonomy] if taxonomy else study.settings.label.taxonomies[:1]
+        if taxonomy is None:  # as labelled: what the settings name first may have been left out
+            study.require("label")
+            given = study.labels.select("sequence_id", pl.nth(1).alias("class"))
+            frame = frame.drop("class", strict=False).join(
+                given, on="sequence_id", how="left", maintain_order="left"
+            )
     else:
         if tokenizer is None:
             raise UserError(f"{verb}: a table needs --tokenizer, the model it was cut for.")
-        frame, revision, names = read_table(target), None, [taxonomy] if taxonomy else []
-    labels = frame["class"] if not names and "class" in frame.columns else None
-    if names:
-        found = load_taxonomies(names)
-        if taxonomy is not None and len(found) > 1:
+        frame, revision = read_table(target), None
+    labels = frame["class"] if taxonomy is None and "class" in frame.columns else None
+    if taxonomy is not None:
+        found = load_taxonomies([taxonomy])
+        if len(found) > 1:
             raise UserError(f"{verb}: -t {taxonomy} names {len(found)} taxonomies. Give one.")
         labels = label_sequences(frame, found[0])
     return TaskRequest(frame, labels, tokenizer, revision, prefix, str(target))

@@ -8,7 +8,8 @@ from mnemoscope.cluster.local import n_processes, start_server
 from mnemoscope.cluster.run import keeping_workers
 from mnemoscope.cluster.units import Share
 from mnemoscope.data.rows import name_of
-from mnemoscope.pipeline.label import nothing_to_train
+from mnemoscope.errors import UserError
+from mnemoscope.pipeline.label import nothing_to_train, why_without_cnns
 from mnemoscope.pipeline.reference import ask_reference
 from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.stored_maps import damaged_maps
@@ -126,7 +127,8 @@ def run_stage(
     before.
 
     Raises:
-        UserError: an earlier stage is missing, or was made with other settings.
+        UserError: an earlier stage is missing, or was made with other settings; or the stage needs
+            CNNs, and none can be trained.
         MnemoscopeError: as `run`.
     """
     study = as_study(study)
@@ -136,6 +138,8 @@ def run_stage(
             study.drop([stage])
         for error in study.drop_damaged([stage]):
             say(f"Redoing what is damaged: {error}")
+        if (reason := why_without_cnns(study, stage)) is not None:
+            raise UserError(reason)
         if not study.is_done(stage):
             _do(stage_named(stage), study, models or Models(study.settings))
         elif stage == "capture" and (damaged := damaged_maps(study)):

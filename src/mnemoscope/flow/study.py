@@ -35,7 +35,7 @@ from mnemoscope.pipeline.benchmark import (
     put_together,
 )
 from mnemoscope.pipeline.deltas import StoredDelta
-from mnemoscope.pipeline.label import nothing_to_train, samples_of
+from mnemoscope.pipeline.label import samples_of, why_without_cnns
 from mnemoscope.pipeline.trainings import check_wanted
 from mnemoscope.progress import progress_shown
 from mnemoscope.report.notebook import allocation_of, sample_named, stored_delta
@@ -45,7 +45,7 @@ from mnemoscope.study import folder as folder_
 from mnemoscope.study.folder import is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, find_study, parse_settings
-from mnemoscope.study.stages import STAGES, rests_on
+from mnemoscope.study.stages import STAGES
 from mnemoscope.words import UNKNOWN
 
 
@@ -78,13 +78,13 @@ class Study(folder_.Study):
 
     def __repr__(self) -> str:
         done = [one.name for one in STAGES if self.is_done(one.name)]
-        if "label" in done and "report" not in done and self._lacks_cnns("benchmark"):
+        if "label" in done and "report" not in done and why_without_cnns(self, "benchmark"):
             done += ["report"] if (self.folder / "report.html").is_file() else []
         return f"Study({str(self.folder)!r}, done={done})"
 
     def require(self, stage: str) -> None:
         """Raise UserError if a stage is not done; where no CNN can be trained it says so."""
-        if self._lacks_cnns(stage):
+        if why_without_cnns(self, stage):
             sample = next(iter(samples_of(self).values()))
             counts = ", ".join(f"{name} {n:,}" for name, n in sample.counts.items())
             raise UserError(
@@ -96,15 +96,9 @@ class Study(folder_.Study):
     def read(self, name: str) -> pl.DataFrame:
         """Read a table, as every study does; where no CNN can be trained it says so."""
         for stage in STAGES:
-            if name in stage.outputs and self._lacks_cnns(stage.name):
+            if name in stage.outputs and why_without_cnns(self, stage.name):
                 self.require(stage.name)
         return super().read(name)
-
-    def _lacks_cnns(self, stage: str) -> bool:
-        """Whether a stage needs CNNs, and none can be trained; the report is written without."""
-        is_of_cnns = stage != "report" and rests_on(stage, "train")
-        is_open = is_of_cnns and not self.is_done(stage) and self.is_done("label")
-        return is_open and nothing_to_train(self) is not None
 
     def excess(self, taxonomy: str | None = None) -> Excess:
         """What the model's attention shows of a taxonomy beyond text and reference.

@@ -380,5 +380,6 @@ def _further(steps: Sequence[int], followed: pl.DataFrame) -> Iterator[str]:
     if not (followed["source"] == CONTROL).any():
         yield (
             "No window was kept out of training, so nothing here tells memory from text that the "
-            "model could have written anyway: watch held-out texts as controls beside these."
+            "model could have written anyway: watch held-out texts as controls beside these "
+            "('mnemoscope watch' with --control HELD_OUT, into another folder)."
         )

@@ -416,8 +416,8 @@ def walks_of(wanted: GraftSettings, parts: Sequence[str]) -> Iterator[Walk]:
 
 
 NO_WALKS = (
-    f"No doses and no random changes are tried: a verdict needs {FEWEST_GROUPS} groups of near "
-    "duplicates in each of two memorized classes."
+    f"No doses and no random changes are tried: a verdict needs {FEWEST_GROUPS} sequences in "
+    "each of two memorized classes, near duplicates counted once."
 )
 
 

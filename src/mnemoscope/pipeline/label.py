@@ -16,6 +16,7 @@ from mnemoscope.pipeline.published_split import fit_labels
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import LabelSettings, StudySettings, Variant, VariantName, variants
+from mnemoscope.study.stages import rests_on
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import SHINGLE, SIMILARITY, find_groups
 from mnemoscope.taxonomy.labels import count_classes
@@ -215,6 +216,13 @@ def nothing_to_train(study: Study) -> str | None:
     more = f" And {further:,} more, see manifests/label.json." if further > 0 else ""
     said = " ".join(reasons[:_REASONS_SAID])
     return f"{study.folder}: no taxonomy can be trained. {said}{more}"
+
+
+def why_without_cnns(study: Study, stage: str) -> str | None:
+    """Why a stage cannot be run: it needs CNNs, and none can be trained; None where it can."""
+    is_of_cnns = stage != "report" and rests_on(stage, "train")  # a report is written without
+    is_open = is_of_cnns and not study.is_done(stage) and study.is_done("label")
+    return nothing_to_train(study) if is_open else None
 
 
 def aliases_of(study: Study) -> dict[str, Alias]:

@@ -24,7 +24,8 @@ from mnemoscope.words import plain_figure
 if TYPE_CHECKING:
     from mnemoscope.pipeline.questions import StudyModel
 
-READING = "What the reference repeats too may be guessable."
+_READING = "What the reference repeats too may be guessable."
+_NOT_ASKED = "No reference was asked, so whether another model repeats these too is open."
 _LABEL = "Asking the reference"
 
 
@@ -118,6 +119,14 @@ def also_repeated(study: Study) -> AlsoRepeated | None:
     return AlsoRepeated(
         int(is_repeated.sum()), rows.height, share_true(is_repeated, find_groups(rows)), classes
     )
+
+
+def control_words(study: Study) -> str:
+    """What the reference repeats too in words, or that there is none; empty where neither helps."""
+    if also := also_repeated(study):
+        return f"{also.words} {_READING}" if also.n else also.words
+    is_open = study.is_done("continue") and study.settings.reference is None
+    return _NOT_ASKED if is_open and study.sequences["is_memorized"].any() else ""
 
 
 def how_to_give(study: Study, name: str = "REFERENCE") -> str:

@@ -64,7 +64,8 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     audits: list[Step] = []
     if is_missing:
         go_on, audits = _go_on(study, place), list(_audit_instead(study, place))
-        yield from sorted([go_on, *audits], key=lambda one: "OTHER_TEXTS" in one.command)
+        controls = list(_ask_reference(study, folder))
+        yield from sorted([go_on, *audits, *controls], key=lambda one: "OTHER_TEXTS" in one.command)
     if is_whole and not study.is_done("knockout"):
         why = "Cut the attention that decides, and see what breaks"
         yield Step(why, f"mnemoscope knockout {folder}")
@@ -81,6 +82,8 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     if study.settings.model.name != NO_MODEL and not audits:
         command = f"mnemoscope audit {shlex.quote(study.settings.model.name)} DOCUMENTS"
         command += f" -o {free_name(Path('audit')) if is_here else 'audit'}"
+        if study.settings.capture.reference:
+            command += f" --reference {shlex.quote(study.settings.capture.reference)}"
         yield Step("Find what this model repeats of documents of your own", command)
 
 
@@ -106,6 +109,16 @@ def _go_on(study: Study, place: Path) -> Step:
         return Step("Train on what there is", f"mnemoscope run -o {folder} {flags} --redo")
     why = "Ask about other texts, best some that the model read many times"
     return Step(why, anew.format("sequences OTHER_TEXTS"))
+
+
+def _ask_reference(study: Study, folder: str) -> Iterator[Step]:
+    """The control beside the count, where grafts, which ask it too, are out of reach."""
+    is_counted = study.is_done("label") and nothing_to_train(study) is not None
+    if study.settings.reference is not None or not is_counted or _can_be_grafted(study):
+        return
+    if study.settings.model.name != NO_MODEL and study.sequences["is_memorized"].any():
+        why = "What a model that never saw the texts repeats of them too, such as the base"
+        yield Step(why, f"mnemoscope run -o {folder} --reference REFERENCE")
 
 
 def _audit_instead(study: Study, place: Path) -> Iterator[Step]:

@@ -45,7 +45,7 @@ from mnemoscope.pipeline.causes import (
 )
 from mnemoscope.pipeline.deltas import StoredDelta, load_deltas
 from mnemoscope.pipeline.label import LABELS_FILE, in_shown_order, samples_of
-from mnemoscope.pipeline.reference import AlsoRepeated, also_repeated
+from mnemoscope.pipeline.reference import control_words
 from mnemoscope.pipeline.trainings import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.report import tables
 from mnemoscope.report.advice import Step, missing_of, next_steps
@@ -313,7 +313,7 @@ class ReportContent:
     allocation: Facts | None = None  # as `allocation_of` gives it
     browser: BrowsedSequences | None = None  # None without a tokenizer
     missing: str | None = None  # why there are no figures of CNNs
-    also_repeated: AlsoRepeated | None = None  # by the reference
+    control: str = ""  # what the reference repeats too, or that none was asked
 
 
 def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
@@ -362,7 +362,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         allocation=allocation_of(table),
         browser=_browser(study, table, taxonomies, tokenizer) if tokenizer else None,
         missing=missing,
-        also_repeated=also_repeated(study),
+        control=control_words(study),
     )
 
 

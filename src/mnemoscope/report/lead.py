@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
-from mnemoscope.pipeline.reference import READING
 from mnemoscope.report.answer import as_sentence
 from mnemoscope.report.content import ReportContent, Standing, TaxonomyResult
 from mnemoscope.stats import FEWEST_GROUPS
@@ -54,7 +53,7 @@ class Lead:
     """What the first screen says; `number` is the taxonomy's whose classes it counts, from 1."""
 
     headline: str  # "2,873 of 5,000 sequences repeated: 1,318 guessable, 1,555 recalled"
-    control: str  # what the reference repeats of them; empty where none was asked
+    control: str  # what the reference repeats of them, or that none was asked
     parts: Sequence[Part]  # empty where there are no sequences
     number: int | None
     grafted: int | None  # the number of the taxonomy whose grafts stand first
@@ -78,7 +77,7 @@ def lead_of(content: ReportContent) -> Lead:
     counted = [*repeated, (NON_MEMO, f"not {verb}", whole - part, 0)]
     return Lead(
         headline,
-        f"{also.words} {READING}" if (also := content.also_repeated) else "",
+        content.control,
         [
             Part(name, f"{count(n)} {words}", n / whole, share(n, whole), place)
             for name, words, n, place in counted
