@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -122,7 +123,8 @@ def test_audit_step_writes_what_code_scanning_takes(runner):
     assert judged.returncode == 3
     assert "recalled > 0.5%" in judged.stderr
     assert runner.outputs["sarif"] == "o u t/audit.sarif"
-    again = runner.run("audit", **given, baseline="o u t")  # nothing is new beside itself
+    shutil.copytree(runner.folder / "o u t", runner.folder / "older")
+    again = runner.run("audit", **given, baseline="older")  # nothing is new beside itself
     assert (again.returncode, runner.outputs["failed"]) == (0, "false"), again.stderr
     assert runner.outputs["sarif"] == "o u t.sarif"
     beside = json.loads((runner.folder / "o u t.sarif").read_text())["runs"][0]["results"]

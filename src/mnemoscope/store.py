@@ -137,7 +137,7 @@ class Store:
         except (OSError, ValueError) as error:
             raise self.damaged(path, name, first_line(error)) from None
         if key is not None and found["key"] != key:
-            raise self.out_of_date(path, name, "made with other settings")
+            raise self.out_of_date(path, name, "made with other settings or another model")
         return found
 
     def found(self, name: str, *, shape: Any = dict) -> Facts:

@@ -12,11 +12,13 @@ import pytest
 import mnemoscope as ms
 from mnemoscope.audits import library, local, run, scan
 from mnemoscope.audits.documents import make_document, read_documents
+from mnemoscope.audits.gate import PASSAGES, judge
 from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.passages import span_schema
 from mnemoscope.audits.questions import audit_settings
-from mnemoscope.audits.records import read_audit
+from mnemoscope.audits.records import read_audit, read_verdicts
 from mnemoscope.audits.tokens import character_range, tokenize
+from mnemoscope.conditions import parse_gate
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import file_sha256, write_parquet
 from mnemoscope.lm.continue_ import scan_memorized
@@ -183,9 +185,17 @@ def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_t
     assert all(
         (out / name).stat().st_mtime_ns != at for name, at in zip(files, stamps, strict=True)
     )
-    for other in ({"settings": audit_settings(stride=4)}, {"settings": plain, "case": "mine"}):
-        with pytest.raises(UserError, match=r"holds an audit of other documents.*redo"):
+    for other, said in (
+        ({"settings": audit_settings(stride=4)}, "other settings"),
+        ({"settings": plain, "case": "mine"}, "another case or operator"),
+    ):
+        with pytest.raises(UserError, match=rf"out: holds an audit of {said}\. .*redo"):
             audited(tmp_path, text, **other)
+    older = shutil.copytree(out, tmp_path / "older")
+    rewrite_record(older / "audit.json", key="", settings=first["settings"] | {"threshold": 0.3})
+    gate = parse_gate("recalled > 1%", PASSAGES)
+    said = judge(gate, first, read_verdicts(out)[1], older).said
+    assert said.endswith(f" allowed; {older} was made with threshold 0.3")
     for name in ("spans.parquet", "near.parquet", "audit.html"):
         (out / name).unlink()
         with pytest.raises(UserError, match="missing or were changed"):

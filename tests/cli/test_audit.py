@@ -59,7 +59,9 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert {str(out / name) for name in files} <= named
     assert record["verdict"]["sentence"] in done.out.splitlines()
     assert error_rate(record["verdict"]) in done.out.splitlines()
-    assert "holds an audit of other" in call(*asked, "--reference", "none").err
+    assert "holds an audit of another reference. " in call(*asked, "--reference", "none").err
+    (binary := tmp_path / "b.bin").write_bytes(b"\0")  # what nobody reads counts in a gate
+    assert f"holds an audit of other documents ({binary}). " in call(*asked, binary).err
     plan = ("audit", "embedded", own, "-o", tmp_path / "new", "--dry-run")
     planned = call(*plan).out
     assert "reference, grafts, needs" in planned
@@ -67,13 +69,21 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert "no such folder. Make a study" in call(*plan, "--study", tmp_path / "nowhere").err
     n_tokens = record["documents"][0]["tokens"]
     assert f": {len(coarse_starts(n_tokens, AuditSettings())):,} windows of 64 " in planned
+    names = f"{own}\n{own}"  # a gate would pass on a list of names, read as a text
+    assert (
+        f"{own} …: 2 names in one argument" in call(*("audit", "embedded", names), *plan[3:5]).err
+    )
     assert not (tmp_path / "new").exists()
     assert {path: path.read_bytes() for path in out.iterdir()} == before
     gate = ("audit", "gate", out, "--fail-if", "recalled >= 1 passage in doc")
     (failed,) = call_light([gate], ("torch", "transformers"))
     assert (failed.status, ": 1 of 1 document has too much: 1 pass" in failed.out) == (3, True)
     junit, sarif = tmp_path / "gate.xml", tmp_path / "gate.sarif"
-    beside = ("--baseline", out, "--junit", junit, "--sarif", sarif)
+    assert f"--baseline {out}: the folder that is judged" in call(*gate, "--baseline", out).err
+    again = call(*asked, "--redo", "--baseline", out, "--fail-if", "recalled > 0%")
+    assert (again.status, {path: path.read_bytes() for path in out.iterdir()}) == (2, before)
+    older = shutil.copytree(out, tmp_path / "older")
+    beside = ("--baseline", older, "--junit", junit, "--sarif", sarif)
     passed = call(*gate, *beside)  # nothing that was not there before
     assert (passed.status, "): 0 new passages recalled; fewer than 1 " in passed.out) == (0, True)
     assert 'failures="0"' in junit.read_text()

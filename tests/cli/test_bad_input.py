@@ -65,7 +65,7 @@ FILES = {  # files, tables by their columns, and folders that a command names
     "list.yaml": b"- 1",
 }
 VERBS = ("continue", "features", "label", "capture", "train", "benchmark", "localize", "report")
-COUNT = "data duplicates -q -o out.parquet --save-every 0 --sequences"
+COUNT = "data duplicates -q --save-every 0 -o"
 AUDIT = "audit embedded text.txt -q -o out"
 ALONE = "-q -o out --reference none"
 API = "audit api -q -o out"
@@ -183,7 +183,7 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     *((f"{verb} STUDY --column a=b", "--column is for a table") for verb in ("features", "label")),
     # duplicates: the corpus, the table, flags
     *(
-        (f"{COUNT} good.parquet --corpus {name}", said)
+        (f"{COUNT} out.parquet --sequences good.parquet --corpus {name}", said)
         for name, said in (
             ("none.bin", "none.bin: no such file or folder"),
             ("odd.bin", "odd.bin: 3 bytes are no whole number of uint16 token ids"),
@@ -210,15 +210,26 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
             ("good.bin --dtype uint61", "--dtype uint61: must be uint16, uint32 or int32"),
             ("good.bin --tokenizer none", "none"),
             ("good.bin --length 0", "--length 0: must be at least 1"),
-            ("good.bin -o out.csv", "must end in .parquet"),
-            ("good.bin -o nowhere/out.parquet", "no such folder"),
         )
     ),
-    (f"{COUNT} none.parquet --corpus good.bin", "no such file"),
-    (f"{COUNT} text.parquet --corpus good.bin", "no column 'tokens'"),
-    (f"{COUNT} string.parquet --corpus good.bin", "'tokens': String where lists of integers"),
-    (f"{COUNT} unequal.parquet --corpus good.bin", "row 1: 61 tokens where 64"),
-    (f"{COUNT} norows.parquet --corpus good.bin", "no rows"),
+    *(
+        (f"{COUNT} {out} --sequences good.parquet --corpus good.bin", said)
+        for out, said in (
+            ("out.csv", "must end in .parquet"),
+            ("nowhere/out.parquet", "no such folder"),
+        )
+    ),
+    (f"{COUNT} out.parquet --sequences none.parquet --corpus good.bin", "no such file"),
+    (f"{COUNT} out.parquet --sequences text.parquet --corpus good.bin", "no column 'tokens'"),
+    (
+        f"{COUNT} out.parquet --sequences string.parquet --corpus good.bin",
+        "'tokens': String where lists of integers",
+    ),
+    (
+        f"{COUNT} out.parquet --sequences unequal.parquet --corpus good.bin",
+        "row 1: 61 tokens where 64",
+    ),
+    (f"{COUNT} out.parquet --sequences norows.parquet --corpus good.bin", "no rows"),
     # analyze
     ("analyze", "--list"),
     ("analyze levels", "--list"),
@@ -257,6 +268,10 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     (f"audit embedded - {ALONE}", "shorter than one window of 64 tokens"),
     ("audit UNTOKENIZED text.txt -q -o out", "tokenizer"),
     ("audit embedded content.jsonl -q -o out", "--column text=NAME; it has content"),
+    # on the command line a document is a name, however long
+    (f"audit embedded '{LONG}' -q -o out", "no such file or folder. Give a text as"),
+    (f"{AUDIT} --fail-if 'recalled > 1%' --fail-if 'guessed > 5%'", "--fail-if: given 2 times"),
+    ("watch MODEL --sequences text.txt --sequences texts -o out", "--sequences: given 2 times"),
     ("audit embedded text.txt -q -o text.txt", "cannot be made (File exists)"),
     *(
         (f"{AUDIT} {flags}", said)
@@ -310,6 +325,7 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     ("export lm-eval-task TABLE --tokenizer embedded -o mine", "new or empty folder"),
     # distill
     ("distill none/at/all --texts good.parquet -o out", "none/at/all"),
+    ("distill MODEL -q --texts good.parquet -o mine", "already there. Choose another folder with"),
     *(
         (f"{STUDENT} {flags}", said)
         for flags, said in (
@@ -320,7 +336,6 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
             ("good.parquet --exclude good.parquet", "all 3 windows of the texts share 24 tokens"),
             ("good.parquet --exclude good.parquet --shared 65", "--shared 65: must be 1 to 64"),
             ("good.parquet --exclude nowhere", "nowhere"),
-            ("good.parquet -o mine", "already there. Choose another folder with -o"),
             ("good.parquet --length 200", "has 80 positions"),
             ("good.parquet --match evn", "Did you mean 'even'"),
             ("good.parquet --learning-rate 0", "--learning-rate 0: must be above 0"),

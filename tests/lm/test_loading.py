@@ -149,6 +149,7 @@ SPOILT = [
     (save_other("mamba", state_size=4), "has no attention"),
     (lambda at: (at / WEIGHTS).rename(at / "pytorch_model.bin"), "only pickled weights"),
     (lambda at: (at / WEIGHTS).unlink(), "holds no weights"),
+    (lambda at: (at / WEIGHTS).rename(at / "optimizer.pt"), "holds no weights"),
     (
         lambda at: AutoModel.from_pretrained(at).save_pretrained(at),
         "1 weights are missing, lm_head",

@@ -10,7 +10,7 @@ import pytest
 from mnemoscope.errors import UserError
 from mnemoscope.flow import watch
 from mnemoscope.flow.watch import WatchAsked, watch_checkpoints, watch_results, write_watch_page
-from mnemoscope.training.history import read_history
+from mnemoscope.training.history import FOLDER, read_history
 from tiny_models import save_model
 
 
@@ -151,6 +151,17 @@ def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, call):
     assert not (tmp_path / "elsewhere" / "checks").exists()
 
 
+def test_a_trainers_folder_shows_what_its_callback_kept(run, tracked, tmp_path, call, refused):
+    """Without --sequences: it is said, and another history is not drawn over."""
+    trainers = shutil.copytree(run, tmp_path / "out")
+    kept = shutil.copytree(tracked, trainers / FOLDER)
+    shown = call("watch", trainers, "--fail-if", "recalled > 0%")
+    assert (shown.status, f"what a callback kept in {kept}" in shown.out) == (0, True)
+    before = {path: path.read_bytes() for path in tracked.glob("*.*")}
+    assert "holds a history of its own" in refused("watch", trainers, "-o", tracked)
+    assert {path: path.read_bytes() for path in tracked.glob("*.*")} == before
+
+
 def test_a_gate_judges_the_last_checkpoint(tiny, run, tracked, tmp_path, call, refused):
     """Of 240 windows, none of which can be guessed, step 200 reproduces 160 and step 300 none."""
     learned = tmp_path / "learned"
@@ -204,6 +215,9 @@ def test_checkpoints_one_by_one_with_the_controls_that_the_folder_has(tiny, run,
     assert tests == {"reproduced > 0 windows": True, "step 100": False, "step 200": False}
     said = suite.find("testcase[@name='step 200']/system-out").text
     assert "document, Recall: 40 of 60 reproduced" in said
+    windows = pl.read_parquet(out / "windows.parquet").filter("is_memorized", source="document")
+    named = [f"{one['window']}: {one['text']!r}" for one in windows.head(20).to_dicts()]
+    assert said.splitlines()[-21:] == [*named, "... and 20 more"]
 
 
 @pytest.mark.parametrize("length", [32, 64, 72])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mnemoscope.report.charts import class_stroke
-from mnemoscope.report.style import DARK, LIGHT, map_ramp
+from mnemoscope.report.style import DARK, LIGHT, class_colour, map_ramp
 
 # Machado, Oliveira and Fernandes (2009), full severity, for linear RGB.
 VISIONS = {  # each a matrix, row by row
@@ -75,6 +75,21 @@ def test_the_four_first_classes_differ_in_every_vision(colours: dict[str, str]):
         seen = [lab(matrix @ linear(colours[f"class-{i}"])) for i in range(4)]
         for one, other in combinations(seen, 2):
             assert np.linalg.norm(one - other) > 10
+
+
+@pytest.mark.parametrize(
+    ("classes", "colours"),
+    [
+        (("Non-Memo", "Guess", "Recall"), [0, 1, 2]),
+        (("Non-Memo", "Recall"), [0, 2]),  # Guess was too small and is left out
+        (("Non-Memo", "Recite[5]", "Guess", "Recall"), [0, 3, 1, 2]),
+        (("Non-Memo", "Recite[5]", "Reconstruct", "Recollect"), [0, 1, 2, 3]),
+        (tuple("abcdefg"), [1, 2, 3, 4, 5, 0, 1]),
+    ],
+)
+def test_a_class_has_one_colour_whichever_others_there_are(classes, colours):
+    assert [class_colour(classes, one) for one in classes] == colours
+    assert class_colour(classes, "Guess") == 1
 
 
 @pytest.mark.parametrize("is_dark", [False, True])

@@ -22,6 +22,8 @@ from mnemoscope.words import plural
 
 _WORD = re.compile(r"\S+")
 _RUN = 8  # words in a row that an older audit's passage has too: they are known
+_DECIDE = ("prefix", "suffix", "stride", "threshold", "patterns", "chat_template", "instruction")
+"""Settings that decide which passages an audit has."""
 _EDGE = 16  # words; fewer between and beside known ones are an edge that moved, or an edit
 PASSAGES = Measures(
     KINDS,
@@ -143,13 +145,16 @@ def _unknown(
 
 
 def _in_common(record: AuditRecord, older: AuditRecord, baseline: Path) -> str:
-    """How many documents the baseline has too, by name or text; a wrong one has none."""
+    """What to add where a baseline is this audit, was asked otherwise or has no such document."""
     if older["key"] == record["key"] and older["date"] == record["date"]:
         return f"; {baseline} is this very audit, beside which nothing is new"
+    now, then = record["settings"], older["settings"]
+    others = [f"{one} {then.get(one)}" for one in _DECIDE if then.get(one) != now.get(one)]
+    said = f"; {baseline} was made with {', '.join(others)}" if others else ""
     known = {one[key] for one in older["documents"] for key in ("document", "sha256")}
     if any(one["document"] in known or one["sha256"] in known for one in record["documents"]):
-        return ""
-    return no_common(plural(len(record["documents"]), "document"), baseline)
+        return said
+    return said + no_common(plural(len(record["documents"]), "document"), baseline)
 
 
 def no_common(whole: str, baseline: Path) -> str:

@@ -17,6 +17,7 @@ from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked
 from mnemoscope.audits.shares import estimate_of
+from mnemoscope.data.formats import is_there
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, a_kind
 from mnemoscope.files import LOCK_FILE, as_path, hold_folder, made_folder
@@ -369,9 +370,9 @@ def _texts_of(table: Any) -> dict[str, str]:
 
 
 def _is_text(given: str) -> bool:
-    """Whether it is no mistyped name: several lines, or more words than any name has."""
+    """Whether it is no name, mistyped or not: several lines, or more words than any name has."""
     is_long = len(given) > _LONGEST_NAME or len(given.split()) > _WORDS_OF_NAME
-    return is_long or "\n" in given.strip()
+    return (is_long or "\n" in given.strip()) and not is_there(given)
 
 
 def audit_api(

@@ -1,6 +1,7 @@
 """The folder of an audit: `audit.json`, and the files that it names."""
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NotRequired, cast
@@ -208,9 +209,10 @@ def changed_files(out: Path, record: AuditRecord) -> dict[str, str]:
     return found
 
 
-def other_audit(out: Path) -> UserError:
-    """What to say of a folder with another audit in it."""
+def other_audit(out: Path, different: Sequence[str] = ()) -> UserError:
+    """What to say of a folder with another audit in it, which differs in this."""
+    said = ", ".join(different) or "other documents or settings, another model or case"
     return UserError(
-        f"{out}: holds an audit of other documents or settings, another model or case. Choose "
-        "another folder with -o, or --redo to write over it."
+        f"{out}: holds an audit of {said}. Choose another folder with -o, or --redo to write over "
+        "it."
     )

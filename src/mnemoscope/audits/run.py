@@ -14,7 +14,7 @@ from typing import cast
 
 import polars as pl
 
-from mnemoscope.audits.asking import Answer, Auditing
+from mnemoscope.audits.asking import Answer, Auditing, ModelRecord
 from mnemoscope.audits.brief import REPORT, render_brief
 from mnemoscope.audits.documents import Reading
 from mnemoscope.audits.exports import sarif_log
@@ -36,6 +36,7 @@ from mnemoscope.audits.records import (
     SCHEMA_VERSION,
     AuditRecord,
     DocumentRow,
+    Skipped,
     audit_store,
     changed_files,
     other_audit,
@@ -72,7 +73,10 @@ def make_audit(
     prepare_folder(out)
     check_long_enough(audit)
     key = audit_key(audit)
-    done = _finished_audit(out, key, redo=redo)
+    skipped: list[Skipped] = [
+        {"document": one.name, "reason": one.reason} for one in reading.skipped
+    ]
+    done = _finished_audit(out, key, audit, skipped, redo=redo)
     if done is not None:
         say(f"{out}: this audit is already there.")
         return done
@@ -100,7 +104,7 @@ def make_audit(
         "encoding": reading.encoding,
         **({"columns": dict(reading.columns)} if reading.columns else {}),
         "documents": (rows := _document_rows(audit, tables.get("near"))),
-        "skipped": [{"document": one.name, "reason": one.reason} for one in reading.skipped],
+        "skipped": skipped,
         "summary": (summary := overall(rows)),
         "verdict": verdict_of(
             model.record["name"],
@@ -215,15 +219,22 @@ def audit_key(audit: Auditing) -> str:
     return whole.hexdigest()
 
 
-def _finished_audit(out: Path, key: str, *, redo: bool) -> AuditRecord | None:
-    """The audit that is already there, if it is this one; another one only goes with `redo`."""
+def _finished_audit(
+    out: Path, key: str, audit: Auditing, skipped: list[Skipped], *, redo: bool
+) -> AuditRecord | None:
+    """The audit that is already there, if it is this one; another one only goes with `redo`.
+
+    It is another one too where other files could not be read: a gate counts them.
+    """
     if not (out / RECORD).is_file():
         return None
+    different: list[str] = []
     try:
         record = read_audit_record(out)
-        is_this = record["key"] == key
+        is_this = record["key"] == key and record["skipped"] == skipped
         if is_this and not redo and not changed_files(out, record):
             return record
+        different = _differences(record, audit, skipped)
     except (DamagedDataError, UserError):
         is_this = False
     if not redo and is_this:
@@ -231,9 +242,36 @@ def _finished_audit(out: Path, key: str, *, redo: bool) -> AuditRecord | None:
             f"{out}: files of this audit are missing or were changed. --redo makes it again."
         )
     if not redo:
-        raise other_audit(out)
+        raise other_audit(out, different)
     audit_store(out).forget(ARTEFACT)
     return None
+
+
+def _differences(record: AuditRecord, audit: Auditing, skipped: list[Skipped]) -> list[str]:
+    """In what a finished audit differs from the one asked for, as far as its record tells."""
+
+    def identity(model: ModelRecord | None) -> str | None:
+        return None if model is None else model["fingerprint"] or model["name"]
+
+    reference = audit.reference.facts().record if audit.reference else None
+    known = {(one["document"], one["sha256"]) for one in record["documents"]}
+    known |= {(one["document"], one["reason"]) for one in record["skipped"]}
+    asked = {(text.name, text.document.sha256) for text in audit.texts}
+    asked |= {(one["document"], one["reason"]) for one in skipped}
+    first, *others = sorted({name for name, _ in known ^ asked}) or [""]
+    more = f" and {len(others):,} more" if others else ""
+    settings = json.loads(json.dumps(audit.settings.model_dump()))
+    pairs = {
+        "another model": (identity(record["model"]), identity(audit.model.facts().record)),
+        "another reference": (identity(record["reference"]), identity(reference)),
+        f"other documents ({first}{more})": (known, asked),
+        "other settings": (record["settings"], settings),
+        "another case or operator": (
+            [record["case"], record["operator"]],
+            [audit.case, audit.operator],
+        ),
+    }
+    return [said for said, (there, here) in pairs.items() if there != here]
 
 
 def check_no_other(out: Path, *, redo: bool) -> None:

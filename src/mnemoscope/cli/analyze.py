@@ -234,6 +234,7 @@ def watch(
         if len(checkpoints) > 1 or control is not None:
             raise UserError("watch: --sequences is missing. Name the texts or the table to watch.")
         history = history_folder(checkpoints[0])
+        _check_shown(history, Path(checkpoints[0]), out)
     else:
         history = out or Path("watch")
         asked = WatchAsked(
@@ -253,6 +254,19 @@ def watch(
         with shown(quiet):
             watch_checkpoints(asked, history)
     _show_history(history, out or history, gate, junit, answer)
+
+
+def _check_shown(history: Path, given: Path, out: Path | None) -> None:
+    """Say whose history is shown, and refuse to draw it over another."""
+    from mnemoscope.training.history import holds_history
+
+    if out is not None and out.resolve() != history.resolve() and holds_history(out):
+        raise UserError(
+            f"{out}: holds a history of its own, and without --sequences that of {history} would "
+            "be shown there. Name --sequences to check checkpoints, or another folder with -o."
+        )
+    if history != given:
+        print(f"Shown is what a callback kept in {history}. --sequences checks the checkpoints.")
 
 
 def _show_history(

@@ -1,5 +1,6 @@
 """All verbs in one place; each lives in a module named for what it works on."""
 
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -10,6 +11,7 @@ from typer.main import get_command
 
 from mnemoscope.cli import analyze, audit, forget, items, study, tables
 from mnemoscope.cli.options import expanded
+from mnemoscope.errors import UserError
 from mnemoscope.study.stages import STAGES
 from mnemoscope.version import __version__
 
@@ -33,6 +35,7 @@ class _Verb(_Switches, TyperCommand):
         """Print the help with every flag where that is asked for."""
         hidden: list[Any] = [one for one in self.params if getattr(one, "hidden", False)]
         if "--help-all" not in args:
+            self._refuse_twice(ctx, args)
             return super().parse_args(ctx, args)
         for is_hidden in (False, True):
             for one in hidden:
@@ -40,6 +43,15 @@ class _Verb(_Switches, TyperCommand):
             if not is_hidden:
                 print(self.get_help(ctx))
         raise typer.Exit
+
+    def _refuse_twice(self, ctx: Any, args: list[str]) -> None:
+        """Refuse a value that is given twice: click would take the last, and say nothing."""
+        *_, order = self.make_parser(ctx).parse_args(args=[*args])
+        for one, n in Counter(order).items():
+            if n > 1 and not (one.multiple or getattr(one, "is_flag", False)):
+                raise UserError(
+                    f"{one.opts[0]}: given {n} times, and only one would count. Leave one."
+                )
 
 
 class _Root(_Switches, TyperGroup):

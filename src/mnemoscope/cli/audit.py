@@ -168,10 +168,12 @@ def audit(
 
     Example: mnemoscope audit embedded README.md -o audit
     """
+    from mnemoscope.audits.documents import check_sources
     from mnemoscope.audits.library import audit as make
     from mnemoscope.audits.library import planned
 
-    condition = _condition(gate, has_near=fields.get("near_length") != 0)
+    condition = _condition(gate, has_near=fields.get("near_length") != 0, out=out)
+    check_sources(documents)
     if dry_run:
         named = {"dtype": dtype or "float32", "device": device or "auto"}
         said = planned(
@@ -253,7 +255,8 @@ def audit_api(
     is_text = service.get("chat") or not tokenizer
     service["prompt_as"] = service.get("prompt_as") or ("text" if is_text else "tokens")
     asked = checked(EndpointSettings, url=url, model=model, **service)
-    condition = _condition(gate, has_near=asked.chat and given.get("near_length") != 0)
+    has_near = asked.chat and given.get("near_length") != 0
+    condition = _condition(gate, has_near=has_near, out=out)
     folder = out if dry_run else needed_out(out, "audit")
     with shown(quiet):
         made = make(
@@ -294,7 +297,7 @@ def audit_gate(
     from mnemoscope.audits.library import Audit
     from mnemoscope.audits.records import read_verdicts
 
-    condition = read_gate(gate, of := gated_audits(), needed=True)
+    condition = read_gate(gate, of := gated_audits(), needed=True, out=folder)
     judge_found(Audit(folder, *read_verdicts(folder)), condition, gate, of, answer)
 
 
@@ -442,8 +445,8 @@ def _settings(file: Path | None, **fields: Any) -> dict[str, Any]:
     return {str(k).replace("-", "_"): v for k, v in named.items()} | given
 
 
-def _condition(flags: GateFlags, *, has_near: bool) -> "Gate | None":
-    gate = read_gate(flags, gated_audits())
+def _condition(flags: GateFlags, *, has_near: bool, out: Path | None) -> "Gate | None":
+    gate = read_gate(flags, gated_audits(), out=out)
     if gate is not None and gate.kind == "near" and not has_near:
         raise UserError("--fail-if near: near copies are not looked for here. Choose recalled.")
     return gate

@@ -50,8 +50,13 @@ def gated_items() -> Gated:
     )
 
 
-def read_gate(flags: GateFlags, of: Gated, *, needed: bool = False) -> "Gate | None":
-    """The condition, if any, and whether what is asked for beside it can be read and written."""
+def read_gate(
+    flags: GateFlags, of: Gated, *, out: Path | None, needed: bool = False
+) -> "Gate | None":
+    """The condition, if any, and whether what is asked for beside it can be read and written.
+
+    `out` is the folder that is judged.
+    """
     from mnemoscope.conditions import parse_gate
 
     if needed and flags.fail_if is None and flags.sarif is None:
@@ -60,6 +65,11 @@ def read_gate(flags: GateFlags, of: Gated, *, needed: bool = False) -> "Gate | N
         if flags.fail_if is None and flags.sarif is None:
             raise UserError("--baseline: for what is new. Add --fail-if or --sarif.")
         of.check(flags.baseline)
+        if out is not None and flags.baseline.resolve() == out.resolve():
+            raise UserError(
+                f"--baseline {flags.baseline}: the folder that is judged, beside which nothing is "
+                "new, so it never fails. Keep the older result in another folder."
+            )
     elif flags.sarif is not None:
         raise UserError(
             "--sarif: for what is new since an older result. Add --baseline; the log of all "

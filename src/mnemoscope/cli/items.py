@@ -65,7 +65,7 @@ def items(
 
     Example: mnemoscope items my-model items.jsonl --reference its-base -o items
     """
-    condition = read_gate(gate, gated_items())
+    condition = read_gate(gate, gated_items(), out=out)
     from mnemoscope.contamination.run import items as ask
 
     with shown(quiet):
@@ -111,7 +111,7 @@ def items_api(
 
     Example: mnemoscope items api http://localhost:8000/v1 NAME items.jsonl -o items
     """
-    condition = read_gate(gate, gated_items())
+    condition = read_gate(gate, gated_items(), out=out)
     service = checked(
         EndpointSettings,
         url=url,
@@ -149,7 +149,7 @@ def items_gate(
     """
     from mnemoscope.contamination.found import read_found
 
-    condition = read_gate(gate, of := gated_items(), needed=True)
+    condition = read_gate(gate, of := gated_items(), needed=True, out=folder)
     judge_found(read_found(folder), condition, gate, of, answer)
 
 

@@ -75,6 +75,10 @@ def check_there(path: Path | str, of_text: str = "") -> None:
             raise UserError(f"{path}: a pipe or device, which can be read once. Save it as a file.")
         return
     name, hint = str(path), ""
+    first, *further = name.strip().split("\n")
+    if further and is_there(first):
+        n = 1 + len(further)
+        raise UserError(f"{first} …: {n} names in one argument. Give each as one of its own.")
     if len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
         name, hint = f"{name[:_SHOWN]} … {name[-_SHOWN:].rstrip()}", of_text and f" {of_text}"
     raise UserError(f"{name}: no such file or folder.{hint}")

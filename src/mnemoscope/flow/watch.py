@@ -44,6 +44,7 @@ from mnemoscope.words import plural
 
 PAGE = "watch.html"
 _CLASSES = {"reproduced": "", "guessed": GUESS, "recalled": RECALL}
+_NAMED = 20  # windows in a JUnit report
 _KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
 
 
@@ -234,12 +235,22 @@ def judge_latest(history: History, gate: Gate) -> GateResult:
 
 
 def watch_junit(history: History, judged: GateResult | None) -> str:
-    """A JUnit report: the condition is a test, and each checkpoint one with its counts."""
+    """A JUnit report: the condition is a test, and each checkpoint one with its counts.
+
+    The last one names the windows that count, so that a log says which text came out.
+    """
     counted = _shares(history.joined().join(_groups(history.windows), on="window"))
     said: dict[int, list[str]] = {}
     for row in counted.sort("step", "source", "class").iter_rows(named=True):
         line = f"{row['source']}, {row['class']}: {row['memorized']:,} of {row['n']:,} reproduced"
         said.setdefault(row["step"], []).append(line)
+    if judged is not None and (n := judged.counted.height):
+        texts = judged.counted.select("window").join(
+            history.windows, on="window", maintain_order="left"
+        )
+        named = (f"{one['window']}: {one['text']!r}" for one in texts.head(_NAMED).to_dicts())
+        more = [f"... and {n - _NAMED:,} more"] if n > _NAMED else []
+        said[history.steps[-1]] += [*named, *more]
     cases = [Case(f"step {step}", output="\n".join(lines)) for step, lines in said.items()]
     return junit_suite(f"watch of {history.run}", {}, judged, cases)
 
@@ -279,9 +290,8 @@ def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], steps: Sequence[
     return Chart(
         title="Windows that the model reproduces, per cent (95 % interval)",
         series=tuple(
-            series_of(f"{', '.join(group)} ({part['n'][0]:,})", part, "share", x="step")
+            series_of(", ".join(group), _of_group(shares, group), "share", x="step")
             for group in groups
-            for part in [_of_group(shares, group)]
         ),
         form="line" if len(steps) > 1 else "points",
         x_label="step",
@@ -360,9 +370,9 @@ def _further(steps: Sequence[int], followed: pl.DataFrame) -> Iterator[str]:
     seen = followed.drop_nulls("first_memorized")
     lost = seen.drop_nulls("forgotten")
     yield (
-        f"{len(steps):,} checks of {followed.height:,} windows: {seen.height:,} were "
-        f"memorized at some check, {lost.height:,} of them were not at a later one. What happened "
-        "between two checks is not seen. The windows are "
+        f"{plural(len(steps), 'check')} of {plural(followed.height, 'window')}: {seen.height:,} "
+        f"were memorized at some check, {lost.height:,} of them were not at a later one. What "
+        "happened between two checks is not seen. The windows are "
         f"{followed['near_duplicates'].n_unique():,} groups of near duplicates, which intervals "
         "draw."
     )

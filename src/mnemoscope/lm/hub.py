@@ -29,6 +29,8 @@ NO_FILE = (
 _DEVICES = ("auto", "cpu", "cuda", "cuda:0", "mps")
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_OF_TRAINER = ("training_args.bin", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
+"""Pickles that transformers' Trainer lays beside weights."""
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "*.model",
@@ -159,7 +161,8 @@ def _folder(name: str, folder: Path, needs_weights: bool) -> Source:
     if not is_object:
         raise UserError(f"{name}: config.json cannot be read as JSON. Copy the model again.")
     if needs_weights and not _holds(folder, "*.safetensors"):
-        if _holds(folder, *_PICKLES):
+        beside = {path for pattern in _OF_TRAINER for path in folder.glob(pattern)}
+        if any(path not in beside for pattern in _PICKLES for path in folder.glob(pattern)):
             raise UserError(
                 f"{name}: holds only pickled weights, which can run code when read. Save it as "
                 "safetensors (transformers' save_pretrained does)."
@@ -327,11 +330,16 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
     them, or any folders with a number in their names), or the checkpoints themselves: folders, or
     MODEL@REVISION. The step is the last number in the name of a folder or revision, or the place in
     what was given where none has one: a number in a hub name is of the model, not its step. Raises
-    UserError: fewer than `least`, one step twice, a folder without a model, or some with a step and
-    some without.
+    UserError: fewer than `least`, one step twice, a folder without a model or with one beside its
+    checkpoints, or some with a step and some without.
     """
     only = given[0] if len(given) == 1 else ""
     is_inside = bool(only) and Path(only).is_dir() and not _holds_model(Path(only))
+    if only and not is_inside and any(Path(only).glob("checkpoint-*/config.json")):
+        raise UserError(
+            f"{only}: a model, and checkpoints beside it. Name the checkpoints "
+            f"({Path(only) / 'checkpoint-*'}), or a copy of the model alone."
+        )
     found = _named(_inside(Path(only)) if is_inside else given)
     if len(found) < least:
         from mnemoscope.words import plural  # loads numpy, which settings do without

@@ -36,7 +36,8 @@ FINDINGS = {
 """In a cell, those first that say most."""
 _IN_WORDS = {"never read": "what was never read", "read": "what was read"}
 _BY_TRUTH = (
-    "by truth, of what the twin alone reproduces too, alike in kind and, where known, in form"
+    "by what was read and what never was, among sequences that the twin reproduces too, with kind "
+    "and, where known, form held equal"
 )
 _MOST_NAMED = 2
 

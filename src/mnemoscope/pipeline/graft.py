@@ -227,10 +227,10 @@ def make_grafts(
     every = tasks_of(study, known.values["facts"], known.values["parts"])
     tasks = [replace(one, n_tried=n_tried) for one in every]
     n_walks = sum(isinstance(task.graft, Walk) for task in tasks)
-    say(
-        f"{len(tasks) - n_walks:,} grafts and {n_walks:,} walks (one random change at growing "
-        f"scales); {sum(store.has(task.key) for task in tasks):,} are there."
-    )
+    walks = f" and {n_walks:,} walks (one random change at growing scales)" if n_walks else ""
+    n_done = sum(store.has(task.key) for task in tasks)
+    done = f"; {n_done:,} of these {len(tasks):,} are done" if n_done else ""
+    say(f"{len(tasks) - n_walks:,} grafts{walks}{done}.")
     if not n_walks and INTO_MODEL in wanted.graft.directions:
         say(NO_WALKS)
     tasks = share.of(tasks)

@@ -19,7 +19,7 @@ from mnemoscope.analysis.figures import Chart, HeatMap, Series, plain, series_of
 from mnemoscope.localize.rankings import RANKINGS
 from mnemoscope.localize.regions import layer_profile
 from mnemoscope.pipeline.deltas import StoredDelta
-from mnemoscope.report.style import N_CLASS_COLOURS, map_ramp
+from mnemoscope.report.style import N_CLASS_COLOURS, PAPER_COLOURS, class_colour, map_ramp
 from mnemoscope.words import NARROW, UNKNOWN, number
 
 # Above this further taxonomies keep their layer profile and tables alone: a page of tens of
@@ -33,7 +33,6 @@ MOST_LAYERS_IN_A_ROW = 8
 """Of Δ, in a picture of its own."""
 
 CLASS_DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-_PAPER_COLOURS = (("Non-Memo", 0), ("Guess", 1), ("Recall", 2))
 _MAP_STEP, _MAP_GAP = 180.0, 12.0
 _STRIP_STEP = 104.0  # from map to map on the page
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 14.0, 22.0, 44.0
@@ -161,8 +160,8 @@ def class_stroke(index: int, *, is_main: bool = False) -> Stroke:
 
 
 def class_ink(classes: Sequence[str], name: str) -> str:
-    """The style of a class by its name; one that is none of `classes` looks as the first."""
-    return f"class-{(classes.index(name) if name in classes else 0) % N_CLASS_COLOURS}"
+    """The style of a class by its name."""
+    return f"class-{class_colour(classes, name)}"
 
 
 def profile_drawing(classes: Sequence[str], profile: np.ndarray, *, title: str = "") -> Drawing:
@@ -179,8 +178,9 @@ def profile_drawing(classes: Sequence[str], profile: np.ndarray, *, title: str =
         y_label="% of the largest",
         percent=True,
     )
+    strokes = [class_stroke(class_colour(classes, name)) for name in classes]
     ticks = [one for one in layers if n_layers <= _MOST_LAYERS_NAMED or one == 1 or one % 6 == 0]
-    return Drawing(chart, list(map(class_stroke, range(len(classes)))), ticks, (0.0, 1.0))
+    return Drawing(chart, strokes, ticks, (0.0, 1.0))
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,8 @@ class CutPanel:
 def cut_stroke(curve: CutCurve, classes: Sequence[str], panel: str) -> Stroke:
     """Decisive edges have the colour of their class, thick in its own panel; others are neutral."""
     if curve.choice == "decisive" and curve.edges_of in classes:
-        return class_stroke(classes.index(curve.edges_of), is_main=curve.edges_of == panel)
+        place = class_colour(classes, curve.edges_of)
+        return class_stroke(place, is_main=curve.edges_of == panel)
     return Stroke(None, _CUT_DASHES.get(curve.choice, "longdash"))
 
 
@@ -255,7 +256,7 @@ class MapGrid(NamedTuple):
     """Maps of Δ of `size` pixels, each class under its name, of which `border` are prefix."""
 
     maps: Sequence[PlacedMap]
-    names: Sequence[tuple[float, float, int, str]]  # x, y, number of the class, its name
+    names: Sequence[tuple[float, float, int, str]]  # x, y, colour of the class, its name
     ticks: Sequence["Tick"]  # of the keys
     size: float
     border: float
@@ -293,7 +294,7 @@ def map_grid(
         if only not in (None, index):
             continue
         x = 0.0 if layer is None else index * step
-        names.append((x, y + 11, index, name))
+        names.append((x, y + 11, class_colour(classes, name), name))
         for at, picture in enumerate(of):
             row, column = divmod(at, n_columns)
             place = x + column * step, y + 33 + row * (size + 38)
@@ -505,7 +506,9 @@ def chart_view(drawn: Chart | Drawing, *, width: float = WIDTH) -> ChartView:
 def _colours(chart: Chart) -> list[int]:
     """Series named after the paper's classes have the colours of these; others from 1 on."""
     named = [
-        next((at for word, at in _PAPER_COLOURS if re.search(rf"\b{word}\b", one.name)), None)
+        next(
+            (at for word, at in PAPER_COLOURS.items() if re.search(rf"\b{word}\b", one.name)), None
+        )
         for one in chart.series
     ]
     colours = [one for one in named if one is not None]

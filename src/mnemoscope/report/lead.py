@@ -8,6 +8,7 @@ from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
 from mnemoscope.report.answer import as_sentence
 from mnemoscope.report.content import ReportContent, Standing, TaxonomyResult
+from mnemoscope.report.style import PAPER_COLOURS, class_colour
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.store import Facts
 from mnemoscope.taxonomy import PAPER
@@ -36,7 +37,7 @@ class Part(NamedTuple):
     words: str  # "1,318 guessable"
     share: float  # of all sequences
     shown: str  # the share as it is printed, as everywhere on the page
-    colour: int | None  # the class's place in its taxonomy
+    colour: int | None  # None: neutral
 
 
 class Badge(NamedTuple):
@@ -57,7 +58,7 @@ class Lead:
     parts: Sequence[Part]  # empty where there are no sequences
     number: int | None
     grafted: int | None  # the number of the taxonomy whose grafts stand first
-    passages: Sequence[tuple[int, Facts, Facts]]  # place, facts and example of a class
+    passages: Sequence[tuple[int, Facts, Facts]]  # colour, facts and example of a class
     badges: Sequence[Badge]
 
 
@@ -100,12 +101,15 @@ def conclusion(content: ReportContent) -> str:
 def _repeated(
     taxonomy: TaxonomyResult, n_memorized: int
 ) -> Iterator[tuple[str, str, int, int | None]]:
-    """Name, words, number and place of each class of memorized sequences, and of those without.
+    """Name, words, number and colour of each class of memorized sequences, and of those without.
 
     Nothing where the labels do not add up to what is memorized.
     """
-    classes = [(one["name"], one["n_sequences"], at) for at, one in enumerate(taxonomy.classes)]
-    every = [*classes, *((name, n, None) for name, n in taxonomy.dropped)]
+    names = [one["name"] for one in taxonomy.classes]
+    colours = [class_colour(names, one) for one in names]
+    counts = [one["n_sequences"] for one in taxonomy.classes]
+    classes = list(zip(names, counts, colours, strict=True))
+    every = [*classes, *((name, n, PAPER_COLOURS.get(name)) for name, n in taxonomy.dropped)]
     found = [one for one in every if one[0] != NON_MEMO]
     left = n_memorized - sum(n for _, n, _ in found)
     if not n_memorized or left < 0:
@@ -118,11 +122,10 @@ def _repeated(
 
 def _passages(taxonomy: TaxonomyResult) -> Iterator[tuple[int, Facts, Facts]]:
     """The first example of each class, memorized ones first."""
-    places = range(len(taxonomy.classes))
-    for at in sorted(places, key=lambda at: taxonomy.classes[at]["name"] == NON_MEMO):
-        facts = taxonomy.classes[at]
+    names = [one["name"] for one in taxonomy.classes]
+    for facts in sorted(taxonomy.classes, key=lambda one: one["name"] == NON_MEMO):
         for example in [one for one in taxonomy.examples if one["class"] == facts["name"]][:1]:
-            yield at, facts, example
+            yield class_colour(names, facts["name"]), facts, example
 
 
 def _grafted(content: ReportContent, lead: int | None) -> int | None:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from mnemoscope.report.style import class_colour
+
 MOST_TOKENS = 1_280_000
 """Tokens of the sequences that a page holds, 20,000 of 64; of more it holds a random sample."""
 FIGURES = {
@@ -35,6 +37,11 @@ class Division(NamedTuple):
     classes: Sequence[str]
     labels: pl.Series  # of strings
     read: pl.Series | None = None  # of lists of strings
+
+    @property
+    def colours(self) -> list[int]:
+        """The number of each class's colour."""
+        return [class_colour(self.classes, one) for one in self.classes]
 
 
 @dataclass(frozen=True)

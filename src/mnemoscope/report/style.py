@@ -43,6 +43,8 @@ _COLOURS = {  # light, dark
 LIGHT = {name: light for name, (light, _) in _COLOURS.items()}
 DARK = {name: dark for name, (_, dark) in _COLOURS.items()}
 N_CLASS_COLOURS = 6
+PAPER_COLOURS = {"Non-Memo": 0, "Guess": 1, "Recall": 2}
+"""Of the paper's classes, on every page."""
 FONTS = {
     "serif": "Charter, 'Bitstream Charter', 'Iowan Old Style', 'Palatino Linotype', Georgia, "
     "'Noto Serif', 'DejaVu Serif', serif",
@@ -101,6 +103,7 @@ def environment(*packages: str) -> jinja2.Environment:
     }
     made.globals |= {
         "asset": asset,
+        "class_colour": class_colour,
         "css_variables": css_variables,
         "dark": DARK,
         "fonts": FONTS,
@@ -108,6 +111,18 @@ def environment(*packages: str) -> jinja2.Environment:
         "n_class_colours": N_CLASS_COLOURS,
     }
     return made
+
+
+def class_colour(classes: Sequence[str], name: str) -> int:
+    """The number of a class's colour, which the paper's classes keep whichever others are there.
+
+    The others have the free numbers in their order; beyond six they come round again.
+    """
+    taken = {PAPER_COLOURS[one] for one in classes if one in PAPER_COLOURS}
+    free = [at for at in range(1, len(classes) + len(taken) + 1) if at not in taken]
+    others = [one for one in classes if one not in PAPER_COLOURS]
+    place = PAPER_COLOURS.get(name, 0) if name not in others else free[others.index(name)]
+    return place % N_CLASS_COLOURS
 
 
 def fill(template: jinja2.Template, **values: Any) -> str:

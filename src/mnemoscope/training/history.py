@@ -117,8 +117,13 @@ FOLDER = "memorization"
 def history_folder(given: Path | str) -> Path:
     """The folder of a history: the given one, or `FOLDER` in it, as a trainer's output has it."""
     given = as_path(given, "folder")
-    has_it = [_store_of(one).record_path(WATCH).is_file() for one in (given, given / FOLDER)]
-    return given / FOLDER if has_it == [False, True] else given
+    is_trainers = not holds_history(given) and holds_history(given / FOLDER)
+    return given / FOLDER if is_trainers else given
+
+
+def holds_history(folder: Path) -> bool:
+    """Whether something was watched into this folder."""
+    return _store_of(folder).record_path(WATCH).is_file()
 
 
 def read_history(folder: Path | str) -> History:
@@ -143,21 +148,19 @@ def read_history(folder: Path | str) -> History:
 
 def kept_controls(folder: Path) -> pl.DataFrame | None:
     """Windows that a history holds beside what is watched, kept out of training; None without."""
-    store = _store_of(folder)
-    if not store.record_path(WATCH).is_file():
+    if not holds_history(folder):
         return None
-    kept = store.frame(WATCH, _WINDOWS).filter(source=CONTROL)
+    kept = _store_of(folder).frame(WATCH, _WINDOWS).filter(source=CONTROL)
     return None if kept.is_empty() else kept
 
 
 def _read_record(folder: Path) -> _Watch:
-    store = _store_of(folder)
-    if not store.record_path(WATCH).is_file():
+    if not holds_history(folder):
         raise UserError(
             f"{folder}: holds no history of memorization (no watch.json). To look at checkpoints, "
             f"name what is watched: mnemoscope watch {folder} --sequences PATH."
         )
-    return cast(_Watch, store.record(WATCH, shape=_Watch))
+    return cast(_Watch, _store_of(folder).record(WATCH, shape=_Watch))
 
 
 def _steps(folder: Path) -> list[int]:

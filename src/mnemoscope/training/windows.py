@@ -50,7 +50,7 @@ class WatchedWindows:
         source: str = "document",
         length: int = 64,
         stride: int = 64,
-        most: int = 256,
+        most: int | None = 256,
         seed: int = 0,
         bos: str = "auto",
     ) -> "WatchedWindows":

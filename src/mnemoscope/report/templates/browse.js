@@ -7,6 +7,7 @@
   const table = root.querySelector("table");
   const fields = Object.fromEntries([...root.querySelectorAll("[name]")].map((one) => [one.name, one]));
   const classes = JSON.parse(packed.dataset.classes);
+  const colours = JSON.parse(packed.dataset.colours);
   const shown = 50;
   const nested = ["classes", "read"];  // a list a taxonomy
   const start = { taxonomy: "0", class: "", read: "", genre: "", q: "", sort: "id", page: "0", id: "" };
@@ -68,7 +69,7 @@
   const label = (name) => {
     const at = classes[state.taxonomy].indexOf(name);
     if (at < 0) return [name || "–"];
-    return [make("span", `swatch class-${at % 6}`), name];
+    return [make("span", `swatch class-${colours[state.taxonomy][at]}`), name];
   };
 
   const line = (row, columns) => {
