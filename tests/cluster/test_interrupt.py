@@ -6,12 +6,16 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 SCRIPT = """
-import multiprocessing, time
+import multiprocessing, pathlib, time
 from mnemoscope.cluster import local
 def start():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["slow"])
+    pathlib.Path("starting").touch()
+    time.sleep(0.3)
     return context
 local._start = start
 try:
@@ -22,7 +26,8 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_while_the_server_of_workers_imports_prints_no_traceback(tmp_path):
+@pytest.mark.parametrize("moment", ["starting", "began"])
+def test_ctrl_c_while_the_server_of_workers_starts_or_imports_is_heard_once(tmp_path, moment):
     (tmp_path / "slow.py").write_text(
         "import pathlib, time\npathlib.Path('began').touch()\ntime.sleep(0.5)\n"
     )
@@ -35,7 +40,7 @@ def test_ctrl_c_while_the_server_of_workers_imports_prints_no_traceback(tmp_path
         text=True,
         start_new_session=True,
     )
-    while not (tmp_path / "began").exists():
+    while not (tmp_path / moment).exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)

@@ -14,8 +14,9 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from multiprocessing import resource_tracker
 from types import ModuleType
 from typing import Any, Generic, Self, TypeVar
 
@@ -195,18 +196,23 @@ def _starting() -> Iterator[None]:
     """Start processes that neither run the user's script again nor hear Ctrl-C.
 
     The script may lack a main guard. Ctrl-C goes to every process of the terminal; this one hears
-    it and lets the others finish what they are at, the server its imports.
+    it when they have started, and lets the others finish what they are at, the server its imports.
     """
-    main = sys.modules["__main__"]
+    main, came = sys.modules["__main__"], []
     is_main_thread = threading.current_thread() is threading.main_thread()
-    sys.modules["__main__"] = ModuleType("__main__")
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN) if is_main_thread else None
-    try:
+    with ExitStack() as stack:
+        sys.modules["__main__"] = ModuleType("__main__")
+        stack.callback(sys.modules.__setitem__, "__main__", main)
+        if is_main_thread:
+            heard = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+            stack.callback(signal.signal, signal.SIGINT, heard or signal.SIG_DFL)
+            if sys.platform != "win32":  # what starts now inherits that it is held back
+                resource_tracker.ensure_running()  # which lets it through again
+                before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
         yield
-    finally:
-        sys.modules["__main__"] = main
-        if heard is not None:
-            signal.signal(signal.SIGINT, heard)
+    if came:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager
