@@ -58,7 +58,7 @@ VALUES = {
         "candidates": 2,
         "finalists": 1,
         "seeds": [0],
-        "beside": [],
+        "baselines": [],
         "minimum": 8,
     },
 }

@@ -40,6 +40,7 @@ def test_checkpoints_are_read_in_the_order_of_their_steps(tmp_path):
         ([], ["E/p-160m@step1", "E/p-160m"], "^E/p-160m: no step .* with its step"),
         (["a-1"], ["a-1", "a-2"], "^a-2: no step .* Name a folder that exists"),
         (["checkpoint-1", "checkpoint-3", "checkpoint-2/runs"], ["."], "2: holds no model"),
+        (["run/best", "run/alpha"], ["run"], "so none is the last. .* order: run/alpha run/best"),
         (["run", "run/checkpoint-1"], ["run"], r"^run: a model.* checkpoints \(run/checkpoint-\*"),
     ],
 )

@@ -331,7 +331,7 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
     MODEL@REVISION. The step is the last number in the name of a folder or revision, or the place in
     what was given where none has one: a number in a hub name is of the model, not its step. Raises
     UserError: fewer than `least`, one step twice, a folder without a model or with one beside its
-    checkpoints, or some with a step and some without.
+    checkpoints, some with a step and some without, or a folder of several without.
     """
     only = given[0] if len(given) == 1 else ""
     is_inside = bool(only) and Path(only).is_dir() and not _holds_model(Path(only))
@@ -341,6 +341,11 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
             f"({Path(only) / 'checkpoint-*'}), or a copy of the model alone."
         )
     found = _named(_inside(Path(only)) if is_inside else given)
+    if is_inside and len(found) > 1 and not any(_NUMBER.search(Path(x.name).name) for x in found):
+        raise UserError(
+            f"{only}: no checkpoint there has a step in its name, so none is the last. Name them "
+            f"in their order: {' '.join(one.name for one in found[:2])} …"
+        )
     if len(found) < least:
         from mnemoscope.words import plural  # loads numpy, which settings do without
 
