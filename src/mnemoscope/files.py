@@ -69,6 +69,13 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_torn(folder: Path) -> None:
+    """Remove what killed processes left of the files that they wrote there by `atomic_path`."""
+    for left in folder.glob(".*.tmp"):
+        if left.name.split(".")[-2].isdigit() and left.is_file():
+            left.unlink(missing_ok=True)
+
+
 def refuse_existing(folder: Path) -> None:
     """Raise UserError where an output folder is there already."""
     if folder.exists():

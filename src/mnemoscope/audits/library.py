@@ -20,7 +20,7 @@ from mnemoscope.audits.shares import estimate_of
 from mnemoscope.data.formats import is_there
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, a_kind
-from mnemoscope.files import LOCK_FILE, as_path, hold_folder, made_folder
+from mnemoscope.files import LOCK_FILE, as_path, hold_folder, made_folder, remove_torn
 from mnemoscope.lm.hub import check_device_name, check_dtype_name, check_model, find_bos
 from mnemoscope.progress import progress_shown, say
 from mnemoscope.stats import Estimate
@@ -546,11 +546,13 @@ def kept_clean(out: Path | None) -> Iterator[None]:
     if out is None:
         yield
         return
-    from mnemoscope.audits.records import FOUNDED, prepare_folder
+    from mnemoscope.audits.records import FOUNDED, PARTS, prepare_folder
 
     was_there = out.exists()
     prepare_folder(out)
     with hold_folder(out):
+        for folder in (out, out / PARTS, out / "texts"):
+            remove_torn(folder)
         try:
             yield
         except BaseException:

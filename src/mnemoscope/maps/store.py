@@ -12,7 +12,7 @@ import polars as pl
 from safetensors import SafetensorError, safe_open
 
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
-from mnemoscope.files import made_folder
+from mnemoscope.files import made_folder, remove_torn
 from mnemoscope.maps.format import (
     META_NAME,
     StoreMeta,
@@ -232,8 +232,7 @@ class MapWriter:
         if self._is_ready:
             return
         made_folder(self.folder)
-        for stale in self.folder.glob(".*.tmp"):
-            stale.unlink()
+        remove_torn(self.folder)
         if not (self.folder / META_NAME).exists():
             write_meta(self.folder, self.meta)
         for name in self._torn:
