@@ -1,6 +1,7 @@
 """What is kept is whole, and its owner's: whatever is done to a file is found."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -213,12 +214,14 @@ def tamper(how: str, record: Path, files: list[Path], other: Path) -> None:
         elif how == "copy" and record.name == RECORD:
             data = (other / file.relative_to(record.parent)).read_bytes()
         file.write_bytes(data)
-        if how == "delete":
+        if how in ("delete", "pipe"):
             file.unlink()
+        if how == "pipe":
+            os.mkfifo(file)
 
 
 @pytest.mark.parametrize("what", ["files", "records"])
-@pytest.mark.parametrize("how", ["flip", "cut", "swap", "delete", "copy"])
+@pytest.mark.parametrize("how", ["flip", "cut", "swap", "delete", "copy", "pipe"])
 def test_whatever_is_done_to_a_file_is_found(whole, audits, tmp_path, how, what):
     """Of a study with an analysis and of an audit, every file at once."""
     folder = Path(shutil.copytree(whole, tmp_path / "copy"))
@@ -250,7 +253,7 @@ def test_whatever_is_done_to_a_file_is_found(whole, audits, tmp_path, how, what)
             assert not Study(folder).is_done("capture")  # and what is missing is captured
         elif how == "copy" and file.name == RECORD:
             assert "spans.parquet: damaged" in found  # it is whole, but of other tables
-        elif is_copy or how == "delete" or file.read_bytes() != before:
+        elif is_copy or how in ("delete", "pipe") or file.read_bytes() != before:
             assert str(record if is_copy else file) in found, f"{how} {file}"
 
 

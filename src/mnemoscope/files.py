@@ -288,7 +288,9 @@ def json_bytes(value: Any) -> bytes:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal; UserError where it cannot be read."""
+    """SHA-256 of a file in hexadecimal; UserError where it cannot be read, or has no end."""
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: no regular file.")
     try:
         with path.open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()

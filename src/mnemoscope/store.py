@@ -8,6 +8,7 @@ what a killed process left half written has no record and is made again.
 
 import hashlib
 import json
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -375,5 +376,7 @@ def kept_in_parts(
 
 def _identity(path: Path) -> _Identity:
     found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("no regular file")  # a pipe has no end
     times = found.st_mtime_ns, found.st_ctime_ns
     return str(path), found.st_ino, found.st_size, *times

@@ -62,6 +62,9 @@ def test_no_verb_prints_the_control_characters_of_a_name(call, tmp_path):
         assert result.status == 2
         assert "control characters" in result.err
         assert printable(result.err.rstrip("\n")) == result.err.rstrip("\n")
+    for out in (["-o", "a\nb"], ["--out=a\nb"], ["-o", "\x1b"], ["-o", "x", "--set", "title=\x07"]):
+        result = call("audit", "embedded", "a text", *out, "--dry-run")
+        assert (result.status, "control characters" in result.err) == (2, True)
     assert name_below(path, tmp_path) == r"a\n::error::b\x1b[31m.txt"
 
 

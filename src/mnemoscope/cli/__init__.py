@@ -6,14 +6,17 @@ Exit status 2 for the user's mistakes, 1 for ours; no traceback unless `--debug`
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 __all__ = ["main"]
 
 _INTERRUPTED = 130
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # in no text, as line ends are
 _LONGEST_LINE = 2000  # characters of an error
 
 
@@ -98,10 +101,11 @@ def _call(arguments: list[str]) -> int:
     from mnemoscope.cli.app import command, verbs
     from mnemoscope.errors import UserError, nearest, printable
 
-    for one in arguments:
+    for before, one in pairwise(["", *arguments]):
         if not one:
             raise UserError("an empty argument (''). Name a file, a folder or a value.")
-        if printable(one) != one and Path(one).exists():
+        is_name = before in ("-o", "--out") or one.startswith("--out=") or Path(one).exists()
+        if (is_name and printable(one) != one) or _NO_TEXT.search(one):
             raise UserError(f"{one!r}: control characters in a name. Rename it.")
         if any("\ud800" <= character <= "\udfff" for character in one):
             raise UserError(f"{one!r}: not UTF-8. Rename it, or name the folder that it is in.")
