@@ -195,7 +195,9 @@ def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_t
     rewrite_record(older / "audit.json", key="", settings=first["settings"] | {"threshold": 0.3})
     gate = parse_gate("recalled > 1%", PASSAGES)
     said = judge(gate, first, read_verdicts(out)[1], older).said
-    assert said.endswith(f" allowed; {older} was made with threshold 0.3")
+    assert said.endswith(
+        f" allowed; {older} audited the same model; {older} was made with threshold 0.3"
+    )
     for name in ("spans.parquet", "near.parquet", "audit.html"):
         (out / name).unlink()
         with pytest.raises(UserError, match="missing or were changed"):

@@ -119,6 +119,7 @@ def test_another_tokenizer_is_refused_and_what_was_seen_stays(tiny, run, tmp_pat
         (["{run}/none", "--sequences", "{table}"], "{run}/none"),
         (["{run}", "--sequences", "nothing.parquet"], "nothing.parquet"),
         (["{run}", "--sequences", "{table}", "--length", "63"], "63"),
+        (["{run}", "--sequences", "{table}", "--control", "{table}"], "the texts that are watched"),
         (["{run}", "--sequences", "{table}", "--dtype", "float8"], "float8"),
         (["{run}", "--sequences", "{table}", "--device", "abacus"], "abacus"),
     ],

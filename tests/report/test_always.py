@@ -87,6 +87,19 @@ def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_eno
     assert not whole.startswith("In short: 1 part,")
 
 
+def test_where_all_is_memorized_other_texts_are_advised_beside_these(
+    tiny, study_at, tmp_path, succeed
+):
+    rows = Study(study_at("continue")).sequences.select("tokens", "is_memorized")
+    for is_memorized, part in rows.group_by("is_memorized"):
+        part.select("tokens").write_parquet(tmp_path / f"{is_memorized[0]}.parquet")
+    given = ("--model", tiny.model, "--sequences", tmp_path / "True.parquet")
+    said = succeed("run", *given, "-o", tmp_path / "own", "-q").out
+    (command,) = (one for one in advised(said) if "OTHER_TEXTS" in one)
+    succeed(*shlex.split(command.replace("OTHER_TEXTS", str(tmp_path / "False.parquet"))), "-q")
+    assert Study(tmp_path / "own-2").sequences.height == rows.height
+
+
 def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_path, succeed):
     texts, folder = tmp_path / "texts", tmp_path / "study"
     texts.mkdir()

@@ -31,7 +31,10 @@ def render_brief(
     rows = [{"number": number, **row} for number, row in enumerate(spans.rows(named=True), 1)]
     recalled = [row for row in in_order(rows) if row["verdict"] == RECALL]
     origins = tables.get("origins")
-    documents = sorted(record["documents"], key=lambda one: -one["recalled"]["share"])
+    documents = sorted(
+        record["documents"],
+        key=lambda one: (-one["recalled"]["share"], -one["reproduced"]["share"]),
+    )
     return render(
         "brief",
         record=record,

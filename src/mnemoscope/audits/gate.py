@@ -83,7 +83,8 @@ def judge(
     whole, share = amount_of(gate, overall(rows)), None
     if not gate.of_number and baseline is None:
         share = estimate_of(share_of(record["summary"], gate.kind))
-    said = f"{gate.say(whole, new, share)}, {gate.allowed}{beside}"
+    in_all = "" if baseline is None else f" ({gate.say(amount_of(gate, record['summary']))} in all)"
+    said = f"{gate.say(whole, new, share)}{in_all}, {gate.allowed}{beside}"
     return GateResult(gate, gate.holds(whole), said, passages, whole, n_asked, n_unread)
 
 
@@ -149,8 +150,11 @@ def _in_common(record: AuditRecord, older: AuditRecord, baseline: Path) -> str:
     if older["key"] == record["key"] and older["date"] == record["date"]:
         return f"; {baseline} is this very audit, beside which nothing is new"
     now, then = record["settings"], older["settings"]
+    prints = {one["model"]["fingerprint"] for one in (record, older)}
+    is_same = len(prints) == 1 and None not in prints
     others = [f"{one} {then.get(one)}" for one in _DECIDE if then.get(one) != now.get(one)]
-    said = f"; {baseline} was made with {', '.join(others)}" if others else ""
+    said = f"; {baseline} audited the same model" if is_same else ""
+    said += f"; {baseline} was made with {', '.join(others)}" if others else ""
     known = {one[key] for one in older["documents"] for key in ("document", "sha256")}
     if any(one["document"] in known or one["sha256"] in known for one in record["documents"]):
         return said

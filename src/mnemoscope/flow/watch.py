@@ -72,9 +72,15 @@ def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
     """Check every checkpoint that has not been checked yet; `out` is the history's folder.
 
     Raises UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints with
-    different tokenizers; a folder with a history of other windows, or one that another process
-    makes.
+    different tokenizers; controls that are what is watched; a folder with a history of other
+    windows, or one that another process makes.
     """
+    sources = {Path(one).resolve() for one in (asked.sequences, asked.control) if one is not None}
+    if asked.control is not None and len(sources) == 1:
+        raise UserError(
+            f"--control {asked.control}: the texts that are watched. Name texts that were kept out "
+            "of training."
+        )
     checkpoints = find_checkpoints(asked.checkpoints, least=1)
     check_dtype(asked.dtype)
     find_device(asked.device)

@@ -113,7 +113,8 @@ def _too_few(groups: Mapping[str, int]) -> str:
     counted = ", ".join(f"{_named(name)} has {n}" for name, n in groups.items())
     return (
         f"no verdict: it needs {FEWEST_GROUPS} sequences in each of two memorized classes, near "
-        f"duplicates counted once; here {counted}. What each part breaks is in the table of grafts."
+        f"duplicates counted once; of those tried, {counted}. What each part breaks is in the "
+        "table of grafts."
     )
 
 

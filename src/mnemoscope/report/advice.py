@@ -107,6 +107,10 @@ def _go_on(study: Study, place: Path) -> Step:
     flags = next((one.flags for one in samples_of(study).values() if one.flags), "")
     if flags:
         return Step("Train on what there is", f"mnemoscope run -o {folder} {flags} --redo")
+    if study.sequences["is_memorized"].all():
+        why = "Ask about these texts with others beside them that the model never read"
+        also = ", ".join([*study.settings.sequences.also, "OTHER_TEXTS"])
+        return Step(why, anew.format(f"set {shlex.quote(f'sequences.also=[{also}]')}"))
     why = "Ask about other texts, best some that the model read many times"
     return Step(why, anew.format("sequences OTHER_TEXTS"))
 
