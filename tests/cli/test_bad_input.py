@@ -500,7 +500,7 @@ def test_a_damaged_manifest_is_named_by_every_verb_and_may_be_deleted(study, ref
 def test_files_of_a_stage_that_is_to_be_run_again_are_told_with_its_verb(study, call, succeed):
     succeed("label", study, "--redo", "-q")  # what follows is to be made again
     found = call("status", study, "--verify")
-    assert found.status == 1
+    assert found.status == 3
     missed = [one for one in (found.out + found.err).splitlines() if ": missing." in one]
     told = {line.rpartition("run 'mnemoscope ")[2].split()[0]: line for line in missed}
     assert {"train", "benchmark"} <= told.keys() <= {stage.name for stage in STAGES}
@@ -535,7 +535,7 @@ def test_a_table_that_is_damaged_or_gone_stops_what_reads_it_until_it_is_made_ag
     Study(study).forget("benchmark")
     before = content(study)
     assert f"{path}: damaged" in refused("benchmark", study, "-q")
-    assert call("status", study, "--verify").status == 1
+    assert call("status", study, "--verify").status == 3
     assert content(study) == before
     path.unlink()
     assert "stage 'train' lacks files" in refused("benchmark", study, "-q")

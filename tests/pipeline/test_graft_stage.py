@@ -377,7 +377,7 @@ def test_classes_too_small_for_a_verdict_are_grafted_without_random_changes(stud
     said = capfd.readouterr().err
     assert "no random changes are tried: a verdict needs 10 sequences" in said
     assert "no verdict: it needs 10 sequences in each" in said
-    assert "here Recite[5] has 3, Recollect has 3" in said
+    assert "of those tried, Recite[5] has 3, Recollect has 3" in said
     found = Study(study.folder)
     assert found.read("graft_curves.parquet").is_empty()
     view = graft_of(found, TAXONOMY)

@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 __all__ = ["main"]
@@ -104,7 +103,8 @@ def _call(arguments: list[str]) -> int:
     for before, one in pairwise(["", *arguments]):
         if not one:
             raise UserError("an empty argument (''). Name a file, a folder or a value.")
-        is_name = before in ("-o", "--out") or one.startswith("--out=") or Path(one).exists()
+        is_there = os.path.exists(one)  # noqa: PTH110 - no error where a text is no name
+        is_name = is_there or before in ("-o", "--out") or one.startswith("--out=")
         if (is_name and printable(one) != one) or _NO_TEXT.search(one):
             raise UserError(f"{one!r}: control characters in a name. Rename it.")
         if any("\ud800" <= character <= "\udfff" for character in one):

@@ -365,7 +365,7 @@ def status(
     else:
         raise UserError(f"{target}: no such file or folder. Check the path.")
     if answer.facts.get("problems"):
-        raise Exit(1)
+        raise Exit(3)
 
 
 def _describe_study(study: Study, answer: options.JsonAnswer, *, verbose: bool) -> None:

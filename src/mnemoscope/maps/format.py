@@ -120,12 +120,32 @@ def _damaged(path: Path) -> DamagedDataError:
 def tensor_start(path: Path, name: str) -> int:
     """The byte of a shard at which a tensor begins; its rows follow each other without a gap."""
     try:
-        with open(path, "rb") as file:
-            n_header = int.from_bytes(file.read(8), "little")
-            header = parse_json(file.read(min(n_header, MOST_BYTES)))
-        return 8 + n_header + int(header[name]["data_offsets"][0])
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
+        begin, header = _header(path)
+        return begin + int(header[name]["data_offsets"][0])
+    except _NO_HEADER as error:
         raise shard_vanished(path) from error
+
+
+def is_torn(path: Path) -> bool:
+    """Whether a shard is not there, or not as long as its header says; its maps are not read."""
+    try:
+        begin, header = _header(path)
+        ends = [one["data_offsets"][1] for key, one in header.items() if key != "__metadata__"]
+        return bool(path.stat().st_size != begin + max(ends))
+    except _NO_HEADER:
+        return True
+
+
+_NO_HEADER = OSError, ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError
+
+
+def _header(path: Path) -> tuple[int, Any]:
+    """The byte of a shard at which its tensors begin, and its header."""
+    if not path.is_file():  # a pipe has no end
+        raise OSError("no regular file")
+    with open(path, "rb") as file:
+        n_header = int.from_bytes(file.read(8), "little")
+        return 8 + n_header, parse_json(file.read(min(n_header, MOST_BYTES)))
 
 
 def shard_store(folder: Path) -> Store:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-from safetensors import SafetensorError, safe_open
 
 from mnemoscope.errors import DamagedDataError, MnemoscopeError, UserError
 from mnemoscope.files import made_folder, remove_torn
@@ -18,6 +17,7 @@ from mnemoscope.maps.format import (
     StoreMeta,
     find_rows,
     free_shard_name,
+    is_torn,
     key_frame,
     read_index,
     read_meta,
@@ -66,21 +66,11 @@ def find_damage(
     index, damaged = read_index(folder, meta)
     if is_quick:
         paths = {name: folder / shard_file(name) for name in _shards(index)}
-        damaged |= {name: shard_vanished(path) for name, path in paths.items() if _is_torn(path)}
+        damaged |= {name: shard_vanished(path) for name, path in paths.items() if is_torn(path)}
     else:
         damaged |= damaged_shards(folder, meta, _shards(index), again=True)
     torn = [shard_file(one) for one in damaged]
     return index.filter(~pl.col("shard").is_in(torn)), damaged
-
-
-def _is_torn(path: Path) -> bool:
-    if not path.is_file():  # a pipe has no end
-        return True
-    try:
-        with safe_open(path, "np"):  # which compares the length with the header's
-            return False
-    except (OSError, SafetensorError):
-        return True
 
 
 def _require_whole(found: Mapping[str, MnemoscopeError]) -> None:
