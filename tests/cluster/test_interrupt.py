@@ -9,7 +9,8 @@ import time
 import pytest
 
 SCRIPT = """
-import multiprocessing, pathlib, time
+import multiprocessing, pathlib, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run unheard
 from mnemoscope.cluster import local
 def start():
     context = multiprocessing.get_context("forkserver")
