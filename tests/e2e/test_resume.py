@@ -153,7 +153,7 @@ def test_an_audit_killed_at_thirty_moments_ends_as_one_that_was_not(forkserver, 
         return process.exitcode
 
     assert audit(tmp_path / "whole", -1) == 0
-    chance, n_died, n = random.Random(2), 0, 1
+    chance, n = random.Random(2), 1
     for n_died in count():
         if (left := audit(tmp_path / "killed", chance.randint(1, n))) == 0:
             break

@@ -96,7 +96,7 @@ def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     Of each those first that are at least half as long as what the model was asked for, since a
     fragment is weak evidence whatever the grounds say of its window; then those that the reference
     does not write; then the longest, spaces not counted. Grafts do not count here: what was learned
-    most often survives most of them.
+    very often may survive most of them.
     """
     return sorted(
         rows,

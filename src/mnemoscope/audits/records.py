@@ -27,7 +27,7 @@ SCHEMA_VERSION = 7
 
 ARTEFACT = "audit"
 WINDOWS_LINES = (
-    "Windows line ends (CR LF). A model that learned the text with others repeats less of it: "
+    "Windows line ends (CR LF). A model that learned the text with others may repeat less of it: "
     "convert to LF, and ask again."
 )
 RECORD = f"{ARTEFACT}.json"

@@ -207,7 +207,7 @@ def _starting() -> Iterator[None]:
             heard = signal.signal(signal.SIGINT, lambda *_: came.append(True))
             stack.callback(signal.signal, signal.SIGINT, heard or signal.SIG_DFL)
             if sys.platform != "win32":  # what starts now inherits that it is held back
-                resource_tracker.ensure_running()  # which lets it through again
+                resource_tracker.ensure_running()  # its own start would end the hold
                 before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
                 stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
         yield

@@ -75,8 +75,8 @@ def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
     different tokenizers; controls that are what is watched; a folder with a history of other
     windows, or one that another process makes.
     """
-    sources = {Path(one).resolve() for one in (asked.sequences, asked.control) if one is not None}
-    if asked.control is not None and len(sources) == 1:
+    watched = Path(asked.sequences).resolve()
+    if asked.control is not None and Path(asked.control).resolve() == watched:
         raise UserError(
             f"--control {asked.control}: the texts that are watched. Name texts that were kept out "
             "of training."
