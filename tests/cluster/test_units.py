@@ -65,6 +65,7 @@ def die_at_write(n: int, folder: Path) -> None:
     run(folder, powers(log=folder.with_suffix(".log")))
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is a thing of POSIX")
 def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(whole, tmp_path, forkserver) -> None:
     folder, chance, n_killed = tmp_path / "killed", random.Random(0), 0

@@ -431,6 +431,7 @@ def test_a_chat_is_asked_in_its_template_and_may_say_something_before_its_answer
         LocalModel(lm, record={}, batch_size=2, as_chat=True)
 
 
+@pytest.mark.whole
 def test_a_stopped_run_goes_on_and_gives_the_same(tmp_path, stopped_at, monkeypatch) -> None:
     from mnemoscope.contamination import ask
 

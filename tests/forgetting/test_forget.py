@@ -295,6 +295,7 @@ def test_draws_and_bits_are_those_of_the_probabilities(models, passages) -> None
     assert bits == pytest.approx(again.rows["bits"].to_numpy(), abs=1e-3)
 
 
+@pytest.mark.whole
 def test_a_killed_run_goes_on_with_equal_bytes(
     same, models, passages, tmp_path, monkeypatch
 ) -> None:

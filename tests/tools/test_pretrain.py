@@ -27,6 +27,7 @@ def _train(folder: Path, **changes) -> dict[str, torch.Tensor]:
     return train_phase(_phase(folder, **changes), TINY, report=lambda line: None)
 
 
+@pytest.mark.whole
 def test_interrupted_training_gives_the_same_weights_and_a_complete_phase_is_kept(
     tmp_path, monkeypatch
 ):
