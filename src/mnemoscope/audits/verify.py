@@ -310,7 +310,7 @@ def _is_in(audit: Auditing, row: Mapping[str, Any], numbers: Mapping[str, int]) 
 
 def _stands(audit: Auditing, row: Mapping[str, Any], numbers: Mapping[str, int]) -> bool:
     """Whether the verdict of a passage follows, and the document, where it is there, has it so."""
-    if row["verdict"] != decide(row["rule_says"], *(row[name] for name in GROUNDS)):
+    if row["verdict"] != decide(row["rule_says"], *(row[name] for name in GROUNDS)).verdict:
         return False
     if row["document"] not in numbers:
         return True
