@@ -1,5 +1,6 @@
 """Evidence: chances by the model's own logits and over all texts; what decides, what acquits."""
 
+import copy
 import itertools
 import math
 from dataclasses import replace
@@ -16,16 +17,23 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 from experiments.audits.tables import counts_of
 from experiments.pages import HERE, results_of
 from mnemoscope.audits.chance import tries_needed
+from mnemoscope.audits.documents import make_document
+from mnemoscope.audits.dry_run import weights_apart
 from mnemoscope.audits.edit_search import chance_within
+from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.passages import join_passages, span_schema, with_verdicts
 from mnemoscope.audits.questions import EditSettings, audit_settings
+from mnemoscope.audits.reference import apart
 from mnemoscope.audits.rule import VERDICTS
+from mnemoscope.audits.run import ask_questions, find_passages
 from mnemoscope.audits.sampling import sampling_logprobs, score_rows
 from mnemoscope.audits.tokens import tokenize
-from mnemoscope.audits.verdict import EVIDENCE_PAGE, RULES
+from mnemoscope.audits.verdict import EVIDENCE_PAGE, RULES, is_nearly_same, reference_beside
+from mnemoscope.embedded import model_path
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import prepend_bos, wrap_model
 from mnemoscope.lm.probe import suffix_logprobs
+from tests.audits.conftest import BRIEF
 from tests.lm.tiny_families import make_model
 from tiny_models import save_model
 
@@ -254,3 +262,49 @@ def test_the_error_rates_that_audits_show_were_measured_on_the_model_that_ships(
     measured = {name: counts_of(found["trained"], name) | given for name in RULES}
     assert {name: one.tested for name, one in RULES.items()} == measured
     assert (HERE.parent / EVIDENCE_PAGE).is_file()
+
+
+def copy_of(lm, change):
+    """The model with each of its weights changed."""
+    model = copy.deepcopy(lm.model)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.copy_(change(weights))
+    return replace(lm, model=model)
+
+
+def noisy(lm, share):
+    draw = torch.Generator().manual_seed(0)
+    return copy_of(lm, lambda w: w + share * w.std() * torch.randn(w.shape, generator=draw))
+
+
+def test_a_copy_of_the_model_is_no_control_and_the_rule_alone_decides(lm, reference, trained):
+    rounded = copy_of(lm, lambda w: (w / (w.abs().max() / 127)).round() * w.abs().max() / 127)
+    for other in (rounded, noisy(lm, 0.01), reference):
+        is_copy = other is not reference
+        settings = audit_settings(**BRIEF, stride=16)
+        audit = local_audit(lm, [make_document("a", trained[0])], settings, reference=other)
+        audit.apart = apart(audit)
+        assert is_nearly_same(audit.apart) == is_copy
+        if other is rounded:
+            continue
+        find_passages(audit)
+        ask_questions(audit)
+        (row,) = audit.passages.rows(named=True)
+        assert (row["verdict"], row["reference_reproduces"]) == ("recall", is_copy)
+        assert row["reference_says"] == (None if is_copy else "recall")
+        record = {"name": "y", "apart": audit.apart}
+        beside = reference_beside("x", record, audit.passages)["sentence"]
+        assert ("cannot serve as a control" in beside) == is_copy
+
+
+def test_a_dry_run_warns_of_a_reference_with_nearly_the_weights_of_the_model(lm, tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    for name, share in (("near", 0.01), ("far", 0.3)):
+        noisy = copy_of(
+            lm, lambda w, s=share: w + s * w.std() * torch.randn(w.shape, generator=draw)
+        )
+        noisy.model.save_pretrained(tmp_path / name)
+        assert weights_apart(model_path(), tmp_path / name) == pytest.approx(share, rel=0.5)
+    assert weights_apart(model_path(), model_path()) == 0
+    assert weights_apart(model_path(), tmp_path) is None

@@ -48,6 +48,7 @@ from sarif_logs import check_sarif
 from tests.audits.conftest import BRIEF, audit_documents
 
 WROTE = {"reason": "because", "score": 0.75, "reference_score": 0.25, "suffix_pieces": list("abcd")}
+BASE = {"name": "base"}
 VERDICT = {"sentence": "“m” recalls 2 passages.", "tested": RULES["rule"].tested, "tested_on": "m"}
 UNPRINTABLE = 'a&b <c> "d" ]]> \x00\x1b\ud800\ufffe é😀'
 RECORD = {"case": UNPRINTABLE, "operator": None, "date": "2026-11-30T21:00:00Z", "verdict": VERDICT}
@@ -167,7 +168,7 @@ def test_a_report_without_recall_acquits_nobody(made, rule, other, why):
     )
     counts = {"recall_spans": 0, "guess_spans": not is_open, "undecided_spans": is_open}
     whole = made.record["summary"] | counts | {"near": None}
-    record = made.record | {"summary": whole, "verdict": verdict_of("m", "base", whole, spans)}
+    record = made.record | {"summary": whole, "verdict": verdict_of("m", BASE, whole, spans)}
     said = words_of(render_brief(record, spans, {}))
     assert why in said
     assert ("does not show that a guessed passage was not learned" in said) == (not is_open)
@@ -292,7 +293,8 @@ def test_the_verdict_says_what_it_is_evidence_of(found, said):
 def test_what_the_reference_writes_is_counted_beside_the_verdict(did, reference, said):
     rows = [(verdict, one) for verdict, found in did.items() for one in found]
     schema = {"verdict": pl.String, "reference_reproduces": pl.Boolean}
-    found = reference_beside("m", reference, pl.DataFrame(rows, schema=schema, orient="row"))
+    record = reference and {**BASE, "name": reference}
+    found = reference_beside("m", record, pl.DataFrame(rows, schema=schema, orient="row"))
     assert said in found["sentence"]
     counts = [(found[one], found[f"wrote_{one}"]) for one in ("recalled", "undecided")]
     given = [did.get("recall", []), did.get(OPEN, [])]
@@ -310,7 +312,7 @@ def test_the_error_rate_is_that_of_the_rule_that_decided(made, third):
     frame = made.spans.with_columns(*off, *on)
     if third == "rule":
         frame = frame.with_columns(reference_says=None)
-    verdict = verdict_of("x", "y", made.record["summary"], frame)
+    verdict = verdict_of("x", BASE, made.record["summary"], frame)
     assert verdict["decided_by"] == third
     tested = RULES[third].tested
     assert verdict["tested"] == tested

@@ -305,6 +305,7 @@ def planned(
         *(reading, tokenizer, asked),
         weights=Path(place),
         device=own.device,
+        reference=Path(place_of(other.name, "reference")) if other else None,
         beside={name for name, one in (("reference", other), ("cnn", study)) if one is not None},
     )
     return "\n".join(lines)

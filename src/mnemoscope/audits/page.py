@@ -29,7 +29,7 @@ from mnemoscope.audits.shares import Passage, share_beside, share_words
 from mnemoscope.audits.verdict import error_rate, how_tested, model_title
 from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
-from mnemoscope.words import JOINT, count
+from mnemoscope.words import JOINT, MINUS, count
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
@@ -311,6 +311,7 @@ def environment(*first: str) -> jinja2.Environment:
         "mark": lambda kind: _MARKS.get(kind, kind),
         "chance": chance,
         "large": _large,
+        "times": times,
         "shell": shlex.join,
         "figure": _figure,
         "moment": _moment,
@@ -319,7 +320,6 @@ def environment(*first: str) -> jinja2.Environment:
         "begun": lambda text: text[0].upper() + text[1:],
     }
     made.globals |= {
-        "exp": math.exp,
         "zip": zip,
         "parts": _parts,
         "unit_of": _unit_of,
@@ -406,7 +406,20 @@ def _large(n: int) -> str:
 def _figure(value: float | None, digits: int = 2) -> str:
     if value is None:
         return "not asked"
-    return f"{value:,.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
+    said = f"{abs(value):,.{digits}f}" if abs(value) < 1e6 else _power(math.log10(abs(value)))
+    return MINUS * (value < 0) + said
+
+
+def times(logarithm: float) -> str:
+    """How many times likelier, from the natural logarithm of a ratio.
+
+    >>> times(2.0), times(-7.0), times(20.0), times(-20.0)
+    ('7.39 times', '0.00091 times', 'more than a million times', 'less than a millionth')
+    """
+    if abs(logarithm) > math.log(1e6):
+        return "more than a million times" if logarithm > 0 else "less than a millionth"
+    ratio = math.exp(logarithm)
+    return f"{ratio:,.2f} times" if ratio >= 0.1 else f"{ratio:.2g} times"
 
 
 class TokenRow(NamedTuple):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import polars as pl
 from typing_extensions import TypedDict
 
+from mnemoscope.audits.asking import ModelRecord
 from mnemoscope.audits.passages import GROUNDS
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.shares import Summary, share_words
@@ -19,6 +20,13 @@ from mnemoscope.words import plural
 LEARNED = "evidence that the model learned these words, from this text or another that holds them"
 """What a recalled passage is."""
 EVIDENCE_PAGE = "docs/audit-evidence.md"
+NEARLY = 0.2
+"""Nats a token below which two models are nearly the same (`reference.apart`).
+
+By `python -m experiments.audits.copies` the embedded model is 2.9 from its reference and 1.1 from
+itself after 20 steps of training; 0.07 from itself with 1 % noise, 0.05 at 8 bits. A copy at 4 bits
+is 0.8 from it, and is not seen by this.
+"""
 TESTED_ON = "the model of 4 million parameters that ships with mnemoscope"
 
 
@@ -112,11 +120,11 @@ class Verdict(TypedDict):
 
 
 def verdict_of(
-    name: str, reference: str | None, summary: Summary, passages: pl.DataFrame
+    name: str, reference: ModelRecord | None, summary: Summary, passages: pl.DataFrame
 ) -> Verdict:
     """The verdict on documents, from their sums and the passages with what each ground says.
 
-    `name` and `reference` are what the two models are called; None: no reference was asked.
+    `name` is what the model is called; `reference` None: none was asked.
     """
     rule = decided_by(passages)
     beside = reference_beside(name, reference, passages)
@@ -176,16 +184,17 @@ def said_of(name: str, summary: Summary) -> tuple[str, str]:
 
 
 def reference_beside(
-    name: str, reference: str | None, passages: pl.DataFrame
+    name: str, reference: ModelRecord | None, passages: pl.DataFrame
 ) -> ReferenceEvidence | None:
     """What the reference wrote of the passages; None where there are none."""
-    if not passages.height:
+    said_of_copy = None if reference is None else copy_said(reference.get("apart"))
+    if not passages.height and said_of_copy is None:
         return None
     did = {
         one: passages.filter(verdict=one)["reference_reproduces"]
         for one in (RECALL, UNDECIDED, GUESS)
     }
-    said = _of_reference(name, reference, did)
+    said = [said_of_copy] if said_of_copy else _of_reference(name, reference, did)
     return {
         "sentence": " ".join(said),
         "recalled": len(did[RECALL]),
@@ -195,7 +204,9 @@ def reference_beside(
     }
 
 
-def _of_reference(name: str, reference: str | None, did: Mapping[str, pl.Series]) -> Iterator[str]:
+def _of_reference(
+    name: str, reference: ModelRecord | None, did: Mapping[str, pl.Series]
+) -> Iterator[str]:
     """Sentences on what the reference wrote of recalled passages, else of guessed ones."""
     kind = RECALL if len(did[RECALL]) else GUESS
     n, wrote = len(did[kind]), int(did[kind].sum())
@@ -204,8 +215,8 @@ def _of_reference(name: str, reference: str | None, did: Mapping[str, pl.Series]
         yield f"No reference was asked, so whether another model writes the {which} too is open."
         return
     if n:
-        is_named_alike = reference == name  # as the shipped one is
-        who = "" if is_named_alike else f" “{model_title(reference)}”"
+        is_named_alike = reference["name"] == name  # as the shipped one is
+        who = "" if is_named_alike else f" “{model_title(reference['name'])}”"
         if n == 1:
             did_so = f"writes the {which} too" if wrote else f"does not write the {which}"
         else:
@@ -215,6 +226,22 @@ def _of_reference(name: str, reference: str | None, did: Mapping[str, pl.Series]
     if n := len(did[UNDECIDED]):
         kept = plural(n, "more passage" if len(did[RECALL]) else "passage")
         yield f"Of {kept} it cannot be told: {_why_undecided(n, int(did[UNDECIDED].sum()))}."
+
+
+def is_nearly_same(apart: float | None) -> bool:
+    """Whether a reference so far from the model is nearly the same model, and so no control."""
+    return apart is not None and apart < NEARLY
+
+
+def copy_said(apart: float | None) -> str | None:
+    """That a reference is no control, in a sentence; None where it may be one."""
+    if apart is None or not is_nearly_same(apart):
+        return None
+    return (
+        f"The reference differs from the model by {apart:.2g} nats a token: it is nearly the same "
+        "model and cannot serve as a control, so the rule alone decides. Name one that never saw "
+        "the documents."
+    )
 
 
 def _why_undecided(n: int, n_wrote: int) -> str:

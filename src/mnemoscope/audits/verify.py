@@ -240,8 +240,7 @@ def _not_following(
     again: list[Any] = [rows, summary := overall(rows)]
     said: list[Any] = [record["documents"], record["summary"]]
     if with_pages:
-        other = record["reference"] and record["reference"]["name"]
-        again.append(verdict_of(record["model"]["name"], other, summary, frame))
+        again.append(verdict_of(record["model"]["name"], record["reference"], summary, frame))
         said.append(record["verdict"])
     if json.loads(json.dumps(again)) != json.loads(json.dumps(said)):
         yield f"{RECORD}: its counts or its sentence do not follow from the passages."
