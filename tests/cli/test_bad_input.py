@@ -272,6 +272,16 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     # on the command line a document is a name, however long
     (f"audit embedded '{LONG}' -q -o out", "no such file or folder. Give a text as"),
     (f"{AUDIT} --fail-if 'recalled > 1%' --fail-if 'guesed > 5%'", "Did you mean 'guessed'"),
+    *(
+        (f"{command} --reference COPIED", "is the same model as")
+        for command in (
+            "run -o x --model MODEL --sequences TABLE",
+            "run -o x --model MODEL --sequences TABLE --dry-run",
+            "audit MODEL text.txt -q -o out",
+            "audit MODEL text.txt -q -o out --dry-run",
+        )
+    ),
+    ("run -o x --model MODEL --sequences TABLE --dry-run --reference MODEL", "is the same model"),
     ("watch MODEL --sequences text.txt --sequences texts -o out", "--sequences: given 2 times"),
     ("audit embedded text.txt -q -o text.txt", "cannot be made (File exists)"),
     *(
@@ -374,6 +384,7 @@ def places(tiny, tiny_studies, tmp_path_factory):
     places = {name.upper(): path for name, path in tiny_studies.items()}
     places |= {"STUDY": tiny_studies["report"], "CONTINUED": tiny_studies["continue"]}
     places |= {"MODEL": tiny.model, "REFERENCE": tiny.reference, "TABLE": tiny.table}
+    places["COPIED"] = Path(shutil.copytree(tiny.model, folder / "copied"))
     places |= {"YAML": tiny.yaml} | models_in(folder) | {one.name: one for one in folder.iterdir()}
     before = {one: content(one) for one in (folder, places["STUDY"], tiny_studies["sequences"])}
     yield places

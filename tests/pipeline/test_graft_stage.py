@@ -15,7 +15,7 @@ from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.graft import Pair, graft_parts, grafted
 from mnemoscope.lm.load import load_model
 from mnemoscope.pipeline import graft
-from mnemoscope.plan import plan
+from mnemoscope.plan import plan, plan_grafts
 from mnemoscope.progress import show_progress
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.tables import graft_tables
@@ -385,11 +385,17 @@ def test_classes_too_small_for_a_verdict_are_grafted_without_random_changes(stud
     assert "no verdict" in view["statement"]
 
 
-@pytest.mark.parametrize("spoil", ["shape", "memorized"])
+@pytest.mark.parametrize("spoil", ["shape", "memorized", "same"])
 def test_what_cannot_be_grafted_is_refused_before_a_model_is_loaded(
     study, spoil, tiny, tmp_path, capfd
 ):
-    if spoil == "shape":
+    if spoil == "same":
+        copy = shutil.copytree(tiny.model, tmp_path / "copy")
+        settings = settings_with(study, capture={"reference": str(copy)})
+        words = "copy: is the same model as .* cannot serve as a reference"
+        with pytest.raises(UserError, match=words):
+            plan_grafts(settings, Study(study.folder))
+    elif spoil == "shape":
         other = shutil.copytree(tiny.reference, tmp_path / "other")
         config = json.loads((other / "config.json").read_text())
         config["num_hidden_layers"] += 1
