@@ -320,6 +320,9 @@ def graft(
         )
     if not dry_run:
         stage_verb(study, "graft", flags, stage, part=part, where=where)
+        from mnemoscope.cli.summary import print_grafts
+
+        print_grafts(Study(study))
         return
     from mnemoscope.cli.summary import print_plan
     from mnemoscope.plan import plan_grafts
