@@ -171,6 +171,9 @@ def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
     assert next(begun, None) is None
 
 
+WHERE = ("in_both", "only_here", "only_there")
+
+
 def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_text, monkeypatch):
     monkeypatch.setattr(run, "_now", lambda: FIRST_DAY)
     out, text, plain = tmp_path / "out", new_text(1, 80), audit_settings(stride=64)
@@ -194,10 +197,28 @@ def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_t
     older = shutil.copytree(out, tmp_path / "older")
     rewrite_record(older / "audit.json", key="", settings=first["settings"] | {"threshold": 0.3})
     gate = parse_gate("recalled > 1%", PASSAGES)
-    said = judge(gate, first, read_verdicts(out)[1], older).said
+    passages = read_verdicts(out)[1]
+    said = judge(gate, first, passages, older).said
     assert said.endswith(
         f" allowed; {older} audited the same model; {older} was made with threshold 0.3"
     )
+    own = first["documents"]
+    others = [{**own[0], "document": f"{n}.txt", "sha256": str(n)} for n in (1, 2)]
+    rewrite_record(older / "audit.json", settings=first["settings"], documents=[*own, *others])
+    asked = first | {"documents": [*own, others[0], {**others[0], "document": "3", "sha256": "3"}]}
+    for here, there, words in (
+        (first["model"], None, "asked no reference and this audit did"),
+        (None, first["model"], "asked a reference and this audit none"),
+        (first["model"], first["model"] | {"fingerprint": "x"}, "asked another reference"),
+    ):
+        rewrite_record(older / "audit.json", reference=there)
+        result = judge(gate, asked | {"reference": here}, passages, older)
+        assert f"; {older} {words}, so recalled is not decided alike; 1 document of 3 is" in (
+            result.said
+        )
+        assert result.said.endswith(f"not in {older}; 1 document of {older} is not in this audit")
+        beside = [result.as_json()["baseline"][f"documents_{one}"] for one in WHERE]
+        assert beside == [2, 1, 1]
     for name in ("spans.parquet", "near.parquet", "audit.html"):
         (out / name).unlink()
         with pytest.raises(UserError, match="missing or were changed"):

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from mnemoscope.forgetting.run import Forgetting
 
 Texts = str | None
-FailIf = Annotated[str | None, Option("--fail-if", help="Status 3 if, say, 'hidden > 1%'.")]
+FailIf = Annotated[
+    list[str] | None, Option("--fail-if", help="Status 3 if, say, 'hidden > 1%'; repeatable.")
+]
 
 
 def forget(
@@ -70,13 +72,13 @@ def forget(
 
     Example: mnemoscope forget before after texts/ --retrained twin --retain others/ -o forget
     """
-    condition = _condition(fail_if)
+    conditions = _conditions(fail_if)
     from mnemoscope.forgetting.run import check_gate
     from mnemoscope.forgetting.run import forget as ask
 
-    if condition is not None:
-        has_twin = before == "embedded" if retrained is None else retrained != "none"
-        check_gate(condition, has_twin=has_twin)
+    has_twin = before == "embedded" if retrained is None else retrained != "none"
+    for one in conditions:
+        check_gate(one, has_twin=has_twin)
     with shown(quiet):
         found = ask(
             before,
@@ -97,14 +99,14 @@ def forget(
             redo=redo,
             **dict(map(assignment, set_ or [])),
         )
-    for one in found.record["verdicts"]:
-        print(f"{one['name']}: {one['verdict']}")
+    for said in found.record["verdicts"]:
+        print(f"{said['name']}: {said['verdict']}")
     print(found.sentence)
     print(f"Read {found.folder}/forget.html; every passage stands in forget.parquet.")
     answer.facts.update(
         {**found.record, "folder": found.folder, "stresses": found.stresses, "depth": found.depth}
     )
-    _judge(found, condition, answer)
+    _judge(found, conditions, answer)
 
 
 def forget_gate(
@@ -116,26 +118,26 @@ def forget_gate(
 
     Example: mnemoscope forget gate forget --fail-if 'hidden > 1%'
     """
-    condition = _condition(fail_if)
-    if condition is None:
+    conditions = _conditions(fail_if)
+    if not conditions:
         raise UserError("gate: no condition. Add --fail-if, such as 'hidden > 1%'.")
     from mnemoscope.forgetting.run import read_forgetting
 
-    _judge(read_forgetting(folder), condition, answer)
+    _judge(read_forgetting(folder), conditions, answer)
 
 
-def _condition(text: str | None) -> "Gate | None":
-    if text is None:
-        return None
+def _conditions(texts: list[str] | None) -> "list[Gate]":
+    if not texts:
+        return []
     from mnemoscope.conditions import parse_gate
     from mnemoscope.forgetting.run import GATE
 
-    return parse_gate(text, GATE)
+    return [parse_gate(one, GATE) for one in dict.fromkeys(texts)]
 
 
-def _judge(found: "Forgetting", condition: "Gate | None", answer: JsonAnswer) -> None:
-    if condition is None:
+def _judge(found: "Forgetting", conditions: "list[Gate]", answer: JsonAnswer) -> None:
+    if not conditions:
         return
     from mnemoscope.forgetting.run import judge_forgetting
 
-    judged(judge_forgetting(condition, found), answer)
+    judged([judge_forgetting(one, found) for one in conditions], answer)

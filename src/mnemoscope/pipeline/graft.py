@@ -43,6 +43,7 @@ from mnemoscope.localize.grafts import Part, Specific, Tried, compare_classes, k
 from mnemoscope.localize.grafts import Walk as Walked
 from mnemoscope.pipeline.causes import (
     CURVES_FILE,
+    FEWEST_GRAFTED,
     GRAFT_FILE,
     GRAFT_SPECIFICITY_FILE,
     INTO_MODEL,
@@ -459,10 +460,10 @@ def _ids_tried(study: Study) -> pl.Series:
         for one in classes
     ]
     ids = pl.concat(chosen).unique().sort() if chosen else pl.Series(dtype=pl.Int64)
-    if len(ids) < 2:
+    if len(ids) < FEWEST_GRAFTED:
         raise UserError(
-            f"{study.folder}: {plural(len(ids), 'memorized sequence')}; grafting needs 2. Give "
-            "more texts."
+            f"{study.folder}: {plural(len(ids), 'memorized sequence')}; grafting needs "
+            f"{FEWEST_GRAFTED}. Give more texts."
         )
     return ids
 

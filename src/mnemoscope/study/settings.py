@@ -27,7 +27,7 @@ from pydantic import (
 from mnemoscope.cnn.presets import GRIDS, INPUTS, CnnInput, Grid, Precision, PresetName
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.files import as_path
-from mnemoscope.lm.hub import check_device_name, check_model
+from mnemoscope.lm.hub import check_device_name, check_model, check_other_model
 from mnemoscope.parse import parse_yaml, read_bounded
 from mnemoscope.taxonomy import PAPER, PRASHANTH
 
@@ -934,6 +934,14 @@ def check_names(settings: StudySettings) -> None:
     reference = settings.capture.reference
     if reference is not None and reference not in _SHIPPED and settings.benchmark.controls:
         check_model(*split_revision(reference))
+    check_reference(settings)
+
+
+def check_reference(settings: StudySettings) -> None:
+    """Raise UserError if the reference is the model itself, without weights; as `check_names`."""
+    reference, model = settings.reference, settings.model
+    if reference is not None and not {reference, model.name} & {*_SHIPPED}:
+        check_other_model(*split_revision(reference), model.name, model.revision)
 
 
 def split_revision(name: str) -> tuple[str, str | None]:

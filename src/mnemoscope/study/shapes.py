@@ -13,7 +13,7 @@ import yaml
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import model_near
 from mnemoscope.study.cost import ModelShape
-from mnemoscope.study.settings import EMBEDDED, StudySettings, split_revision
+from mnemoscope.study.settings import EMBEDDED, StudySettings, check_reference, split_revision
 
 if TYPE_CHECKING:
     from mnemoscope.study.models import Models
@@ -49,6 +49,7 @@ class KnownModels(NamedTuple):
 
 def find_models(settings: StudySettings) -> KnownModels:
     """Load and time the model if it is on disk, else find its shape; errors as `is_on_disk`."""
+    check_reference(settings)
     wanted, models, speed = settings.model, None, None
     shape = find_shape(wanted.name)
     if is_on_disk(wanted.name, wanted.revision):
