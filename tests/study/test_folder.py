@@ -85,7 +85,7 @@ def test_settings_that_made_a_study_come_back_when_it_is_opened(tmp_path) -> Non
     assert not any(made.manifest(name) for name in NAMES)
 
 
-VERSION = "record: {study_version: 3, models: "
+VERSION = "record: {study_version: 4, models: "
 DAMAGED = [
     *("", "a: [1", "- 1\n", "title: x\n", "record: 3\n", "record: {a: 1}\n", "\0", "[]"),
     *(f"{VERSION}{one}}}\n" for one in ("[]", "{model: []}", "{model: {fingerprint: 3}}")),
@@ -99,7 +99,7 @@ def test_a_settings_file_that_is_damaged_or_of_a_later_version_is_refused(begun)
         with refused(r"study\.yaml: damaged.*Restore it"):
             Study(begun.folder)
     (begun.folder / "study.yaml").write_text(whole)
-    with refused("study version 1, this program knows 3", UserError):
+    with refused("study version 1, this program knows 4", UserError):
         rewrite(begun.folder, lambda record: record.update(study_version=1))
 
 
@@ -246,7 +246,7 @@ def test_forgetting_a_stage_forgets_all_that_needs_it(study) -> None:
 
 
 def test_a_manifest_stands_for_a_whole_stage_and_holds_no_times(study) -> None:
-    keys = {"stage", "key", "settings", "needs", "counts", "versions", "files", "sha256"}
+    keys = {"stage", "key", "settings", "needs", "counts", "versions", "files", "sizes", "sha256"}
     keys |= {"name", "owner"}
     for path in (study.folder / "manifests").iterdir():
         of_model = set() if path.stem in ("sequences", "features") else {"model"}
