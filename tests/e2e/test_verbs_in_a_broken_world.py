@@ -175,7 +175,7 @@ AT_ONCE = {
     "label and report": (COMMANDS["label"], COMMANDS["report"]),
     "graft and run": ("graft labelled -q", "run -o labelled -q"),
 }
-SAID = re.compile(r"^mnemoscope: .*(in use|being made|goes on with)", re.M)
+SAID = re.compile(r"^mnemoscope: .*(in use|holds a study already)", re.M)
 
 
 def act_in(folder: Path, command: list[str], name: str) -> None:

@@ -22,7 +22,7 @@ from mnemoscope.flow.run import run, run_stage
 from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.stored_maps import open_maps
 from mnemoscope.pipeline.train import jobs_of, load_outcome
-from mnemoscope.study.folder import Study
+from mnemoscope.study.folder import Study, check_free
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import (
     StudySettings,
@@ -417,3 +417,10 @@ def test_a_study_founded_meanwhile_by_another_process_is_left_alone(tiny, tmp_pa
     with pytest.raises(UserError, match="exists and is not a study"):
         create_study(folder, settings, Meanwhile(settings))
     assert [one.name for one in (*tmp_path.iterdir(), *folder.iterdir())] == ["study", "note.txt"]
+
+
+def test_where_another_process_has_founded_the_study_it_is_in_use_or_gone_on_with(begun) -> None:
+    with refused("holds a study already.*'mnemoscope run -o ", UserError):
+        check_free(begun.folder)
+    with begun.lock(), refused(f"in use by process {os.getpid()}", UserError):
+        check_free(begun.folder)
