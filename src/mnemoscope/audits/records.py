@@ -96,7 +96,7 @@ class AuditRecord(TypedDict):
 
 _REDO = "make the audit again with --redo"
 
-PLACE = ("document", "start", "end", "verdict", "reason", "text")
+PLACE = ("document", "start", "end", "verdict", "reason", "text", "otherwise")
 """Columns of `spans.parquet` that say what was found where, and why."""
 
 
