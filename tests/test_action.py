@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from mnemoscope.embedded import sequences_path
+from study_files import rewrite_record
 
 ROOT = Path(__file__).parents[1]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text(encoding="utf-8"))
@@ -99,7 +100,8 @@ def test_expressions_name_inputs_and_outputs_that_there_are():
 @pytest.mark.whole
 def test_audit_step_writes_what_code_scanning_takes(runner):
     given = {"model": "embedded", "documents": f"docs/{EVIL}\n\n", "fail_if": "recalled > 0.5%"}
-    options = "--stride\n32\n--edits\n0\n--near-length\n0\n--junit\njunit.xml"
+    options = "--stride\n32\n--edits\n0\n--near-length\n0\n--redo"
+    given |= {"strict": "true", "junit": "junit.xml"}
     given |= {"options": options, "folder": "o u t", "reference": "none"}
     done = runner.run("audit", **given)
     assert done.returncode == 0, done.stderr  # it is judged after the upload
@@ -118,12 +120,13 @@ def test_audit_step_writes_what_code_scanning_takes(runner):
     assert runner.outputs["failed"] == "true"
     summary = Path(runner.environment["GITHUB_STEP_SUMMARY"]).read_text()
     assert all(line.startswith("    ") for line in summary.splitlines())
-    assert "Failed (recalled > 0.5%): " in summary
+    assert "Failed (recalled > 0.5%, --strict): " in summary
     judged = runner.run("judge", **given)
     assert judged.returncode == 3
     assert "recalled > 0.5%" in judged.stderr
     assert runner.outputs["sarif"] == "o u t/audit.sarif"
-    shutil.copytree(runner.folder / "o u t", runner.folder / "older")
+    older = shutil.copytree(runner.folder / "o u t", runner.folder / "older")
+    rewrite_record(older / "audit.json", date="2020-01-01T00:00:00+00:00")
     again = runner.run("audit", **given, baseline="older")  # nothing is new beside itself
     assert (again.returncode, runner.outputs["failed"]) == (0, "false"), again.stderr
     assert runner.outputs["sarif"] == "o u t.sarif"
@@ -142,6 +145,7 @@ def test_audit_step_without_options_says_no_more_than_it_is_given_and_passes(run
     )
     done = runner.run("audit", model="embedded", documents="docs")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("::notice title=mnemoscope::no condition (fail-if): nothing ")
     said = (runner.folder.parent / "said").read_text().splitlines()
     assert said == ["audit", "--out", "mnemoscope-audit", "--", "embedded", "docs"]
     sarif = {"sarif": "mnemoscope-audit/audit.sarif"}
@@ -150,15 +154,45 @@ def test_audit_step_without_options_says_no_more_than_it_is_given_and_passes(run
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_watch_has_every_condition_and_nothing_to_upload(runner, status):
+    fake = runner.folder.parent / "bin" / "mnemoscope"
+    fake.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > ../said\nexit {status}\n")
+    given = {"watch": "out", "documents": "docs\n", "fail_if": "recalled > 1%\n\nguessed > 9%\n"}
+    done = runner.run("audit", **given, junit="j.xml", baseline="older")
+    assert done.returncode == 0, done.stderr
+    said = (runner.folder.parent / "said").read_text().splitlines()
+    assert said == [
+        *("watch", "--out", "mnemoscope-audit", "--baseline", "older"),
+        *("--fail-if", "recalled > 1%", "--fail-if", "guessed > 9%"),
+        *("--junit", "j.xml", "--sequences", "docs", "--", "out"),
+    ]
+    found = {"sarif": "", "recalled": "", "failed": "true" if status else "false"}
+    assert runner.outputs == {"folder": "mnemoscope-audit", **found}
+    assert "::notice" not in done.stdout
+
+
+def test_the_words_for_a_watch_are_those_that_the_command_takes(runner):
+    (runner.folder / "out").mkdir()
+    given = {"watch": "out", "documents": "docs", "fail_if": "recalled > 1%\nguessed > 9% in doc"}
+    done = runner.run("audit", **given)
+    assert done.returncode == 2
+    assert "mnemoscope: out: " in done.stderr
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"documents": "docs", "model": ""}, "model: is missing"),
+        ({"documents": "docs", "watch": "out"}, "watch: leave out model"),
+        ({"documents": "docs", "watch": "o", "model": "", "strict": "true"}, "for an audit"),
+        ({"documents": "docs", "strict": "true"}, "add fail-if"),
         ({"documents": "docs/none.txt"}, "no such file"),
         ({"documents": "docs", "folder": "a\nfailed=false"}, "more than one line"),
     ],
 )
 def test_audit_step_fails_where_the_audit_does(runner, given, said):
-    done = runner.run("audit", model="embedded", **given)
+    done = runner.run("audit", **{"model": "embedded"} | given)
     assert done.returncode == 2
     assert said in done.stderr
     assert not runner.outputs

@@ -88,7 +88,7 @@ class GateResult(NamedTuple):
     documents, items or windows that it was put to, `n_unread` those that nobody could ask.
     `counted` are the passages (items, windows) that count; `failing` are the documents of which it
     holds, with the amount of each in words, where it is asked of each. `is_strict`: what is unread
-    fails too.
+    fails too. `baseline`: how the older result compares, where there is one.
     """
 
     gate: Gate
@@ -100,13 +100,20 @@ class GateResult(NamedTuple):
     n_unread: int = 0
     failing: Mapping[str, str] = {}
     is_strict: bool = False
+    baseline: Mapping[str, Any] | None = None
 
     def strictly(self) -> "GateResult":
         """The same where what nobody could ask fails."""
         return self._replace(is_strict=True, is_failed=self.is_failed or bool(self.n_unread))
 
+    @property
+    def line(self) -> str:
+        """The whole of it, as the last line of the command says it."""
+        word, end = "Failed" if self.is_failed else "Passed", "" if self.said[-1:] == "?" else "."
+        return f"{word} ({self.gate.text}{', --strict' * self.is_strict}): {self.said}{end}"
+
     def as_json(self) -> Mapping[str, Any]:
-        """What `--json` has under `gate`."""
+        """What `--json` has of a condition, under `gate`."""
         gate = self.gate
         return {
             "text": gate.text,
@@ -121,30 +128,36 @@ class GateResult(NamedTuple):
             "compared": self.n_compared,
             "unread": self.n_unread,
             "strict": self.is_strict,
+            "baseline": self.baseline,
         }
+
+
+class Failure(NamedTuple):
+    """Why a test of a JUnit report failed: `kind` is what was counted, or `unread`."""
+
+    kind: str
+    said: str
 
 
 class Case(NamedTuple):
     """A test of a JUnit report: why it failed or was skipped, and what stands in its output."""
 
     name: str
-    failure: str | None = None
+    failure: Failure | None = None
     skipped: str | None = None
     output: str | None = None
 
 
 def junit_suite(
-    name: str, properties: Mapping[str, str], judged: GateResult | None, cases: Sequence[Case]
+    name: str, properties: Mapping[str, str], judged: Sequence[GateResult], cases: Sequence[Case]
 ) -> str:
-    """A JUnit report; a condition of a gate on all is a test of its own, before the others.
+    """A JUnit report; each condition on all is a test of its own, before the others.
 
-    Characters that XML 1.0 forbids are written as U+FFFD.
+    Every condition is a property too, with what was found. Characters that XML 1.0 forbids are
+    written as U+FFFD.
     """
-    if judged is not None and not judged.gate.in_each:
-        cases = [
-            Case(judged.gate.text, judged.said if judged.gate.holds(judged.value) else None),
-            *cases,
-        ]
+    properties = {**properties, **{one.gate.text: one.line for one in judged}}
+    cases = [*(_of_all(one) for one in judged if not one.gate.in_each), *cases]
     suite = ElementTree.Element(
         "testsuite",
         name=_clean(f"mnemoscope {name}"),
@@ -161,14 +174,36 @@ def junit_suite(
         own = ElementTree.SubElement(suite, "testcase", classname=room, name=_clean(one.name))
         if one.skipped is not None:
             ElementTree.SubElement(own, "skipped", message=_clean(one.skipped))
-        if one.failure is not None and judged is not None:
-            message = _clean(f"{judged.gate.text}: {one.failure}")
-            ElementTree.SubElement(own, "failure", type=judged.gate.kind, message=message)
+        if one.failure is not None:
+            kind, said = one.failure
+            ElementTree.SubElement(own, "failure", type=kind, message=_clean(said))
         if one.output is not None:
             ElementTree.SubElement(own, "system-out").text = _clean(one.output)
     ElementTree.indent(suite)
     text = ElementTree.tostring(suite, encoding="unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'
+
+
+def _of_all(judged: GateResult) -> Case:
+    gate, said = judged.gate, f"{judged.gate.text}: {judged.said}"
+    return Case(gate.text, Failure(gate.kind, said) if gate.holds(judged.value) else None)
+
+
+def failure_of(judged: Sequence[GateResult], name: str) -> Failure | None:
+    """Why a document fails: every condition on each document that holds of it; None if none."""
+    found = [one for one in judged if name in one.failing]
+    said = (f"{one.gate.text}: {one.failing[name]}, {one.gate.allowed}" for one in found)
+    return Failure(found[0].gate.kind, "; ".join(said)) if found else None
+
+
+def lacking(n: int, whole: int, unit: str, baseline: object) -> str:
+    """What to say of a baseline that holds `n` of all that are judged; empty if it holds all."""
+    if not n:
+        return f"none of the {plural(whole, unit)} is in {baseline}: is it the right baseline?"
+    if n == whole:
+        return ""
+    more = whole - n
+    return f"{plural(more, unit)} of {whole:,} {'is' if more == 1 else 'are'} not in {baseline}"
 
 
 def parse_gate(text: str, measures: Measures) -> Gate:

@@ -518,9 +518,8 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
     ]
     schema = ["document", "start", "end", "verdict", "reason", "text"]
     frame = pl.DataFrame(rows, schema=schema, orient="row")
-    judged = (
-        None if condition is None else judge(parse_gate(condition, PASSAGES), record, frame, None)
-    )
+    conditions = [] if condition is None else [condition]
+    judged = [judge(parse_gate(one, PASSAGES), record, frame, None) for one in conditions]
     suite = ElementTree.fromstring(junit_xml(record, frame, judged).encode("utf-8"))
     assert suite.tag == "testsuite"
     cases = {case.get("name"): [one.tag for one in case] for case in suite.iter("testcase")}
@@ -533,12 +532,12 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
         shown, "guessed.txt", "recalled.txt", "short.txt", "x.pdf"
     ]  # fmt: skip
     assert [name for name, tags in cases.items() if "failure" in tags] == failed
-    assert bool(failed) == (judged is not None and judged.is_failed)
+    assert bool(failed) == any(one.is_failed for one in judged)
     assert [name for name, tags in cases.items() if "system-out" in tags] == ["recalled.txt"]
     assert [name for name, tags in cases.items() if "skipped" in tags] == ["short.txt", "x.pdf"]
     assert suite.find("testcase[@name='x.pdf']/skipped").get("message") == f"not read: {shown}"
     for one in suite.iter("failure"):
-        said = judged.said if of_all else "1 passage recalled, fewer than 1 allowed"
+        said = judged[0].said if of_all else "1 passage recalled, fewer than 1 allowed"
         assert one.get("message").startswith(f"{condition}: {said}")
     # what the schema that Jenkins reads by (junit-10.xsd) requires of a suite and of a case
     assert {"name", "tests", "failures", "errors"} <= set(suite.keys())
@@ -546,17 +545,22 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
         ("classname", "name")
     }
     said = {one.get("name"): one.get("value") for one in suite.iter("property")}
-    assert said == {**about(RECORD), "case": shown}
-    if judged is not None:
-        facts = judged.as_json()
+    assert said == {**about(RECORD), "case": shown} | {one.gate.text: one.line for one in judged}
+    for one in judged:
+        facts = one.as_json()
         assert (facts["compared"], facts["unread"], facts["failed"]) == (3, 2, bool(failed))
         limits = {"recalled > 50%": (20 / 309, 0.5), "recalled > 1%": (20 / 309, 0.01)}
         assert (facts["value"], facts["limit"]) == limits.get(condition, (1, 1))
-        strict = junit_xml(record, frame, judged.strictly())
+        strict = junit_xml(record, frame, [one.strictly()])
         tests = ElementTree.fromstring(strict.encode("utf-8")).iter("testcase")
-        found = [one.get("name") for one in tests if one.find("failure") is not None]
-        assert found == [*failed, "short.txt", "x.pdf"]
-        assert judged.strictly().is_failed
+        kinds = {
+            test.get("name"): test.find("failure").get("type")
+            for test in tests
+            if len(test) and test.find("failure") is not None
+        }
+        unread = {"short.txt": "unread", "x.pdf": "unread"}
+        assert kinds == dict.fromkeys(failed, "recalled") | unread
+        assert one.strictly().is_failed
     listed = suite.find("testcase[@name='recalled.txt']/system-out").text
     assert listed.startswith(f"1 recalled passage: {LEARNED}")
     assert f"characters 5 to 25: {UNPRINTABLE[:9]}" in listed

@@ -388,7 +388,7 @@ def test_a_condition_names_what_can_be_counted_of_a_passage_or_of_an_item(measur
     for text in (f"recalled > 3 {other}", "copied > 1%"):
         with pytest.raises(UserError, match=re.escape(measures.examples)):
             parse_gate(text, measures)
-    assert measures.has_each == (measures is PASSAGES)
+    assert measures.has_each == (measures is not ITEMS)
 
 
 SUFFIX = 32

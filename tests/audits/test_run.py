@@ -23,7 +23,7 @@ from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import file_sha256, write_parquet
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.version import __version__
-from study_files import rewrite_record
+from study_files import admit, rewrite_record
 from tests.audits.conftest import BRIEF, audit_documents, with_word
 
 SPANS = audit_settings(**BRIEF)
@@ -171,6 +171,9 @@ def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
     assert next(begun, None) is None
 
 
+WHERE = ("in_both", "only_here", "only_there")
+
+
 def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_text, monkeypatch):
     monkeypatch.setattr(run, "_now", lambda: FIRST_DAY)
     out, text, plain = tmp_path / "out", new_text(1, 80), audit_settings(stride=64)
@@ -194,10 +197,28 @@ def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_t
     older = shutil.copytree(out, tmp_path / "older")
     rewrite_record(older / "audit.json", key="", settings=first["settings"] | {"threshold": 0.3})
     gate = parse_gate("recalled > 1%", PASSAGES)
-    said = judge(gate, first, read_verdicts(out)[1], older).said
+    passages = read_verdicts(out)[1]
+    said = judge(gate, first, passages, older).said
     assert said.endswith(
         f" allowed; {older} audited the same model; {older} was made with threshold 0.3"
     )
+    own = first["documents"]
+    others = [{**own[0], "document": f"{n}.txt", "sha256": str(n)} for n in (1, 2)]
+    rewrite_record(older / "audit.json", settings=first["settings"], documents=[*own, *others])
+    asked = first | {"documents": [*own, others[0], {**others[0], "document": "3", "sha256": "3"}]}
+    for here, there, words in (
+        (first["model"], None, "asked no reference and this audit did"),
+        (None, first["model"], "asked a reference and this audit none"),
+        (first["model"], first["model"] | {"fingerprint": "x"}, "asked another reference"),
+    ):
+        rewrite_record(older / "audit.json", reference=there)
+        result = judge(gate, asked | {"reference": here}, passages, older)
+        assert f"; {older} {words}, so recalled is not decided alike; 1 document of 3 is" in (
+            result.said
+        )
+        assert result.said.endswith(f"not in {older}; 1 document of {older} is not in this audit")
+        beside = [result.as_json()["baseline"][f"documents_{one}"] for one in WHERE]
+        assert beside == [2, 1, 1]
     for name in ("spans.parquet", "near.parquet", "audit.html"):
         (out / name).unlink()
         with pytest.raises(UserError, match="missing or were changed"):
@@ -324,7 +345,7 @@ def test_verify_sees_a_change_whose_hash_was_made_new(
     if name != "spans":
         (problem,) = verify(out, lm).problems
         assert problem.startswith(f"{path}: damaged (its content has changed since it was written)")
-    rewrite_record(out / "audit.json", files=small[1]["files"] | {path.name: file_sha256(path)})
+    admit(out / "audit.json", path)
     found = verify(out, lm)
     assert found.n_hold == (name != "spans")
     assert found.problems
@@ -344,7 +365,7 @@ def test_verify_counts_again_and_compares_the_pages(small, tmp_path, lm, verify)
         page = (out / file).read_bytes()
         (out / file).write_bytes(page.replace(b"recall", b"RECALL"))
         shutil.copy(small[0] / "out" / "audit.json", out)
-        rewrite_record(out / "audit.json", files=record["files"] | {file: file_sha256(out / file)})
+        admit(out / "audit.json", out / file)
         (problem,) = verify(out, lm).problems
         assert problem.startswith(f"{file}: is not what mnemoscope {__version__} makes of the")
         other = record["versions"] | {"mnemoscope": "0.1.9"}  # it may word its pages so

@@ -19,6 +19,7 @@ from mnemoscope.cli import main
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.files import file_sha256
 from sarif_logs import check_sarif
+from study_files import rewrite_record
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,10 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert record["model"]["name"] == record["reference"]["name"] == "embedded"
     assert LocalChoice("of-ones-own").beside(None) is None
     assert {key: found[key] for key in record} == record
-    assert (found["gate"]["text"], found["gate"]["failed"]) == ("recalled > 0.5%", True)
+    (judged,) = found["gate"]["conditions"]
+    assert (judged["text"], judged["failed"], found["gate"]["failed"]) == (
+        *("recalled > 0.5%", True), True
+    )  # fmt: skip
     spans = pl.read_parquet(out / "spans.parquet")
     assert spans["reference_reproduces"].null_count() == 0
     assert found["spans"] == spans.select(found["spans"][0].keys()).to_dicts()
@@ -82,10 +86,17 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert f"--baseline {out}: the folder that is judged" in call(*gate, "--baseline", out).err
     again = call(*asked, "--redo", "--baseline", out, "--fail-if", "recalled > 0%")
     assert (again.status, {path: path.read_bytes() for path in out.iterdir()}) == (2, before)
+    both = ("--fail-if", "guessed > 99%", "--fail-if", "recalled > 1%")
+    said = call(*gate[:3], *both).out.splitlines()  # any of them fails, and each is named
+    assert [one[:21] for one in said] == ["Passed (guessed > 99%", "Failed (recalled > 1%"]
     older = shutil.copytree(out, tmp_path / "older")
+    copied = call(*gate, "--baseline", older)
+    assert (copied.status, f"{older}: the same audit as" in copied.err) == (2, True)
+    rewrite_record(older / "audit.json", date="2020-01-01T00:00:00+00:00")
     beside = ("--baseline", older, "--junit", junit, "--sarif", sarif)
     passed = call(*gate, *beside)  # nothing that was not there before
     assert (passed.status, "): 0 new passages recalled; fewer than 1 " in passed.out) == (0, True)
+    assert f"; {older} audited the same model.\n" in passed.out
     assert 'failures="0"' in junit.read_text()
     results = check_sarif(json.loads(sarif.read_text()))
     assert [one["baselineState"] for one in results] == ["unchanged"] * len(results) != []

@@ -63,6 +63,7 @@ FILES = {  # files, tables by their columns, and folders that a command names
     "mine.parquet": SEQUENCES,
     "typo.yaml": b"strides: 4",
     "list.yaml": b"- 1",
+    "gate.yaml": b"fail_if: recalled > 1%",
 }
 VERBS = ("continue", "features", "label", "capture", "train", "benchmark", "localize", "report")
 COUNT = "data duplicates -q --save-every 0 -o"
@@ -270,7 +271,17 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     ("audit embedded content.jsonl -q -o out", "--column text=NAME; it has content"),
     # on the command line a document is a name, however long
     (f"audit embedded '{LONG}' -q -o out", "no such file or folder. Give a text as"),
-    (f"{AUDIT} --fail-if 'recalled > 1%' --fail-if 'guessed > 5%'", "--fail-if: given 2 times"),
+    (f"{AUDIT} --fail-if 'recalled > 1%' --fail-if 'guesed > 5%'", "Did you mean 'guessed'"),
+    *(
+        (f"{command} --reference COPIED", "is the same model as")
+        for command in (
+            "run -o x --model MODEL --sequences TABLE",
+            "run -o x --model MODEL --sequences TABLE --dry-run",
+            "audit MODEL text.txt -q -o out",
+            "audit MODEL text.txt -q -o out --dry-run",
+        )
+    ),
+    ("run -o x --model MODEL --sequences TABLE --dry-run --reference MODEL", "is the same model"),
     ("watch MODEL --sequences text.txt --sequences texts -o out", "--sequences: given 2 times"),
     ("audit embedded text.txt -q -o text.txt", "cannot be made (File exists)"),
     *(
@@ -291,7 +302,8 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
             ("--profile-prefix window", "--profile-prefix: only with --profile"),
             ("--instruction Go", "--instruction: only with --chat-template"),
             ("--reference RENAMED", "uses a different tokenizer"),
-            ("--settings typo.yaml", "Did you mean 'stride'"),
+            ("--settings typo.yaml", "typo.yaml: --strides: unknown key. Did you mean 'stride'"),
+            ("--settings gate.yaml", "gate.yaml: fail_if: no setting of an audit. Give --fail-if"),
             ("--settings list.yaml", "not settings"),
         )
     ),
@@ -372,6 +384,7 @@ def places(tiny, tiny_studies, tmp_path_factory):
     places = {name.upper(): path for name, path in tiny_studies.items()}
     places |= {"STUDY": tiny_studies["report"], "CONTINUED": tiny_studies["continue"]}
     places |= {"MODEL": tiny.model, "REFERENCE": tiny.reference, "TABLE": tiny.table}
+    places["COPIED"] = Path(shutil.copytree(tiny.model, folder / "copied"))
     places |= {"YAML": tiny.yaml} | models_in(folder) | {one.name: one for one in folder.iterdir()}
     before = {one: content(one) for one in (folder, places["STUDY"], tiny_studies["sequences"])}
     yield places

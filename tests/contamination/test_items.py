@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from copy import copy
 from dataclasses import replace
 from urllib.parse import unquote
@@ -47,7 +48,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_model
 from mnemoscope.progress import SILENT
 from sarif_logs import check_sarif
-from tests.audits.served import KEY, serving
+from served import KEY, serving
 
 ITEMS = [
     {"prompt": "def total(self):", "answer": "return self.total", "group": "code"},
@@ -287,7 +288,7 @@ def test_what_is_recalled_stands_on_the_page_in_sarif_and_fails_the_gate(
     failed = call(*asked, "--fail-if", "recalled > 2 items", "--json")
     found = json.loads(failed.out)
     assert (failed.status, found["gate"]["failed"]) == (3, True)
-    assert found["gate"]["said"] == "3 items recalled, at most 2 allowed"
+    assert found["gate"]["conditions"][0]["said"] == "3 items recalled, at most 2 allowed"
     assert [one["item"] for one in found["recalled"]] == ["0", "1", "2"]
     assert call(*asked, "--fail-if", "recalled > 3 items").status == 0
     assert call(*asked, "--fail-if", "recalled > 99%").status == 3
@@ -320,9 +321,12 @@ def test_a_gate_on_finished_items_counts_what_is_new_and_writes_what_builds_read
     assert (failed.status, "): 2 items recalled, at most 1 allowed." in failed.out) == (3, True)
     passed = call(*gate, "--baseline", old, "--junit", junit, "--sarif", sarif)
     assert passed.status == 0
-    assert "): 1 new item recalled, at most 1 allowed." in passed.out
+    lacks = f"1 item of 2 is not in {old}."
+    assert f"): 1 new item recalled, at most 1 allowed; {lacks}" in passed.out
+    copied = shutil.copytree(now, tmp_path / "copied")
+    assert "the same items as those that are judged" in refused(*gate, "--baseline", copied)
     share = call("items", "gate", now, "--fail-if", "recalled > 49%", "--baseline", old)
-    assert (share.status, "): 50.0 % newly recalled, at most 49 % allowed." in share.out) == (
+    assert (share.status, "): 50.0 % newly recalled, at most 49 % allowed; 1 " in share.out) == (
         3,
         True,
     )

@@ -1,22 +1,28 @@
 """`pipeline.graft`: every part beside its walks, resumable to the bit, refused in one line."""
 
 import json
+import re
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from mnemoscope.cli.summary import print_grafts
 from mnemoscope.errors import UserError
 from mnemoscope.flow.run import run_stage
 from mnemoscope.lm.continue_ import scan_memorized
 from mnemoscope.lm.graft import Pair, graft_parts, grafted
 from mnemoscope.lm.load import load_model
+from mnemoscope.localize.grafts import Tried, kept_by_class
 from mnemoscope.pipeline import graft
-from mnemoscope.plan import plan
+from mnemoscope.pipeline.label import samples_of
+from mnemoscope.plan import plan, plan_grafts
 from mnemoscope.progress import show_progress
+from mnemoscope.report import advice
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.tables import graft_tables
 from mnemoscope.stats import Estimate, frame_of
@@ -26,6 +32,7 @@ from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import NON_MEMO
+from mnemoscope.words import percent
 from study_files import content, put_in_place, settings_with
 
 FEW = {"n_sequences": 12, "draws": 2, "n_heldout": 4}
@@ -385,11 +392,59 @@ def test_classes_too_small_for_a_verdict_are_grafted_without_random_changes(stud
     assert "no verdict" in view["statement"]
 
 
-@pytest.mark.parametrize("spoil", ["shape", "memorized"])
+def test_the_terminal_shows_what_each_part_leaves_beside_its_control(done, capsys):
+    print_grafts(done)
+    said = capsys.readouterr().out
+    row = graft_of(done, TAXONOMY)["rows"][0]
+    assert row["part"] in said
+    assert {"at random", "difference", "finding"} <= {
+        one.strip() for one in re.split("[┃\n]", said)
+    }
+    assert f"{row['found']['broken']} {percent(row['found']['random_broken'], unit=False)}" in said
+
+
+def test_a_small_class_takes_no_interval_from_a_large_one():
+    survives = np.arange(40)[:, None] % 2 == np.array([0, 1])
+    classes = (np.arange(40) >= 3).astype(int)
+    tried = Tried(np.where(classes == 1, 1, 0), np.arange(40), np.zeros(40, int), 2)
+    kept = kept_by_class(survives, tried, seed=0)
+    assert np.isnan(kept.low[0]).all()
+    assert (kept.low[1] < kept.survive[1]).all()
+    assert (kept.survive[1] < kept.high[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("counts", "why", "offer"),
+    [
+        ({"Guess": 3, "Recall": 198}, None, "What each part of the model breaks"),
+        ({"Guess": 30, "Recall": 198}, None, "Which parts of the model hold each class"),
+        ({"Recall": 1}, "1 memorized sequence, 2 needed", None),
+    ],
+)
+def test_grafts_are_offered_where_they_can_be_made_and_else_it_is_said_why(
+    study, monkeypatch, counts, why, offer
+):
+    entry = next(iter(samples_of(study).values()))
+    found = {entry.key: replace(entry, counts={NON_MEMO: 5} | counts)}
+    monkeypatch.setattr(advice, "samples_of", lambda _: found)
+    assert advice.why_no_grafts(study) == why
+    steps = {one.command: one.why for one in advice.next_steps(study)}
+    said = steps.get(f"mnemoscope graft {study.folder}", "")
+    assert said.partition(" (")[0] == (offer or "")
+    assert (f"No grafts: {why}." in advice.first_steps(study)) == (why is not None)
+
+
+@pytest.mark.parametrize("spoil", ["shape", "memorized", "same"])
 def test_what_cannot_be_grafted_is_refused_before_a_model_is_loaded(
     study, spoil, tiny, tmp_path, capfd
 ):
-    if spoil == "shape":
+    if spoil == "same":
+        copy = shutil.copytree(tiny.model, tmp_path / "copy")
+        settings = settings_with(study, capture={"reference": str(copy)})
+        words = "copy: is the same model as .* cannot serve as a reference"
+        with pytest.raises(UserError, match=words):
+            plan_grafts(settings, Study(study.folder))
+    elif spoil == "shape":
         other = shutil.copytree(tiny.reference, tmp_path / "other")
         config = json.loads((other / "config.json").read_text())
         config["num_hidden_layers"] += 1

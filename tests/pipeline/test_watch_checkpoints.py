@@ -1,6 +1,8 @@
 """Checkpoints of known truth are tracked: what is memorized when, resumed, and drawn."""
 
 import json
+import re
+import shlex
 import shutil
 from xml.etree import ElementTree
 
@@ -138,10 +140,16 @@ def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, call):
     page = tmp_path / "watch" / "watch.html"
     page.unlink()
     assert call("watch", "watch").out == first.out
+    (advice,) = re.findall("Watch held-out texts beside them: mnemoscope (.*)", first.out)
+    pl.read_parquet(tiny.table).tail(30).write_parquet(tmp_path / "held.parquet")
+    told = [one.replace("HELD_OUT", "held.parquet") for one in shlex.split(advice)]
+    with_control = call(*told, "--scan", "--quiet")
+    assert (with_control.status, "kept out of training" in with_control.out) == (0, True)
+    assert "No window was kept out" not in with_control.out
     for words in (
         "At step 300 the model reproduces 0.0 %",
         "No window was kept out",
-        "--control HELD_OUT, into another folder",
+        advice,
         f"<h1>{run}: what comes out, step by step</h1>",
     ):
         assert words.lower() in page.read_text().lower()
@@ -169,7 +177,8 @@ def test_a_gate_judges_the_last_checkpoint(tiny, run, tracked, tmp_path, call, r
     checkpoints = [run / f"checkpoint-{step}" for step in (100, 200)]
     asked = ("watch", *checkpoints, "--sequences", tiny.table, "--scan", "-q", "-o", learned)
     made = call(*asked, "--fail-if", "recalled >= 160 windows", "--json")
-    assert (made.status, json.loads(made.out)["gate"]["step"]) == (3, 200)
+    found = json.loads(made.out)
+    assert (made.status, found["gate"]["step"], len(found["windows"])) == (3, 200, 160)
     assert call("watch", tracked, "--fail-if", "recalled > 0%", "-o", tmp_path / "o").status == 0
     for text, is_failed in {
         "reproduced > 160 windows": False,
@@ -186,10 +195,45 @@ def test_a_gate_judges_the_last_checkpoint(tiny, run, tracked, tmp_path, call, r
         "guessed > 1%": "none of the watched windows are such that can be guessed",
         "reproduced > 240 windows": "240 windows are watched, so it never fails",
         "recalled > 1": "1 of what? Write 'recalled > 1%'",
-        "recalled > 1% in doc": "not understood",
         "near > 1%": "reproduced, guessed or recalled",
     }.items():
         assert words in refused("watch", learned, "--fail-if", text)
+    same = call("watch", learned, "--fail-if", "recalled > 0%", "--baseline", tracked, "--json")
+    gate = json.loads(same.out)["gate"]["conditions"][0]
+    assert (same.status, gate["value"], gate["baseline"]["step"]) == (3, 160 / 240, 300)
+    older = shutil.copytree(learned, tmp_path / "older")
+    new = call("watch", learned, "--fail-if", "recalled > 0%", "--baseline", older)
+    assert new.status == 0
+    assert "from their text reproduced newly (160 in all), at most 0 % allowed." in new.out
+    at = ("watch", learned, "--fail-if", "recalled > 0%", "--baseline")
+    assert "the folder that is judged" in refused(*at, learned)
+    assert "holds no history" in refused(*at, run)
+
+
+def test_what_comes_out_is_named_by_document_and_place(tiny, run, tmp_path, call):
+    """Of two documents, one of which holds what step 200 reproduces; of a text and of a table."""
+    table = pl.read_parquet(tiny.table)[[0, 1, 2, 5]].with_columns(
+        document=pl.Series(["a.txt", "a.txt", "b.txt", "b.txt"]),
+        start=pl.Series([0, 90, 0, 90]),
+        end=pl.Series([90, 180, 90, 180]),
+    )
+    table.write_parquet(tmp_path / "s.parquet")
+    conditions = ("--fail-if", "recalled >= 1 window in doc", "--fail-if", "recalled > 90%")
+    asked = ("watch", run / "checkpoint-200", "--sequences", tmp_path / "s.parquet", "--scan", "-q")
+    junit, out = tmp_path / "j.xml", tmp_path / "w"
+    made = call(*asked, "-o", out, *conditions, "--junit", junit, "--json")
+    facts = json.loads(made.out)
+    found = [(one["document"], one["start"], one["end"]) for one in facts["windows"]]
+    assert (made.status, found) == (3, [("a.txt", 0, 90), ("a.txt", 90, 180)])
+    each, every = facts["gate"]["conditions"]
+    assert (each["failing"], each["value"], every["failed"]) == (["a.txt"], 2, False)
+    assert "a.txt: 2 of 2 windows reproduced, the first at characters 0 to 90." in made.err
+    suite = ElementTree.fromstring(junit.read_text())
+    failed = [one.get("name") for one in suite.iter("testcase") if one.find("failure") is not None]
+    assert failed == ["a.txt"]
+    said = suite.find("testcase[@name='step 200']/system-out").text.splitlines()
+    assert f"a.txt, characters 90 to 180: {facts['windows'][1]['text']!r}" in said
+    assert pl.read_parquet(out / "documents.parquet")["reproduced"].to_list() == [2, 0]
 
 
 def test_checkpoints_one_by_one_with_the_controls_that_the_folder_has(tiny, run, tmp_path, call):
@@ -208,7 +252,7 @@ def test_checkpoints_one_by_one_with_the_controls_that_the_folder_has(tiny, run,
         assert made.status == (3 if step == 200 else 0), made.err
         (tmp_path / "kept.parquet").unlink(missing_ok=True)
         control = []
-    gate = json.loads(made.out)["gate"]
+    gate = json.loads(made.out)["gate"]["conditions"][0]
     assert (gate["value"], gate["limit"], gate["compared"], gate["unit"]) == (40, 0, 60, "window")
     assert set(read_history(out).windows["source"]) == {"document", "control"}
     suite = ElementTree.fromstring(junit.read_text())
@@ -227,7 +271,11 @@ def test_windows_of_a_text_are_the_whole_text_once(tiny, run, tmp_path, length):
     (tmp_path / "a.txt").write_text(text)
     changes = {"sequences": str(tmp_path / "a.txt"), "length": length, "decode": False}
     watch_checkpoints(asked(tiny, run, **changes), tmp_path / "t")
-    watched = "".join(read_history(tmp_path / "t").windows["text"])
+    windows = read_history(tmp_path / "t").windows
+    assert {*windows["document"]} == {"a.txt"}
+    for row in windows.rows(named=True):
+        assert text[row["start"] : row["end"]] == row["text"]
+    watched = "".join(windows["text"])
     assert text.startswith(watched)
     assert len(text) - len(watched) < length
 

@@ -45,7 +45,8 @@ def test_a_study_whose_classes_are_too_small_has_a_report_whose_command_helps(st
     ms.run(Study(folder).settings, folder, until="report")
     page = (folder / "report.html").read_text()
     assert "Guess has 0" in text_of(page)
-    (command,) = re.findall(r'<div class="missing".*?<code>(.*?)</code>', page, re.DOTALL)
+    box = page.split('<div class="missing"')[1].split("</div>")[0]
+    command, *_ = re.findall("<code>(.*?)</code>", box)
     program, *arguments = html.unescape(command).split()
     assert program == "mnemoscope"
     succeed(*arguments, "-q")

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from mnemoscope.report.advice import Step
 from mnemoscope.report.content import ReportContent, Standing
-from mnemoscope.report.lead import conclusion, lead_of
+from mnemoscope.report.lead import MECHANISM, conclusion, lead_of
 from mnemoscope.stats import Estimate
 from pages import Page, words_of
 from tests.report.conftest import make_benchmark, make_taxonomy, page_of
@@ -101,11 +102,11 @@ def test_one_badge_says_what_the_clearest_taxonomy_shows(content, excesses, said
 
 
 FINDINGS = {
-    "SPECIFIC": "Mechanism: in this training Recall depends on the queries and keys of layer 0 ",
-    "EITHER_WAY": "Mechanism: Recall breaks more than Guess along one direction of ",
-    "ALIKE": "Mechanism: no part of the model breaks one class more than random ",
-    "OUT_OF_REACH": "Mechanism: cannot be told (random changes never break as much",
-    "FEW": "Mechanism: cannot be told (too few groups",
+    "SPECIFIC": f"{MECHANISM}: in this training Recall depends on the queries and keys of layer 0 ",
+    "EITHER_WAY": f"{MECHANISM}: Recall breaks more than Guess along one direction of ",
+    "ALIKE": f"{MECHANISM}: no part of the model breaks one class more than random ",
+    "OUT_OF_REACH": f"{MECHANISM}: cannot be told (random changes never break as much",
+    "FEW": f"{MECHANISM}: cannot be told (too few groups",
 }
 OF_TRUTH = {
     "SPECIFIC": "Read or not: of text that can be guessed, what was read depends on the MLP of ",
@@ -156,7 +157,13 @@ def test_among_equal_findings_the_leading_taxonomy_speaks(content):
         ]
         lead = lead_of(replace(content, taxonomies=shown))
         assert (lead.grafted, lead.badges[0].target) == (number, f"taxonomy-{number}-graft")
-        assert f"{name} depends on" in lead.badges[0].answer
+        answer = lead.badges[0].answer
+        assert f"{name} depends on" in answer
+        other = content.taxonomies[0]
+        of = ", of the classes counted above"
+        if number == 1:
+            of = f"; these are classes of “{other.label}”, which divides the repeated sequences "
+        assert of in answer
 
 
 @pytest.mark.parametrize(("n", "said"), [(10, False), (3, True)])
@@ -165,6 +172,18 @@ def test_what_cannot_be_asked_of_small_classes_is_said_with_the_number(content, 
     sizes = dict(zip(("Non-Memo", "Guess", "Recall"), (900, n, 30), strict=True))
     classes = [one | {"n_sequences": sizes[one["name"]]} for one in few.classes]
     shown = replace(few, classes=classes, impossible="too few", benchmarks=(), deltas=())
-    whole = conclusion(replace(content, taxonomies=[shown], missing={"what": "x"}))
-    assert ("Mechanism: cannot be asked (Guess has 3, 10 needed)." in whole) == said
+    steps = [Step("", "mnemoscope graft s"), Step("", "mnemoscope audit m t -o a")]
+    bare = replace(content, taxonomies=[shown], missing={"what": "x"}, next_steps=steps)
+    whole = conclusion(bare)
+    answer = f"{MECHANISM}: Guess and Recall cannot be compared (Guess has 3, 10 needed); "
+    still = "the counts, the marked passages, what each part of the model breaks (mnemoscope graft)"
+    still += ", an audit (mnemoscope audit)."
+    assert (f"{answer}what still answers: {still}" in whole) == said
+    grafted = replace(shown, graft={"first": None, "by_truth": None})
+    lead = lead_of(replace(bare, taxonomies=[grafted]))
+    assert (
+        f"{answer}what each part of the model breaks"
+        in conclusion(replace(bare, taxonomies=[grafted]))
+    ) == said
+    assert (lead.opened, [one.target for one in lead.badges]) == (1, ["taxonomy-1-graft"] * said)
     assert "Attention" not in whole  # which the page and the terminal say above, once

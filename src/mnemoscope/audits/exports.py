@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -14,7 +14,7 @@ from mnemoscope.audits.passages import right_of
 from mnemoscope.audits.records import AuditRecord, Sarif, read_sarif, read_verdicts
 from mnemoscope.audits.rule import RECALL
 from mnemoscope.audits.verdict import LEARNED, error_rate
-from mnemoscope.conditions import Case, GateResult, junit_suite
+from mnemoscope.conditions import Case, Failure, GateResult, failure_of, junit_suite
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.version import __version__
@@ -187,20 +187,19 @@ def address_of(document: str) -> str:
     return (path.as_uri() if path.is_absolute() else quote(name)) + fragment
 
 
-def junit_xml(record: AuditRecord, frame: pl.DataFrame, judged: GateResult | None) -> str:
-    """Make a JUnit report that fails where the condition of a gate does.
+def junit_xml(record: AuditRecord, frame: pl.DataFrame, judged: Sequence[GateResult]) -> str:
+    """Make a JUnit report that fails where a condition of a gate does.
 
     Each document is a test, which fails if a condition on each document holds of it; the passages
-    called recall stand in its output. Documents that were too short or not read are skipped tests.
+    called recall stand in its output. Documents that were too short or not read are skipped tests,
+    or with `--strict` failed ones of the type `unread`.
     """
-    frame = frame if judged is None else judged.counted
+    frame = max((one.counted for one in judged), key=len, default=frame)
     recalled = frame.filter(verdict=RECALL)
     cases = []
     for row in record["documents"]:
-        name, failure, output = row["document"], None, None
+        name, output = row["document"], None
         rows = recalled.filter(document=name)
-        if judged is not None and name in judged.failing:
-            failure = f"{judged.failing[name]}, {judged.gate.allowed}"
         if rows.height:
             lines = [f"{plural(rows.height, 'recalled passage')}: {LEARNED}"]
             lines += (
@@ -209,10 +208,15 @@ def junit_xml(record: AuditRecord, frame: pl.DataFrame, judged: GateResult | Non
             )
             output = "\n".join(lines)
         skipped = "shorter than one window" if row["is_too_short"] else None
-        cases.append(Case(name, failure, skipped, output))
+        cases.append(Case(name, failure_of(judged, name), skipped, output))
     cases += (
         Case(one["document"], skipped=f"not read: {one['reason']}") for one in record["skipped"]
     )
-    if judged is not None and judged.is_strict:
-        cases = [one._replace(failure=one.failure or one.skipped, skipped=None) for one in cases]
+    if any(one.is_strict for one in judged):
+        cases = [
+            one._replace(failure=Failure("unread", f"--strict: {one.skipped}"), skipped=None)
+            if one.skipped
+            else one
+            for one in cases
+        ]
     return junit_suite(f"audit of {record['model']['name']}", about(record), judged, cases)

@@ -4,8 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import polars as pl
+from typing_extensions import TypedDict
 
 from mnemoscope.audits.records import AuditRecord, read_verdicts
 from mnemoscope.audits.shares import (
@@ -17,7 +19,7 @@ from mnemoscope.audits.shares import (
     overall,
     share_of,
 )
-from mnemoscope.conditions import Gate, GateResult, Measures
+from mnemoscope.conditions import Gate, GateResult, Measures, lacking
 from mnemoscope.errors import UserError
 from mnemoscope.words import plural
 
@@ -48,21 +50,22 @@ def judge(
 ) -> GateResult:
     """Put the condition to an audit; with `baseline` to what its passages did not have.
 
-    Raises UserError: the audit did not look for what is asked, or `baseline` is no audit.
-    DamagedDataError: it cannot be read.
+    Raises UserError: the audit did not look for what is asked, or `baseline` is no audit, or the
+    same one. DamagedDataError: it cannot be read.
     """
     rows: Sequence[Counts] = record["documents"]
     n_asked = sum(not row["is_too_short"] for row in record["documents"])
     n_unread = len(record["skipped"]) + len(rows) - n_asked
     whole_of = plural(len(record["skipped"]) + len(rows), "document")
     beside = f"; not checked: {n_unread:,} of {whole_of}, unread or too short" if n_unread else ""
-    new = ""
+    new, compared = "", None
     if baseline is not None:
         if gate.kind == "near":
             raise UserError("--baseline: near copies have none. Choose recalled.")
         older, before = read_verdicts(baseline)
         passages = new_parts(passages, before, grown=not gate.of_number)
-        beside += _in_common(record, older, baseline)
+        compared = _compared(record, older, baseline)
+        beside += _compared_said(compared)
         rows = [count_document(row["document"], row, passages) for row in record["documents"]]
         new = "new "
     if gate.kind == "near" and "near" not in record["summary"]:
@@ -77,13 +80,15 @@ def judge(
         if found:
             too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
-        return GateResult(gate, bool(found), said, passages, most, n_asked, n_unread, found)
+        found_of = passages, most, n_asked, n_unread, found
+        return GateResult(gate, bool(found), said, *found_of, baseline=compared)
     whole, share = amount_of(gate, overall(rows)), None
     if not gate.of_number and baseline is None:
         share = estimate_of(share_of(record["summary"], gate.kind))
     in_all = "" if baseline is None else f" ({gate.say(amount_of(gate, record['summary']))} in all)"
     said = f"{gate.say(whole, new, share)}{in_all}, {gate.allowed}{beside}"
-    return GateResult(gate, gate.holds(whole), said, passages, whole, n_asked, n_unread)
+    figures = passages, whole, n_asked, n_unread
+    return GateResult(gate, gate.holds(whole), said, *figures, baseline=compared)
 
 
 def new_parts(passages: pl.DataFrame, before: pl.DataFrame, *, grown: bool) -> pl.DataFrame:
@@ -143,22 +148,71 @@ def _unknown(
         yield 0, len(text)
 
 
-def _in_common(record: AuditRecord, older: AuditRecord, baseline: Path) -> str:
-    """What to add where a baseline is this audit, was asked otherwise or has no such document."""
+class _Compared(TypedDict):
+    """How an older audit differs, as `--json` has it; documents are the same by name or content."""
+
+    folder: str
+    same_model: bool
+    settings: dict[str, Any]  # of those that decide which passages there are: what it had instead
+    reference: str  # `same`, `other`, or asked `only here` or `only there`
+    documents_in_both: int
+    documents_only_here: int
+    documents_only_there: int
+
+
+def _compared(record: AuditRecord, older: AuditRecord, baseline: Path) -> _Compared:
+    """Compare two audits; UserError: they are one."""
     if older["key"] == record["key"] and older["date"] == record["date"]:
-        return f"; {baseline} is this very audit, beside which nothing is new"
+        raise UserError(
+            f"--baseline {baseline}: the same audit as the one that is judged (of "
+            f"{older['date']}), beside which nothing is new, so it never fails. Name the audit of "
+            "an earlier model, or make this one anew: --redo, or another folder with -o."
+        )
     now, then = record["settings"], older["settings"]
-    prints = {one["model"]["fingerprint"] for one in (record, older)}
-    is_same = len(prints) == 1 and None not in prints
-    others = [f"{one} {then.get(one)}" for one in _DECIDE if then.get(one) != now.get(one)]
-    said = f"; {baseline} audited the same model" if is_same else ""
-    said += f"; {baseline} was made with {', '.join(others)}" if others else ""
-    known = {one[key] for one in older["documents"] for key in ("document", "sha256")}
-    if any(one["document"] in known or one["sha256"] in known for one in record["documents"]):
-        return said
-    return said + no_common(plural(len(record["documents"]), "document"), baseline)
+    prints = [one["model"]["fingerprint"] for one in (record, older)]
+    references = [one["reference"] for one in (record, older)]
+    asked = [one["fingerprint"] for one in references if one is not None]
+    reference = "same" if len({*asked}) == len(asked) // 2 else "other"
+    if len(asked) == 1:
+        reference = "only there" if references[0] is None else "only here"
+    n_both, n_known = _n_known(record, older), _n_known(older, record)
+    return {
+        "folder": str(baseline),
+        "same_model": prints[0] == prints[1] is not None,
+        "settings": {name: then.get(name) for name in _DECIDE if then.get(name) != now.get(name)},
+        "reference": reference,
+        "documents_in_both": n_both,
+        "documents_only_here": len(record["documents"]) - n_both,
+        "documents_only_there": len(older["documents"]) - n_known,
+    }
 
 
-def no_common(whole: str, baseline: Path) -> str:
-    """What to add where a baseline holds nothing of what is judged."""
-    return f"; none of the {whole} is in {baseline}: is it the right baseline?"
+def _n_known(record: AuditRecord, other: AuditRecord) -> int:
+    """How many documents of an audit another has too."""
+    known = {one[key] for one in other["documents"] for key in ("document", "sha256")}
+    return sum(one["document"] in known or one["sha256"] in known for one in record["documents"])
+
+
+_REFERENCES = {
+    "only here": "{} asked no reference and this audit did, so recalled is not decided alike",
+    "only there": "{} asked a reference and this audit none, so recalled is not decided alike",
+    "other": "{} asked another reference, so recalled is not decided alike",
+}
+
+
+def _compared_said(compared: _Compared) -> str:
+    """What to add where a baseline was asked otherwise, or lacks documents."""
+    baseline = compared["folder"]
+    said = [f"{baseline} audited the same model"] if compared["same_model"] else []
+    if compared["settings"]:
+        others = ", ".join(f"{name} {value}" for name, value in compared["settings"].items())
+        said.append(f"{baseline} was made with {others}")
+    if compared["reference"] in _REFERENCES:
+        said.append(_REFERENCES[compared["reference"]].format(baseline))
+    n, gone = compared["documents_in_both"], compared["documents_only_there"]
+    if missing := lacking(n, n + compared["documents_only_here"], "document", baseline):
+        said.append(missing)
+    if n and gone:
+        more = f"{plural(gone, 'document')} of {baseline} {'is' if gone == 1 else 'are'}"
+        said.append(f"{more} not in this audit")
+    return "".join(f"; {one}" for one in said)

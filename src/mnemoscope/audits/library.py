@@ -21,7 +21,13 @@ from mnemoscope.data.formats import is_there
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, a_kind
 from mnemoscope.files import LOCK_FILE, as_path, hold_folder, made_folder, remove_torn
-from mnemoscope.lm.hub import check_device_name, check_dtype_name, check_model, find_bos
+from mnemoscope.lm.hub import (
+    check_device_name,
+    check_dtype_name,
+    check_model,
+    check_other_model,
+    find_bos,
+)
 from mnemoscope.progress import progress_shown, say
 from mnemoscope.stats import Estimate
 from mnemoscope.study.folder import Study
@@ -541,6 +547,8 @@ def _check(own: LocalChoice, other: LocalChoice | None, documents: Documents) ->
     for one in (own, other):
         if one is not None:
             one.check()
+    if other is not None and own.loaded is other.loaded is None and own.name != EMBEDDED:
+        check_other_model(other.name, other.revision, own.name, own.revision)
 
 
 def _sources(documents: "str | Path | Sequence[str | Path]") -> list[str]:

@@ -125,7 +125,7 @@ TABLE = {
         "check",
         "prefix",
         "Prefix logits",
-        "best token's log-probability, prefix alone",
+        "how sure the model is of each token of the prefix; not circular",
         "prefix logits",
         fit="classify_logprobs",
     ),

@@ -8,22 +8,24 @@ from typer import Argument, Option
 from mnemoscope.cli.options import (
     ANSWER,
     Columns,
+    GateFlags,
     JsonAnswer,
     Out,
     Quiet,
     TrustRemoteCode,
     assignment,
-    judged,
     parse_columns,
 )
 from mnemoscope.cli.study import shown
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import UserError, nearest, printable
 
 if TYPE_CHECKING:
     from mnemoscope.analysis.registry import Entry
     from mnemoscope.conditions import Gate
     from mnemoscope.flow.analyze import AnalysisRequest, Outcome
     from mnemoscope.study.folder import Study
+
+_DOCUMENTS = 10  # of a watch that are printed, the most reproduced first
 
 
 def analyze(
@@ -208,11 +210,15 @@ def watch(
     device: str = Option("auto", help="Where the model runs: auto, cpu, cuda, mps."),
     batch_size: int = Option(64, min=1, help="Windows in a forward pass."),
     trust_remote_code: TrustRemoteCode = False,
-    fail_if: str | None = Option(
+    fail_if: list[str] | None = Option(
         None,
         "--fail-if",
         help="Status 3 if the last checkpoint reproduces too much: 'recalled > 1%' (of the windows "
-        "whose text does not give them away), 'reproduced >= 3 windows'; also guessed.",
+        "whose text does not give them away), 'reproduced >= 3 windows'; also guessed, and 'in "
+        "doc' for each document. Repeatable.",
+    ),
+    baseline: Path | None = Option(
+        None, "--baseline", help="An older folder of watch: only texts that are new there count."
     ),
     junit: Path | None = Option(None, "--junit", help="Write a JUnit report."),
     answer: JsonAnswer = ANSWER,
@@ -222,21 +228,19 @@ def watch(
 
     Example: mnemoscope watch out/ --sequences texts/ --control held-out/ -o watch
     """
-    from mnemoscope.cli.gates import check_file
-    from mnemoscope.conditions import parse_gate
-    from mnemoscope.training.history import WINDOWS, history_folder
+    from mnemoscope.cli.gates import gated_watch, read_gate
+    from mnemoscope.training.history import history_folder
 
-    gate = None if fail_if is None else parse_gate(fail_if, WINDOWS)
-    check_file("--junit", junit)
+    flags = GateFlags(fail_if=fail_if, baseline=baseline, junit=junit)
+    history = history_folder(checkpoints[0]) if sequences is None else out or Path("watch")
+    gates = read_gate(flags, gated_watch(), out=history)
     from mnemoscope.flow.watch import WatchAsked, watch_checkpoints
 
     if sequences is None:
         if len(checkpoints) > 1 or control is not None:
             raise UserError("watch: --sequences is missing. Name the texts or the table to watch.")
-        history = history_folder(checkpoints[0])
         _check_shown(history, Path(checkpoints[0]), out)
     else:
-        history = out or Path("watch")
         asked = WatchAsked(
             checkpoints=tuple(checkpoints),
             sequences=sequences,
@@ -253,7 +257,7 @@ def watch(
         )
         with shown(quiet):
             watch_checkpoints(asked, history)
-    _show_history(history, out or history, gate, junit, answer)
+    _show_history(history, out or history, gates, flags, answer)
 
 
 def _check_shown(history: Path, given: Path, out: Path | None) -> None:
@@ -270,24 +274,31 @@ def _check_shown(history: Path, given: Path, out: Path | None) -> None:
 
 
 def _show_history(
-    history: Path, out: Path, gate: "Gate | None", junit: Path | None, answer: JsonAnswer
+    history: Path, out: Path, gates: "list[Gate]", flags: GateFlags, answer: JsonAnswer
 ) -> None:
     """Draw the page of a history, print what it says, and judge its last checkpoint."""
-    from mnemoscope.files import write_text
-    from mnemoscope.flow.watch import PAGE, judge_latest, watch_junit, write_watch_page
+    import polars as pl
+
+    from mnemoscope.cli.gates import gated_watch, judge_found
+    from mnemoscope.flow.watch import PAGE, reproduced_at_last, write_watch_page
     from mnemoscope.training.history import read_history
+    from mnemoscope.words import plural
 
     results = write_watch_page(history, out)
-    print(results.sentence, *results.further, f"Wrote {out / PAGE}.", sep="\n")
+    print(results.sentence, *results.further, sep="\n")
     read = read_history(history)
+    if (documents := results.frames.get("documents")) is not None:
+        found = documents.filter(pl.col("reproduced") > 0)
+        for name, n, reproduced, start, end in found.head(_DOCUMENTS).iter_rows():
+            first = "" if start is None else f", the first at characters {start} to {end}"
+            print(printable(f"{name}: {reproduced:,} of {plural(n, 'window')} reproduced{first}."))
+        if (more := found.height - _DOCUMENTS) > 0:
+            print(f"... and {plural(more, 'more document')}.")
+    print(f"Wrote {out / PAGE}.")
     shares = results.frames["shares"].filter(step=read.steps[-1])
-    answer.facts.update(folder=out, steps=read.steps, said=results.sentence, shares=shares)
-    judgement = None if gate is None else judge_latest(read, gate)
-    if junit is not None:
-        write_text(junit, watch_junit(read, judgement))
-        print(f"Wrote {junit}.")
-    if judgement is not None:
-        judged(judgement, answer, step=read.steps[-1])
+    facts = {"windows": reproduced_at_last(read), "shares": shares}
+    answer.facts.update(folder=out, steps=read.steps, said=results.sentence, **facts)
+    judge_found(read, gates, flags, gated_watch(), answer, step=read.steps[-1])
 
 
 def distill(

@@ -4,6 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -249,7 +250,7 @@ def audit_api(
     """
     from mnemoscope.audits.library import audit_api as make
 
-    given = _settings(settings, **fields)
+    given = _settings(settings, asks_service=True, **fields)
     service = {name: given.pop(name) for name in {*EndpointSettings.model_fields} & {*given}}
     if service.get("chat") and service.get("prompt_as") == "tokens":
         raise UserError("--prompt-as tokens: a chat is asked in text. Leave it out.")
@@ -433,7 +434,7 @@ def needed_out(out: Path | None, verb: str) -> Path:
     return out
 
 
-def _settings(file: Path | None, **fields: Any) -> dict[str, Any]:
+def _settings(file: Path | None, *, asks_service: bool = False, **fields: Any) -> dict[str, Any]:
     """Settings of a file, and flags over them; what was not given is left out."""
     named: Any = {}
     if file is not None:
@@ -444,22 +445,34 @@ def _settings(file: Path | None, **fields: Any) -> dict[str, Any]:
         if not isinstance(named, dict):
             raise UserError(f"{file}: not settings. Write a line for each, such as stride: 4.")
     given = {name: one for name, one in fields.items() if one is not None and one is not False}
-    return {str(k).replace("-", "_"): v for k, v in named.items()} | given
+    own: dict[str, Any] = {str(key).replace("-", "_"): one for key, one in named.items()}
+    for one in dataclass_fields(GateFlags):
+        if one.name in own:
+            flag = flag_of(one.name)
+            raise UserError(f"{file}: {one.name}: no setting of an audit. Give {flag} as a flag.")
+    of_service = EndpointSettings.model_fields.keys() if asks_service else set()
+    try:
+        checked(settings_class(), **{k: v for k, v in own.items() if k not in of_service})
+        if told := {k: v for k, v in own.items() if k in of_service}:
+            checked(EndpointSettings, **{"url": "http://localhost", "model": "model"} | told)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    return own | given
 
 
-def _condition(flags: GateFlags, *, has_near: bool, out: Path | None) -> "Gate | None":
-    gate = read_gate(flags, gated_audits(), out=out)
-    if gate is not None and gate.kind == "near" and not has_near:
+def _condition(flags: GateFlags, *, has_near: bool, out: Path | None) -> "list[Gate]":
+    gates = read_gate(flags, gated_audits(), out=out)
+    if not has_near and any(one.kind == "near" for one in gates):
         raise UserError("--fail-if near: near copies are not looked for here. Choose recalled.")
-    return gate
+    return gates
 
 
-def _report(made: "Audit", gate: "Gate | None", flags: GateFlags, answer: JsonAnswer) -> None:
+def _report(made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAnswer) -> None:
     """Say what came of an audit, write what was asked for beside it, and judge it."""
     _print_record(made.folder, made.record)
     spans = made.passages.select(_SPAN_FACTS)
     answer.facts.update({**made.record, "folder": made.folder, "spans": spans})
-    judge_found(made, gate, flags, gated_audits(), answer)
+    judge_found(made, gates, flags, gated_audits(), answer)
 
 
 def _print_record(out: Path, record: "AuditRecord") -> None:

@@ -1,31 +1,27 @@
 """The verbs forget and forget gate: is a text forgotten, or hidden?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
 from mnemoscope.cli.audit import Again, Folder, needed_out
+from mnemoscope.cli.gates import gated_forgetting, judge_found, read_gate
 from mnemoscope.cli.options import (
     ANSWER,
+    GATE,
     Device,
     Dtype,
+    GateFlags,
     JsonAnswer,
     Quiet,
     TrustRemoteCode,
     assignment,
-    judged,
     parse_columns,
 )
 from mnemoscope.cli.study import shown
-from mnemoscope.errors import UserError
-
-if TYPE_CHECKING:
-    from mnemoscope.conditions import Gate
-    from mnemoscope.forgetting.run import Forgetting
 
 Texts = str | None
-FailIf = Annotated[str | None, Option("--fail-if", help="Status 3 if, say, 'hidden > 1%'.")]
 
 
 def forget(
@@ -58,7 +54,7 @@ def forget(
         list[str] | None,
         Option("--set", metavar="KEY=VALUE", help="draws, steps, learning_rate, batch, most …"),
     ] = None,
-    fail_if: FailIf = None,
+    gate: GateFlags = GATE,
     dtype: Dtype = None,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -70,13 +66,13 @@ def forget(
 
     Example: mnemoscope forget before after texts/ --retrained twin --retain others/ -o forget
     """
-    condition = _condition(fail_if)
+    conditions = read_gate(gate, of := gated_forgetting(), out=out)
     from mnemoscope.forgetting.run import check_gate
     from mnemoscope.forgetting.run import forget as ask
 
-    if condition is not None:
-        has_twin = before == "embedded" if retrained is None else retrained != "none"
-        check_gate(condition, has_twin=has_twin)
+    has_twin = before == "embedded" if retrained is None else retrained != "none"
+    for one in conditions:
+        check_gate(one, has_twin=has_twin)
     with shown(quiet):
         found = ask(
             before,
@@ -97,45 +93,26 @@ def forget(
             redo=redo,
             **dict(map(assignment, set_ or [])),
         )
-    for one in found.record["verdicts"]:
-        print(f"{one['name']}: {one['verdict']}")
+    for said in found.record["verdicts"]:
+        print(f"{said['name']}: {said['verdict']}")
     print(found.sentence)
     print(f"Read {found.folder}/forget.html; every passage stands in forget.parquet.")
     answer.facts.update(
         {**found.record, "folder": found.folder, "stresses": found.stresses, "depth": found.depth}
     )
-    _judge(found, condition, answer)
+    judge_found(found, conditions, gate, of, answer)
 
 
 def forget_gate(
     folder: Annotated[Path, Argument(help="The folder of a finished 'forget'.")],
-    fail_if: FailIf = None,
+    gate: GateFlags = GATE,
     answer: JsonAnswer = ANSWER,
 ) -> None:
     """Put a condition to a finished 'forget', whose files must be as written; no model is loaded.
 
     Example: mnemoscope forget gate forget --fail-if 'hidden > 1%'
     """
-    condition = _condition(fail_if)
-    if condition is None:
-        raise UserError("gate: no condition. Add --fail-if, such as 'hidden > 1%'.")
     from mnemoscope.forgetting.run import read_forgetting
 
-    _judge(read_forgetting(folder), condition, answer)
-
-
-def _condition(text: str | None) -> "Gate | None":
-    if text is None:
-        return None
-    from mnemoscope.conditions import parse_gate
-    from mnemoscope.forgetting.run import GATE
-
-    return parse_gate(text, GATE)
-
-
-def _judge(found: "Forgetting", condition: "Gate | None", answer: JsonAnswer) -> None:
-    if condition is None:
-        return
-    from mnemoscope.forgetting.run import judge_forgetting
-
-    judged(judge_forgetting(condition, found), answer)
+    conditions = read_gate(gate, of := gated_forgetting(), needed=True, out=folder)
+    judge_found(read_forgetting(folder), conditions, gate, of, answer)

@@ -1,6 +1,6 @@
 """Conditions on an audit or on items: checked before the work, judged and written down after it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class Gated(NamedTuple):
-    """What a gate needs of results of one kind; `found` is an `Audit`, or `Items`."""
+    """What a gate needs of results of one kind; `found` is an `Audit`, `Items` and so on."""
 
     measures: "Measures"
     check: Callable[[Path], None]  # refuses a folder without such a result
     judge: "Callable[[Gate, Any, Path | None], GateResult]"
-    junit: "Callable[[Any, GateResult | None], str]"
-    sarif: "Callable[[Any, Path], Sarif]"  # beside a baseline
+    junit: "Callable[[Any, Sequence[GateResult]], str]"
+    sarif: "Callable[[Any, Path], Sarif] | None"  # beside a baseline, where there is such a log
 
 
 def gated_audits() -> Gated:
@@ -50,20 +50,51 @@ def gated_items() -> Gated:
     )
 
 
+def gated_forgetting() -> Gated:
+    """Passages that a model was to forget."""
+    from mnemoscope.forgetting import run
+
+    return Gated(
+        run.GATE,
+        run.check_is_forgetting,
+        run.judge_forgetting,
+        run.forgetting_junit,
+        run.forgetting_sarif_beside,
+    )
+
+
+def gated_watch() -> Gated:
+    """The last check of a training."""
+    from mnemoscope.training.history import WINDOWS, check_holds_history
+
+    def judge(gate: "Gate", history: Any, baseline: Path | None) -> "GateResult":
+        from mnemoscope.flow.watch import judge_latest
+
+        return judge_latest(history, gate, baseline)
+
+    def junit(history: Any, judged: "Sequence[GateResult]") -> str:
+        from mnemoscope.flow.watch import watch_junit
+
+        return watch_junit(history, judged)
+
+    return Gated(WINDOWS, check_holds_history, judge, junit, None)
+
+
 def read_gate(
     flags: GateFlags, of: Gated, *, out: Path | None, needed: bool = False
-) -> "Gate | None":
-    """The condition, if any, and whether what is asked for beside it can be read and written.
+) -> "list[Gate]":
+    """The conditions, if any, and whether what is asked for beside them can be read and written.
 
     `out` is the folder that is judged.
     """
     from mnemoscope.conditions import parse_gate
 
-    if needed and flags.fail_if is None and flags.sarif is None:
+    if needed and not flags.fail_if and flags.sarif is None:
         raise UserError(f"gate: no condition. Add --fail-if, such as {of.measures.examples}.")
     if flags.baseline is not None:
-        if flags.fail_if is None and flags.sarif is None:
-            raise UserError("--baseline: for what is new. Add --fail-if or --sarif.")
+        if not flags.fail_if and flags.sarif is None:
+            more = " or --sarif" * (of.sarif is not None)
+            raise UserError(f"--baseline: for what is new. Add --fail-if{more}.")
         of.check(flags.baseline)
         if out is not None and flags.baseline.resolve() == out.resolve():
             raise UserError(
@@ -75,13 +106,13 @@ def read_gate(
             "--sarif: for what is new since an older result. Add --baseline; the log of all "
             "findings is in the folder."
         )
-    if flags.strict and flags.fail_if is None:
+    if flags.strict and not flags.fail_if:
         raise UserError("--strict: for a gate. Add --fail-if.")
     if flags.strict and not of.measures.has_each:
         raise UserError("--strict: for documents; items that cannot be read end the command.")
     check_file("--junit", flags.junit)
     check_file("--sarif", flags.sarif)
-    return None if flags.fail_if is None else parse_gate(flags.fail_if, of.measures)
+    return [parse_gate(one, of.measures) for one in dict.fromkeys(flags.fail_if or ())]
 
 
 def check_file(flag: str, file: Path | None) -> None:
@@ -93,19 +124,24 @@ def check_file(flag: str, file: Path | None) -> None:
 
 
 def judge_found(
-    found: Any, gate: "Gate | None", flags: GateFlags, of: Gated, answer: JsonAnswer
+    found: Any,
+    gates: "Sequence[Gate]",
+    flags: GateFlags,
+    of: Gated,
+    answer: JsonAnswer,
+    **more: Any,
 ) -> None:
-    """Write what build servers read, and leave with status 3 if the condition holds."""
+    """Write what build servers read, and leave with status 3 if a condition holds."""
     from mnemoscope.files import json_bytes, write_bytes, write_text
 
-    judgement = None if gate is None else of.judge(gate, found, flags.baseline)
-    if judgement is not None and flags.strict:
-        judgement = judgement.strictly()
+    results = [of.judge(gate, found, flags.baseline) for gate in gates]
+    if flags.strict:
+        results = [one.strictly() for one in results]
     if flags.junit is not None:
-        write_text(flags.junit, of.junit(found, judgement))
+        write_text(flags.junit, of.junit(found, results))
         print(f"Wrote {flags.junit}.")
-    if flags.sarif is not None and flags.baseline is not None:
+    if flags.sarif is not None and flags.baseline is not None and of.sarif is not None:
         write_bytes(flags.sarif, json_bytes(of.sarif(found, flags.baseline)))
         print(f"Wrote {flags.sarif}.")
-    if judgement is not None:
-        judged(judgement, answer)
+    if results:
+        judged(results, answer, **more)

@@ -153,7 +153,7 @@ def items_gate(
     judge_found(read_found(folder), condition, gate, of, answer)
 
 
-def _report(found: "Items", condition: "Gate | None", flags: GateFlags, answer: JsonAnswer) -> None:
+def _report(found: "Items", conditions: "list[Gate]", flags: GateFlags, answer: JsonAnswer) -> None:
     from mnemoscope.contamination.found import shares_said
 
     print(found.record["sentence"])
@@ -170,4 +170,4 @@ def _report(found: "Items", condition: "Gate | None", flags: GateFlags, answer: 
     print(f"Read {found.folder / 'items.html'}; every item stands in items.parquet.")
     recalled = found.recalled.select(_RECALLED)
     answer.facts.update({**found.record, "folder": found.folder, "recalled": recalled})
-    judge_found(found, condition, flags, gated_items(), answer)
+    judge_found(found, conditions, flags, gated_items(), answer)

@@ -209,7 +209,8 @@ class GateFlags:
     """Flags of every verb whose result can fail a build."""
 
     fail_if: Annotated[
-        str | None, Option("--fail-if", help="Status 3 if, say, 'recalled > 0.5%'.")
+        list[str] | None,
+        Option("--fail-if", metavar="WHEN", help="Status 3 if, say, 'recalled > 0.5%'."),
     ] = None
     baseline: Annotated[
         Path | None, Option("--baseline", help="An older result: only what is new counts.")
@@ -369,13 +370,14 @@ def _answering(answer: JsonAnswer | None) -> Iterator[None]:
     _print_json(answer.facts)
 
 
-def judged(found: "GateResult", answer: JsonAnswer, **more: Any) -> None:
-    """Say whether a gate's condition holds, and leave with its status if it does."""
-    answer.facts["gate"] = {**found.as_json(), **more}
-    end = "" if found.said.endswith("?") else "."
-    word, text = "Failed" if found.is_failed else "Passed", found.gate.text
-    print(printable(f"{word} ({text}{', --strict' * found.is_strict}): {found.said}{end}"))
-    if found.is_failed:
+def judged(found: "Sequence[GateResult]", answer: JsonAnswer, **more: Any) -> None:
+    """Say which conditions of a gate hold, and leave with its status if any does."""
+    is_failed = any(one.is_failed for one in found)
+    conditions = [one.as_json() for one in found]
+    answer.facts["gate"] = {"failed": is_failed, "conditions": conditions, **more}
+    for one in found:
+        print(printable(one.line))
+    if is_failed:
         raise Exit(GATE_FAILED)
 
 

@@ -21,6 +21,7 @@ from mnemoscope.study.settings import (
     NO_MODEL,
     StudySettings,
     check_names,
+    check_reference,
     find_study,
     settings_template,
     shipped_text,
@@ -155,6 +156,7 @@ def _refuse_half(model: str | None, sequences: str | None, out: Path) -> None:
 def _announce(settings: StudySettings, out: Path) -> None:
     """Refuse names that stand for nothing, and say what will be done, before torch is loaded."""
     if is_study(out):
+        check_reference(settings)
         Study(out).refuse_locked()
         say(f"Going on with the study {out}.")
         return
@@ -318,6 +320,9 @@ def graft(
         )
     if not dry_run:
         stage_verb(study, "graft", flags, stage, part=part, where=where)
+        from mnemoscope.cli.summary import print_grafts
+
+        print_grafts(Study(study))
         return
     from mnemoscope.cli.summary import print_plan
     from mnemoscope.plan import plan_grafts

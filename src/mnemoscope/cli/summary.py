@@ -30,6 +30,7 @@ _COLUMNS = list(
 )
 
 _MOST_STATED = 3
+_MOST_PARTS = 6  # rows of the table of grafts
 
 
 def print_summary(study: Study) -> None:
@@ -68,7 +69,8 @@ def print_summary(study: Study) -> None:
             f"* {which}. Regression: on statistics of the same "
             "attention, no CNN. Each reader has its own controls. Best blind: the better of the "
             "reader and n-grams, on the tokens alone. Logits are circular: memorized means that "
-            "every suffix token is the likeliest one."
+            "every suffix token is the likeliest one; prefix logits, how sure the model is of each "
+            "token of the prefix, are not."
         )
     for key, entry in samples.items():
         found = rows.get(key, {})
@@ -90,6 +92,39 @@ def print_summary(study: Study) -> None:
     report = study.folder / "report.html"
     if report.is_file():
         page.print(f"Report: {report}", soft_wrap=True)
+
+
+def print_grafts(study: Study) -> None:
+    """Print what each part breaks beside its control, those parts first whose finding says most."""
+    if not study.is_done("graft"):
+        return  # a share of the grafts was made
+    from mnemoscope.report.grafts import graft_of
+
+    page = console()
+    for key in in_shown_order(samples_of(study)):
+        view = graft_of(study, key.taxonomy) if key.is_main else None
+        if view is None:
+            continue
+        beside = ["at random", "difference", "finding"] if view["first"] else []
+        title = f"{key.taxonomy}: left of each class with the twin's part, %"
+        table = Table("part", *view["classes"], *beside, title=title, title_justify="left")
+        for row in view["rows"][:_MOST_PARTS]:
+            found, cells = row["found"], [figure(one) for one in row["cells"]]
+            if beside and found:
+                left = percent(found["random_broken"], unit=False)
+                difference = figure(found["specific"], signed=True)
+                cells += [f"{found['broken']} {left}", difference, found["words"]]
+            table.add_row(row["part"], *cells)
+        page.print(table)
+        if (more := len(view["rows"]) - _MOST_PARTS) > 0:
+            page.print(f"And {plural(more, 'more part')}, in the report.")
+        if beside:
+            page.print(
+                "At random: what is left of that class under random changes that break as much of "
+                "the other. Difference: so many points fewer are left with the twin's part, within "
+                "kinds of text."
+            )
+        page.print(view["statement"])
 
 
 def print_state(study: Study) -> None:

@@ -1,6 +1,6 @@
 """Items that were asked: what their folder keeps, and what they are to gates and other programs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -15,9 +15,8 @@ from mnemoscope.audits.exports import (
     sarif_of,
     sarif_rule,
 )
-from mnemoscope.audits.gate import no_common
 from mnemoscope.audits.records import Sarif
-from mnemoscope.conditions import Case, Gate, GateResult, Measures, junit_suite
+from mnemoscope.conditions import Case, Gate, GateResult, Measures, junit_suite, lacking
 from mnemoscope.contamination.judge import (
     FEWEST_VARIANTS,
     RECALLED,
@@ -30,7 +29,7 @@ from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.errors import UserError
 from mnemoscope.stats import Estimate
 from mnemoscope.store import Store
-from mnemoscope.words import adding_up, plural
+from mnemoscope.words import adding_up
 
 ARTEFACT, SCHEMA_VERSION = "items", 2
 TABLE, PAGE, SARIF = "items.parquet", "items.html", "items.sarif"
@@ -126,7 +125,7 @@ def judge_items(gate: Gate, found: Items, baseline: Path | None) -> GateResult:
 
     Raises UserError: `baseline` holds no items. DamagedDataError: it cannot be read.
     """
-    own, every, new, beside = found.recalled, originals(found.table), "", ""
+    own, every, new, beside, compared = found.recalled, originals(found.table), "", "", None
     if found.record["reference"] is None and (every["variants"] < FEWEST_VARIANTS).all():
         raise UserError(
             f"--fail-if '{gate.text}': without a twin an item needs {FEWEST_VARIANTS} variants to "
@@ -135,21 +134,29 @@ def judge_items(gate: Gate, found: Items, baseline: Path | None) -> GateResult:
     if baseline is not None:
         older, new = read_found(baseline), "new "
         own = own.join(older.recalled, on=_ITEM, how="anti")
-        if every.join(older.table, on=_ITEM, how="semi").is_empty():
-            beside = no_common(plural(every.height, "item"), baseline)
+        if {**older.record} == {**found.record}:
+            raise UserError(
+                f"--baseline {baseline}: the same items as those that are judged, beside which "
+                "nothing is new, so it never fails. Name those of an earlier model."
+            )
+        n_both = every.join(older.table, on=_ITEM, how="semi").height
+        compared = {"folder": str(baseline), "items_in_both": n_both}
+        compared |= {"items_only_here": every.height - n_both}
+        if said := lacking(n_both, every.height, "item", baseline):
+            beside = f"; {said}"
     n = own.height if gate.of_number else own.height / every.height
     share = None if baseline is not None else found.shares[RECALLED]
     said = f"{gate.say(n, new, share)}, {gate.allowed}{beside}"
-    return GateResult(gate, gate.holds(n), said, own, n, every.height)
+    return GateResult(gate, gate.holds(n), said, own, n, every.height, baseline=compared)
 
 
 def _about(record: Mapping[str, Any]) -> dict[str, str]:
     return {"date": record["date"], "verdict": record["sentence"]}
 
 
-def items_junit(found: Items, judged: GateResult | None) -> str:
+def items_junit(found: Items, judged: Sequence[GateResult]) -> str:
     """A JUnit report: each item is a test, a recalled one with its evidence in the output."""
-    own = found.recalled if judged is None else judged.counted
+    own = max((one.counted for one in judged), key=len, default=found.recalled)
     said = {
         row["item"]: f"recalled: {row['reason']}\n    {row['prompt']!r}\n    {row['answer']!r}"
         for row in own.iter_rows(named=True)

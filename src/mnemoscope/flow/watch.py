@@ -3,6 +3,7 @@
 Each checkpoint is loaded once and its results are written at once, so a killed run goes on.
 """
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -14,7 +15,7 @@ import polars as pl
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
-from mnemoscope.conditions import Case, Gate, GateResult, junit_suite
+from mnemoscope.conditions import Case, Gate, GateResult, failure_of, junit_suite, lacking
 from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
@@ -39,7 +40,7 @@ from mnemoscope.training.history import (
     turnover,
 )
 from mnemoscope.training.watch import judge
-from mnemoscope.training.windows import CONTROL, GUESS, RECALL, WatchedWindows
+from mnemoscope.training.windows import CONTROL, GUESS, PLACE, RECALL, WatchedWindows, place_of
 from mnemoscope.words import plural
 
 PAGE = "watch.html"
@@ -95,7 +96,11 @@ def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
     made_folder(out.absolute().parent)
     with hold_file(out.absolute()):
         history = HistoryWriter(
-            out, windows, run=run, source=asked.sequences, control=asked.control
+            *(out, windows),
+            run=run,
+            source=asked.sequences,
+            control=asked.control,
+            columns=dict(asked.columns),
         )
         if late := history.steps_after(checkpoints[-1].step):
             raise UserError(
@@ -174,7 +179,8 @@ def write_watch_page(history: Path, out: Path | None = None) -> AnalysisResult:
 def watch_results(history: History) -> AnalysisResult:
     """Summarize a history of at least one check; intervals draw groups of near duplicates.
 
-    Frames are `shares`, `windows`, `turnover`, `survival` and, of decoded windows, `levels`.
+    Frames are `shares`, `windows`, `turnover`, `survival`, of decoded windows `levels`, and
+    where windows have documents `documents`.
     """
     groups_of_windows = _groups(history.windows)
     checks = history.joined().join(groups_of_windows, on="window", maintain_order="left")
@@ -184,7 +190,11 @@ def watch_results(history: History) -> AnalysisResult:
     shares = _shares(checks)
     followed = (
         follow(history.checks)
-        .join(history.windows.select("window", "source", "class", "text"), on="window", how="left")
+        .join(
+            history.windows.select("window", "source", "class", "text", *PLACE),
+            on="window",
+            how="left",
+        )
         .join(groups_of_windows, on="window", how="left", maintain_order="left")
     )
     lasting = pl.concat(
@@ -205,15 +215,40 @@ def watch_results(history: History) -> AnalysisResult:
     if "memorization_score" in checks.columns:
         frames["levels"], heat = _levels(checks, steps)
         figures += heat
-    further = tuple(_further(steps, followed))
+    if (documents := _documents(followed)).height:
+        frames["documents"] = documents
+    further = tuple(_further(steps, followed, history))
     return AnalysisResult(_sentence(checks, steps[-1]), frames, tuple(figures), further)
 
 
-def judge_latest(history: History, gate: Gate) -> GateResult:
+def _documents(followed: pl.DataFrame) -> pl.DataFrame:
+    """Documents by how many of their windows the last check reproduces, the most first."""
+    named = followed.filter(pl.col("source") != CONTROL).drop_nulls("document")
+    return (
+        named.group_by("document", maintain_order=True)
+        .agg(
+            pl.len().alias("n"),
+            pl.col("is_memorized").sum().cast(pl.Int64).alias("reproduced"),
+            pl.col("start").filter("is_memorized").first().alias("first_start"),
+            pl.col("end").filter("is_memorized").first().alias("first_end"),
+        )
+        .sort("reproduced", descending=True, maintain_order=True)
+    )
+
+
+def reproduced_at_last(history: History) -> pl.DataFrame:
+    """The windows that the last check reproduces, with class, place and text."""
+    found = history.checks.filter("is_memorized", step=history.steps[-1]).select("window")
+    known = history.windows.select("window", "source", "class", *PLACE, "text")
+    return found.join(known, on="window", how="left", maintain_order="left")
+
+
+def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> GateResult:
     """Put a condition to the last check, and say what was found.
 
     Shares are those of the page: of the windows of that class. What was kept out of training does
-    not count. Raises UserError: no such window is watched, or fewer than the condition asks for.
+    not count, nor with a `baseline`, another history, a text that its last check reproduces too.
+    Raises UserError: no such window is watched, or fewer than the condition asks for; no history.
     """
     step, name = history.steps[-1], _CLASSES[gate.kind]
     rows = history.joined().filter(pl.col("source") != CONTROL, step=step)
@@ -229,35 +264,86 @@ def judge_latest(history: History, gate: Gate) -> GateResult:
             f"--fail-if '{gate.text}': {plural(rows.height, 'window')}{which} are watched, so "
             "it never fails. Ask for fewer."
         )
+    known = history.windows.select("window", "text", *PLACE)
+    name_of = pl.col("document").fill_null(pl.col("window"))
+    rows = rows.join(known, on="window", maintain_order="left").with_columns(document=name_of)
+    done, beside, compared = " reproduced", "", None
+    if baseline is not None:
+        done += f" newly ({int(rows['is_memorized'].sum()):,} in all)"
+        rows, compared = _new_since(rows, baseline)
+        n_both = compared["windows_in_both"]
+        lacks = lacking(n_both, rows.height, "watched window", baseline)
+        beside = f"; {lacks}" if lacks else ""
+    at = f"at step {step:,}, the last, "
+    if gate.in_each:
+        parts = {
+            str(name): part for (name,), part in rows.group_by("document", maintain_order=True)
+        }
+        said_of = {one: f"{_amount_said(gate, part)}{which}" for one, part in parts.items()}
+        failing = {
+            one: f"{said_of[one]}{done}"
+            for one, part in parts.items()
+            if gate.holds(_amount(gate, part))
+        }
+        top = max(parts, key=lambda one: _amount(gate, parts[one]))
+        said = f"{at}{said_of[top]}{done}, the most, in {top}; {gate.allowed}{beside}"
+        if failing:
+            has = "has" if len(failing) == 1 else "have"
+            said = f"{len(failing):,} of {plural(len(parts), 'document')} {has} too much: {said}"
+        found = rows.filter("is_memorized"), _amount(gate, parts[top]), rows.height, 0, failing
+        return GateResult(gate, bool(failing), said, *found, baseline=compared)
     share = _share(rows.join(_groups(history.windows), on="window", maintain_order="left"))
+    said = f"{at}{_amount_said(gate, rows, share)}{which}{done}, {gate.allowed}{beside}"
+    value = _amount(gate, rows)
+    figures = rows.filter("is_memorized"), value, rows.height
+    return GateResult(gate, gate.holds(value), said, *figures, baseline=compared)
+
+
+def _new_since(rows: pl.DataFrame, baseline: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
+    """Rows in which nothing counts whose text another history's last check reproduces too."""
+    older = read_history(baseline)
+    before, watched = reproduced_at_last(older)["text"], older.windows["text"]
+    is_new = pl.col("is_memorized") & ~pl.col("text").is_in(before.implode())
+    n_both = int(rows["text"].is_in(watched.implode()).sum())
+    compared = {"folder": str(baseline), "step": older.steps[-1], "windows_in_both": n_both}
+    return rows.with_columns(is_memorized=is_new), compared | {
+        "windows_only_here": rows.height - n_both
+    }
+
+
+def _amount(gate: Gate, rows: pl.DataFrame) -> float:
     n = int(rows["is_memorized"].sum())
-    value = float(n) if gate.of_number else share.value or 0.0
-    said = f"{n:,}" if gate.of_number else gate.say_share(share)
-    of = f"{plural(rows.height, 'watched window')}{which}"
-    said = f"at step {step:,}, the last, {said} of {of} reproduced, {gate.allowed}"
-    return GateResult(
-        gate, gate.holds(value), said, rows.filter("is_memorized"), value, rows.height
-    )
+    return float(n) if gate.of_number else n / rows.height
 
 
-def watch_junit(history: History, judged: GateResult | None) -> str:
-    """A JUnit report: the condition is a test, and each checkpoint one with its counts.
+def _amount_said(gate: Gate, rows: pl.DataFrame, share: Estimate | None = None) -> str:
+    amount, of = _amount(gate, rows), plural(rows.height, "watched window")
+    said = f"{amount:,.0f}" if gate.of_number else gate.say_share(share or Estimate(amount))
+    return f"{said} of {of}"
 
-    The last one names the windows that count, so that a log says which text came out.
+
+def watch_junit(history: History, judged: Sequence[GateResult]) -> str:
+    """A JUnit report: each condition is a test, and each checkpoint one with its counts.
+
+    With a condition on each document these are tests too. The last checkpoint names the windows
+    that count, and where they stand, so that a log says which text came out.
     """
-    counted = _shares(history.joined().join(_groups(history.windows), on="window"))
+    shares = _shares(history.joined().join(_groups(history.windows), on="window"))
     said: dict[int, list[str]] = {}
-    for row in counted.sort("step", "source", "class").iter_rows(named=True):
+    for row in shares.sort("step", "source", "class").iter_rows(named=True):
         line = f"{row['source']}, {row['class']}: {row['memorized']:,} of {row['n']:,} reproduced"
         said.setdefault(row["step"], []).append(line)
-    if judged is not None and (n := judged.counted.height):
-        texts = judged.counted.select("window").join(
-            history.windows, on="window", maintain_order="left"
-        )
-        named = (f"{one['window']}: {one['text']!r}" for one in texts.head(_NAMED).to_dicts())
+    counted = max((one.counted for one in judged), key=len, default=pl.DataFrame())
+    if n := counted.height:
+        texts = counted.select("window").join(history.windows, on="window", maintain_order="left")
+        named = (f"{place_of(one)}: {one['text']!r}" for one in texts.head(_NAMED).to_dicts())
         more = [f"... and {n - _NAMED:,} more"] if n > _NAMED else []
         said[history.steps[-1]] += [*named, *more]
     cases = [Case(f"step {step}", output="\n".join(lines)) for step, lines in said.items()]
+    if any(one.gate.in_each for one in judged):
+        windows = history.windows.filter(pl.col("source") != CONTROL)
+        names = windows.select(pl.col("document").fill_null(pl.col("window"))).to_series()
+        cases += [Case(one, failure_of(judged, one)) for one in names.unique(maintain_order=True)]
     return junit_suite(f"watch of {history.run}", {}, judged, cases)
 
 
@@ -372,7 +458,7 @@ def _sentence(checks: pl.DataFrame, last: int) -> str:
     return f"At step {last:,} the model reproduces {'; '.join(parts)}."
 
 
-def _further(steps: Sequence[int], followed: pl.DataFrame) -> Iterator[str]:
+def _further(steps: Sequence[int], followed: pl.DataFrame, history: History) -> Iterator[str]:
     seen = followed.drop_nulls("first_memorized")
     lost = seen.drop_nulls("forgotten")
     yield (
@@ -386,6 +472,18 @@ def _further(steps: Sequence[int], followed: pl.DataFrame) -> Iterator[str]:
     if not (followed["source"] == CONTROL).any():
         yield (
             "No window was kept out of training, so nothing here tells memory from text that the "
-            "model could have written anyway: watch held-out texts as controls beside these "
-            "('mnemoscope watch' with --control HELD_OUT, into another folder)."
+            f"model could have written anyway. {_how_to_control(history)}"
         )
+
+
+def _how_to_control(history: History) -> str:
+    """How to watch held-out texts beside those that are watched."""
+    if not history.command:
+        return (
+            "Add windows of held-out texts to those that the callback watches: "
+            "WatchedWindows.from_texts(HELD_OUT, tokenizer, source='control')."
+        )
+    checkpoints = history.run if Path(history.run).is_dir() else "CHECKPOINTS"
+    other = history.folder.with_name(f"{history.folder.resolve().name}-with-control")
+    words = ("mnemoscope", "watch", checkpoints, *history.command, "--control", "HELD_OUT")
+    return f"Watch held-out texts beside them: {shlex.join((*words, '-o', str(other)))}"

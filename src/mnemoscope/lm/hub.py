@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from filecmp import cmp
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -239,6 +240,41 @@ def check_model(name: str, revision: str | None = None) -> None:
     source = find_source(name, revision)
     if not source.is_local:
         check_on_hub(source.location, source.revision)
+
+
+def check_other_model(
+    name: str, revision: str | None, model: str, model_revision: str | None
+) -> None:
+    """Refuse a reference that is the model itself, before either is loaded.
+
+    The same name and revision, the same folder, or a copy of it: every file of weights has the same
+    bytes. What is on the hub alone, or written otherwise, is compared once it is loaded.
+    """
+    if (name, revision) == (model, model_revision):
+        raise same_model(name, model)
+    one, other = Path(name).expanduser(), Path(model).expanduser()
+    if not (one.exists() and other.exists()):
+        return
+    if one.resolve() == other.resolve():
+        raise same_model(name, model)
+    own, its = ({} if (at / _CONFIG).exists() else _weights_in(at) for at in (one, other))
+    if own and [*own] == [*its] and all(cmp(own[at], its[at], shallow=False) for at in own):
+        raise same_model(name, model)
+
+
+def _weights_in(folder: Path) -> dict[str, Path]:
+    """Files of weights by their names; of a file the file itself."""
+    if folder.is_file():
+        return {"": folder}
+    return {one.name: one for one in sorted(folder.glob("*.safetensors"))}
+
+
+def same_model(name: str, model: str) -> UserError:
+    """The error for a reference that has the weights of the model."""
+    return UserError(
+        f"{name}: is the same model as {model} and cannot serve as a reference. "
+        "Name another model; an early checkpoint as NAME@REVISION."
+    )
 
 
 @cache

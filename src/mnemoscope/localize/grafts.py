@@ -124,6 +124,9 @@ class Specific:
     p_value: float | None = None
 
 
+_RESAMPLES = 1000  # of the groups of a class
+
+
 class Kept(NamedTuple):
     """Share of each class that survives, (classes, grafts), and the ends of its interval."""
 
@@ -135,14 +138,21 @@ class Kept(NamedTuple):
 def kept_by_class(survives: Bools, tried: Tried, *, seed: int) -> Kept:
     """Share of each class that survives each graft, (n, grafts) bool, with intervals by group.
 
-    Ends are NaN where any class has fewer than `FEWEST_GROUPS` groups.
+    Ends are NaN where the class has fewer than `FEWEST_GROUPS` groups.
     """
-    counts = _resamples(tried, seed, 1000)
+    counts = _resamples(tried, seed, _RESAMPLES)
     weights = np.ones(len(survives))
-    drawn = [_means(survives, of, weights, counts) for of in _members(tried)]
     plain = [_means(survives, of, weights, _once(tried))[0] for of in _members(tried)]
-    none = np.full((2, tried.n_classes, survives.shape[1]), np.nan)
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=1) if len(counts) else none
+    low, high = np.full((2, tried.n_classes, survives.shape[1]), np.nan)
+    for at, of in enumerate(_members(tried)):
+        own = counts[:, of]
+        if not len(counts):  # a class is too small; another may not be
+            alone = replace(tried, classes=np.zeros(of.sum(), int), groups=tried.groups[of])
+            own = _resamples(alone, seed, _RESAMPLES)
+        if len(own):
+            every = np.ones(of.sum(), dtype=bool)
+            drawn = _means(survives[of], every, weights[of], own)
+            low[at], high[at] = np.quantile(drawn, [0.025, 0.975], axis=0)
     return Kept(np.stack(plain), low, high)
 
 

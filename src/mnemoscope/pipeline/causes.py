@@ -40,6 +40,8 @@ _BY_TRUTH = (
     "and, where known, form held equal"
 )
 _MOST_NAMED = 2
+FEWEST_GRAFTED = 2
+"""Memorized sequences that grafts need."""
 
 Row = Mapping[str, Any]
 """Of `graft_specificity.parquet`, as `rows_of` gives it."""

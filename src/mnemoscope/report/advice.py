@@ -6,13 +6,16 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from mnemoscope.data.table import whole_mask
 from mnemoscope.files import free_name
-from mnemoscope.pipeline.label import nothing_to_train, samples_of
+from mnemoscope.pipeline.causes import FEWEST_GRAFTED
+from mnemoscope.pipeline.label import SampleEntry, nothing_to_train, samples_of
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import NO_MODEL
 from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy.names import NON_MEMO
+from mnemoscope.words import plural
 
 FIRST = 3
 """Steps that a terminal names."""
@@ -47,25 +50,17 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     """
     is_here, place = place is None, place or study.folder
     folder, is_whole = shlex.quote(str(place)), study.is_done("localize")
-    is_missing, has_twin = missing_of(study) is not None, study.settings.reference is not None
-    if has_twin and not study.is_done("graft") and (is_whole or _can_be_grafted(study)):
-        yield Step(
-            "Which parts of the model hold each class (--dry-run: how long it takes; --quick: a "
-            "first look)",
-            f"mnemoscope graft {folder}",
-        )
-    elif not has_twin and (is_whole or _can_be_grafted(study)):
-        why = "Which parts of the model hold each class, once a reference is given (a model of the "
-        why += "same shape that never saw the texts, such as its base)"
-        command = f"mnemoscope run -o {folder} --reference REFERENCE --redo"
-        if study.manifest("capture") is None:
-            command = f"mnemoscope graft {folder} --reference REFERENCE"
-        yield Step(why, command)
+    grafts = list(_grafts(study, folder))
+    if _has_two_classes(study):
+        yield from grafts
+        grafts = []
     audits: list[Step] = []
-    if is_missing:
+    if missing_of(study) is not None:
         go_on, audits = _go_on(study, place), list(_audit_instead(study, place))
-        controls = list(_ask_reference(study, folder))
-        yield from sorted([go_on, *audits, *controls], key=lambda one: "OTHER_TEXTS" in one.command)
+        steps = [go_on, *audits, *grafts, *_ask_reference(study, folder)]
+        yield from sorted(steps, key=lambda one: "OTHER_TEXTS" in one.command)
+    else:
+        yield from grafts
     if is_whole and not study.is_done("knockout"):
         why = "Cut the attention that decides, and see what breaks"
         yield Step(why, f"mnemoscope knockout {folder}")
@@ -87,8 +82,29 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
         yield Step("Find what this model repeats of documents of your own", command)
 
 
+def _grafts(study: Study, folder: str) -> Iterator[Step]:
+    """The grafts of a study that has none, where they can be made."""
+    if why_no_grafts(study) is not None or study.is_done("graft"):
+        return
+    what = "Which parts of the model hold each class"
+    if not _has_two_classes(study):
+        what = "What each part of the model breaks (too few of a class to compare two)"
+    if study.settings.reference is not None:
+        how = "--dry-run: how long it takes; --quick: a first look"
+        yield Step(f"{what} ({how})", f"mnemoscope graft {folder}")
+        return
+    why = f"{what}, once a reference is given (a model of the same shape that never saw the "
+    why += "texts, such as its base)"
+    command = f"mnemoscope run -o {folder} --reference REFERENCE --redo"
+    if study.manifest("capture") is None:
+        command = f"mnemoscope graft {folder} --reference REFERENCE"
+    yield Step(why, command)
+
+
 def first_steps(study: Study) -> Iterator[str]:
-    """The first of them in lines, each command on its own."""
+    """The first of them in lines, each command on its own; before, why there is no graft."""
+    if study.is_done("label") and (reason := why_no_grafts(study)) is not None:
+        yield f"No grafts: {reason}."
     yield "Next:"
     for why, command in islice(next_steps(study), FIRST):
         yield f"- {why}:"
@@ -118,7 +134,7 @@ def _go_on(study: Study, place: Path) -> Step:
 def _ask_reference(study: Study, folder: str) -> Iterator[Step]:
     """The control beside the count, where grafts, which ask it too, are out of reach."""
     is_counted = study.is_done("label") and nothing_to_train(study) is not None
-    if study.settings.reference is not None or not is_counted or _can_be_grafted(study):
+    if study.settings.reference is not None or not is_counted or why_no_grafts(study) is None:
         return
     if study.settings.model.name != NO_MODEL and study.sequences["is_memorized"].any():
         why = "What a model that never saw the texts repeats of them too, such as the base"
@@ -149,10 +165,29 @@ def _beside(study: Study, place: Path, ending: str = "") -> str:
     return str(free if place.name in ("", "..") else place.with_name(free.name))
 
 
-def _can_be_grafted(study: Study) -> bool:
-    """Whether two memorized classes of a taxonomy have enough sequences to be compared."""
+def why_no_grafts(study: Study) -> str | None:
+    """Why nothing can be grafted, whatever reference is given; None where it can.
+
+    As `graft` itself refuses: it needs labels, whole rows and two memorized sequences.
+    """
+    if study.settings.model.name == NO_MODEL:
+        return "no model was asked (model.name none)"
     if not study.is_done("label"):
-        return False
-    samples = samples_of(study).values()
-    counts = [[n for name, n in one.counts.items() if name != NON_MEMO] for one in samples]
+        return "the study is not labelled"
+    if whole_mask(study.sequences) is not None:
+        return "rows are padded"
+    counts = [sum(_memorized(one).values()) for one in samples_of(study).values()]
+    if (most := max(counts, default=0)) < FEWEST_GRAFTED:
+        return f"{plural(most, 'memorized sequence')}, {FEWEST_GRAFTED} needed"
+    return None
+
+
+def _has_two_classes(study: Study) -> bool:
+    """Whether two memorized classes of a taxonomy have enough sequences to be compared."""
+    samples = samples_of(study).values() if study.is_done("label") else ()
+    counts = [_memorized(one).values() for one in samples]
     return any(sum(n >= FEWEST_GROUPS for n in each) > 1 for each in counts)
+
+
+def _memorized(sample: SampleEntry) -> dict[str, int]:
+    return {name: n for name, n in sample.counts.items() if name != NON_MEMO}

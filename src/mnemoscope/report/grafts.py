@@ -92,14 +92,15 @@ def _shares(rows: pl.DataFrame) -> pl.DataFrame:
 def _parts(
     inside: pl.DataFrame, curves: pl.DataFrame, found: Mapping[str, Facts], plain: float | None
 ) -> Iterator[Facts]:
-    """Each part with its classes, in the order of the findings.
+    """Each part with its classes, in the order of the findings, then of what it breaks.
 
     `loss` is how much the loss of what is held out rises, `random_loss` how much under random
     changes that leave as much of the spared class.
     """
     twins = inside.filter(control="twin", share=1.0)
     own = {part: rows for (part,), rows in twins.group_by("part", maintain_order=True)}
-    for part in [*found, *(one for one in own if one not in found)]:
+    most_broken = sorted(own, key=lambda one: own[one]["survive"].to_numpy().min())
+    for part in [*found, *(one for one in most_broken if one not in found)]:
         loss, row, random = own[part]["heldout_loss"][0], found.get(part), None
         if row and plain is not None:
             of = curves.filter(pl.col("class") == row["spared"], part=part)

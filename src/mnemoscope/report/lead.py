@@ -15,6 +15,7 @@ from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.words import count, part_words, share
 
+MECHANISM = "Mechanism (which parts of the model a class needs)"
 _OF_FORM = ("Guess", "Reconstruct", "Code")
 _IN_WORDS = {"Guess": "guessable", "Recall": "recalled"}
 _CLEAREST = (
@@ -58,6 +59,7 @@ class Lead:
     parts: Sequence[Part]  # empty where there are no sequences
     number: int | None
     grafted: int | None  # the number of the taxonomy whose grafts stand first
+    opened: int | None  # the number of the taxonomy whose grafts the page shows unfolded
     passages: Sequence[tuple[int, Facts, Facts]]  # colour, facts and example of a class
     badges: Sequence[Badge]
 
@@ -86,6 +88,8 @@ def lead_of(content: ReportContent) -> Lead:
         ],
         number,
         _grafted(content, number),
+        _grafted(content, number)
+        or next((at for at, one in enumerate(content.taxonomies, 1) if one.graft), None),
         list(_passages(taxonomy)) if taxonomy else [],
         list(_badges(content, number)),
     )
@@ -149,19 +153,20 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
     graft = content.taxonomies[number - 1].graft if number else None
     if number and graft:
         row, target = graft["first"], f"taxonomy-{number}-graft"
-        said, looks = _mechanism(row) + _under(content, number), _LOOKS[finding_of(row)]
+        said = _mechanism(row) + _of_classes(content, number, lead)
+        looks = _LOOKS[finding_of(row)]
         if looks is Standing.BEYOND and _differ_in_form(row):
             said += "; a rule on the text divides them, so form may be the reason, not memory"
             looks = Standing.UNDECIDED
-        yield Badge("Mechanism", said, looks, target)
+        yield Badge(MECHANISM, said, looks, target)
         truth = graft["by_truth"]
         if truth and finding_of(truth) in (Finding.SPECIFIC, Finding.ALIKE):
             alike = "having been read makes no difference that shows"
             said = depends(truth) if finding_of(truth) is Finding.SPECIFIC else alike
             said = f"of text that can be guessed, {said}"
             yield Badge("Read or not", said, _LOOKS[finding_of(truth)], target)
-    if content.missing and lead:
-        yield from _unasked(content.taxonomies[lead - 1], lead)
+    elif lead:
+        yield from _uncompared(content, lead)
     asked = [
         (_CLEAREST.index(one.standing), number != lead, number, one)
         for number, one in enumerate(content.taxonomies, 1)
@@ -173,17 +178,49 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
         yield Badge("Attention", said, clearest.standing, f"taxonomy-{number}")
 
 
-def _unasked(taxonomy: TaxonomyResult, number: int) -> Iterator[Badge]:
-    """What grafts cannot be asked of classes that are too small; of CNNs the page says it above."""
-    counts = {one["name"]: one["n_sequences"] for one in taxonomy.classes}
+def _uncompared(content: ReportContent, number: int) -> Iterator[Badge]:
+    """That classes are too small for grafts to compare, and what can be asked all the same."""
+    taxonomy = content.taxonomies[number - 1]
+    counts = {one["name"]: one["n_sequences"] for one in taxonomy.classes} | dict(taxonomy.dropped)
+    counts = {name: n for name, n in counts.items() if name != NON_MEMO}
     few = [
         f"{name} has {count(n)}, {FEWEST_GROUPS} needed"
         for name, n in counts.items()
-        if name != NON_MEMO and n < FEWEST_GROUPS
+        if n < FEWEST_GROUPS
     ]
-    if few and not taxonomy.graft and len(counts) - len(few) < 3:
-        said = f"cannot be asked ({', '.join(few)})"
-        yield Badge("Mechanism", said, Standing.IMPOSSIBLE, f"taxonomy-{number}")
+    if not few or len(counts) - len(few) > 1:
+        return
+    said = f"{' and '.join(counts)} cannot be compared ({', '.join(few)})"
+    if taxonomy.graft:
+        said += "; what each part of the model breaks is measured, with no verdict between them"
+        yield Badge(MECHANISM, said, Standing.IMPOSSIBLE, f"taxonomy-{number}-graft")
+        return
+    commands = [one.command for one in content.next_steps]
+    asked = {"graft": "what each part of the model breaks", "audit": "an audit"}
+    still = ["the counts", "the marked passages"] if sum(counts.values()) else []
+    still += [
+        f"{words} (mnemoscope {verb})"
+        for verb, words in asked.items()
+        if any(one.startswith(f"mnemoscope {verb} ") for one in commands)
+    ]
+    if still:
+        said += f"; what still answers: {', '.join(still)}"
+    target = "next" if commands else f"taxonomy-{number}"
+    yield Badge(MECHANISM, said, Standing.IMPOSSIBLE, target)
+
+
+def _of_classes(content: ReportContent, number: int, lead: int | None) -> str:
+    """Which classes an answer is of, where there are several taxonomies."""
+    if len(content.taxonomies) < 2:
+        return ""
+    if number == lead:
+        return ", of the classes counted above"
+    taxonomy = content.taxonomies[number - 1]
+    names = [one["name"] for one in taxonomy.classes if one["name"] != NON_MEMO]
+    return (
+        f"; these are classes of “{taxonomy.label}”, which divides the repeated sequences into "
+        f"{', '.join(names)}, not as counted above"
+    )
 
 
 def _differ_in_form(row: Mapping[str, Any]) -> bool:

@@ -6,10 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
+from mnemoscope.lm.hub import same_model
 from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 from mnemoscope.study.records import Model
-from mnemoscope.study.settings import EMBEDDED, NO_MODEL, StudySettings, split_revision
+from mnemoscope.study.settings import (
+    EMBEDDED,
+    NO_MODEL,
+    StudySettings,
+    check_reference,
+    split_revision,
+)
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
@@ -101,6 +108,7 @@ class Models:
         name, wanted = self.settings.reference, self.settings.model
         if name is None or self._loaded or wanted.name == NO_MODEL:
             return  # what is loaded is compared whole
+        check_reference(self.settings)
         from mnemoscope.lm.graft import check_alike
         from mnemoscope.lm.load import load_config
 
@@ -180,10 +188,7 @@ def vocabulary_of(tokenizer: Any) -> str:
 def check_unlike(name: str, fingerprint: str, model: str, model_fingerprint: str) -> None:
     """Raise UserError if the reference has the same weights as the model."""
     if fingerprint == model_fingerprint:
-        raise UserError(
-            f"{name}: is the same model as {model} and cannot serve as a reference. "
-            "Name another model; an early checkpoint as NAME@REVISION."
-        )
+        raise same_model(name, model)
 
 
 def check_same_tokens(model: "LanguageModel", name: str, tokenizer: Any) -> None:

@@ -27,7 +27,7 @@ from pydantic import (
 from mnemoscope.cnn.presets import GRIDS, INPUTS, CnnInput, Grid, Precision, PresetName
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.files import as_path
-from mnemoscope.lm.hub import check_device_name, check_model
+from mnemoscope.lm.hub import check_device_name, check_model, check_other_model
 from mnemoscope.parse import parse_yaml, read_bounded
 from mnemoscope.taxonomy import PAPER, PRASHANTH
 
@@ -185,7 +185,11 @@ class ModelSettings(BoundedSettings):
         description="Spread the model over GPUs, memory and disk in place of device: auto, "
         "balanced, sequential, or a device for each module.",
     )
-    batch_size: _BatchSize = Field(default=64, description="Sequences a forward pass.")
+    batch_size: _BatchSize | None = Field(
+        default=None,
+        description="Sequences a forward pass; null: 64 on a processor, on an accelerator 65,536 "
+        "tokens or what fits.",
+    )
     bos: Literal["auto", "always", "never"] = Field(
         default="auto",
         description="Prepend the beginning-of-sequence token: auto does what the tokenizer does.",
@@ -745,6 +749,15 @@ class StudySettings(BoundedSettings):
         own = EMBEDDED if self.model.name == EMBEDDED else None
         return self.capture.reference or own
 
+    @property
+    def rows_at_once(self) -> int:
+        """Sequences a forward pass on this machine."""
+        from mnemoscope.lm.placement import find_device, rows_at_once
+
+        if self.model.batch_size is not None:
+            return self.model.batch_size
+        return rows_at_once(None, find_device(self.model.device).type, self.sequences.length)
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values, with the keys of the YAML file."""
         return self.model_dump(mode="json", by_alias=True)
@@ -921,6 +934,14 @@ def check_names(settings: StudySettings) -> None:
     reference = settings.capture.reference
     if reference is not None and reference not in _SHIPPED and settings.benchmark.controls:
         check_model(*split_revision(reference))
+    check_reference(settings)
+
+
+def check_reference(settings: StudySettings) -> None:
+    """Raise UserError if the reference is the model itself, without weights; as `check_names`."""
+    reference, model = settings.reference, settings.model
+    if reference is not None and not {reference, model.name} & {*_SHIPPED}:
+        check_other_model(*split_revision(reference), model.name, model.revision)
 
 
 def split_revision(name: str) -> tuple[str, str | None]:

@@ -13,7 +13,7 @@ import yaml
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import model_near
 from mnemoscope.study.cost import ModelShape
-from mnemoscope.study.settings import EMBEDDED, StudySettings, split_revision
+from mnemoscope.study.settings import EMBEDDED, StudySettings, check_reference, split_revision
 
 if TYPE_CHECKING:
     from mnemoscope.study.models import Models
@@ -49,6 +49,7 @@ class KnownModels(NamedTuple):
 
 def find_models(settings: StudySettings) -> KnownModels:
     """Load and time the model if it is on disk, else find its shape; errors as `is_on_disk`."""
+    check_reference(settings)
     wanted, models, speed = settings.model, None, None
     shape = find_shape(wanted.name)
     if is_on_disk(wanted.name, wanted.revision):
@@ -87,12 +88,12 @@ def _time_capture(models: "Models", settings: StudySettings) -> float:
     from mnemoscope.lm.attention import capture_pooled
 
     lm = models.model()
-    n = min(settings.model.batch_size, TIMED_SEQUENCES)
+    n = min(settings.rows_at_once, TIMED_SEQUENCES)
     length = settings.sequences.length
     sample = np.random.default_rng(0).integers(0, lm.vocab_size, (n, length))
     for _ in range(2):  # the first pass warms up
         started = time.perf_counter()
-        for _ in capture_pooled(lm, sample, batch_size=settings.model.batch_size):
+        for _ in capture_pooled(lm, sample, batch_size=settings.rows_at_once):
             pass
         seconds = (time.perf_counter() - started) / n
     return seconds / length

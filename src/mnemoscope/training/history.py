@@ -25,14 +25,15 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import as_path
 from mnemoscope.stats import Estimate, Floats, draw_within, frame_of, interval_of
 from mnemoscope.store import Store
-from mnemoscope.training.windows import CONTROL, WatchedWindows
+from mnemoscope.training.windows import CONTROL, LENGTH, WatchedWindows, placed
 
 WATCH = "watch"
 WINDOWS = Measures(
     ("reproduced", "guessed", "recalled"),
     "window",
     "windows of that kind",
-    "'recalled > 1%' or 'reproduced > 3 windows'",
+    "'recalled > 1%', 'reproduced > 3 windows' or 'recalled >= 1 window in doc'",
+    has_each=True,
 )
 """What a gate may be put to, of the windows of a check."""
 _WINDOWS = "watched.parquet"
@@ -43,6 +44,8 @@ _LIBRARIES = ("mnemoscope", "torch", "transformers")
 class _Watch(TypedDict):
     windows: str
     run: NotRequired[str | None]
+    source: NotRequired[str | None]
+    columns: NotRequired[dict[str, str] | None]
 
 
 def _store_of(folder: Path) -> Store:
@@ -56,6 +59,9 @@ class History:
     windows: pl.DataFrame = field(repr=False)  # of `WatchedWindows`
     checks: pl.DataFrame = field(repr=False)  # `step` and a check's columns, sorted by step
     run: str  # name of the run, or of the folder where none was recorded
+    # the words of 'mnemoscope watch' that name what is watched; empty where a callback did
+    command: tuple[str, ...] = ()
+    folder: Path = Path()
 
     @property
     def steps(self) -> list[int]:
@@ -143,7 +149,24 @@ def read_history(folder: Path | str) -> History:
     if not checks:
         raise UserError(f"{folder}: holds no check yet. Train on, or track checkpoints into it.")
     run = str(facts.get("run") or folder.resolve().name)
-    return History(store.frame(WATCH, _WINDOWS), pl.concat(checks, how="diagonal"), run)
+    windows = placed(store.frame(WATCH, _WINDOWS))
+    command: tuple[str, ...] = ()
+    if source := facts.get("source"):
+        command = ("--sequences", source)
+        for name, path in (facts.get("columns") or {}).items():
+            command += ("--column", f"{name}={path}")
+        if (length := len(windows["tokens"][0])) != LENGTH:
+            command += ("--length", str(length))
+    return History(windows, pl.concat(checks, how="diagonal"), run, command, folder)
+
+
+def check_holds_history(folder: Path) -> None:
+    """Refuse a folder in which nothing was watched."""
+    if not holds_history(history_folder(folder)):
+        raise UserError(
+            f"{folder}: holds no history (watch.json). Make one: 'mnemoscope watch CHECKPOINTS "
+            f"--sequences TEXTS -o {folder}'."
+        )
 
 
 def kept_controls(folder: Path) -> pl.DataFrame | None:

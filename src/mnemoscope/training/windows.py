@@ -12,7 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from mnemoscope.data.features import add_features
-from mnemoscope.data.read import WindowCutter
+from mnemoscope.data.read import Window, WindowCutter
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import find_bos
@@ -20,6 +20,9 @@ from mnemoscope.taxonomy.nodes import parse_node
 
 GUESS = "Guess"
 RECALL = "Recall"
+LENGTH = 64  # tokens of a window, unless told otherwise
+PLACE: dict[str, type[pl.DataType]] = {"document": pl.String, "start": pl.Int64, "end": pl.Int64}
+"""Where a window stands, characters from start to end; null where the source does not say."""
 CONTROL = "control"
 """Source of windows that are kept out of training: what is reproduced of them is no memory."""
 
@@ -30,7 +33,8 @@ class WatchedWindows:
 
     # Columns `window` (its name, each once), `source` (``document``, ``canary``, ``control`` or a
     # word of the user's), `class` (``Guess`` where its text lets it be guessed by the paper's rule
-    # Guess[0.5-0.5], else ``Recall``), `tokens` list<i32>, all of one length, and `text`.
+    # Guess[0.5-0.5], else ``Recall``), `tokens` list<i32>, all of one length, `text`, and where it
+    # is known the `PLACE`.
     table: pl.DataFrame = field(repr=False)
     bos_id: int | None = None  # token that the model sees in front of each, or None
 
@@ -48,7 +52,7 @@ class WatchedWindows:
         tokenizer: Any,
         *,
         source: str = "document",
-        length: int = 64,
+        length: int = LENGTH,
         stride: int = 64,
         most: int | None = 256,
         seed: int = 0,
@@ -64,13 +68,14 @@ class WatchedWindows:
         cutter = WindowCutter(tokenizer, length=length, stride=stride)
         named = texts if isinstance(texts, Mapping) else dict(enumerate(texts))
         rows = [
-            (f"{source}:{name}:{number}", source, window.tokens, window.text)
+            (f"{source}:{name}:{number}", source, *window, str(name))
             for name, text in named.items()
             for number, window in enumerate(cutter.cut(text))
         ]
         if not rows:
             raise UserError(f"{source}: no text of {length} tokens among {len(named)}.")
-        frame = pl.DataFrame(rows, schema=["window", "source", "tokens", "text"], orient="row")
+        names = ["window", "source", *Window._fields, "document"]
+        frame = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
         frame = _sample(frame.cast({"tokens": pl.List(pl.Int32)}), most, seed)
         return cls(_classify(frame, length), find_bos(tokenizer, bos))
 
@@ -102,6 +107,7 @@ class WatchedWindows:
             (pl.col("source").fill_null(source) if has_source else pl.lit(source)).alias("source"),
             pl.col("tokens").cast(pl.List(pl.Int32)),
             pl.Series("text", texts, dtype=pl.String),
+            *(pl.col(name) for name in PLACE if name in frame.columns),
         )
         return cls(_classify(rows, length), find_bos(tokenizer, bos))
 
@@ -112,7 +118,8 @@ class WatchedWindows:
                 f"windows of {self.length} and {other.length} tokens, or of two tokenizers, cannot "
                 "be watched together. Cut both in the same way."
             )
-        return WatchedWindows(pl.concat([self.table, other.table]), self.bos_id)
+        tables = [placed(self.table), placed(other.table)]
+        return WatchedWindows(pl.concat(tables, how="diagonal"), self.bos_id)
 
     def __len__(self) -> int:
         return self.table.height
@@ -157,6 +164,24 @@ def _classify(frame: pl.DataFrame, length: int) -> pl.DataFrame:
     features = add_features(frame.select(ids, "text", "tokens"), length=length, code="off")
     is_guess = features.select(parse_node(GUESS).expression).to_series()
     classes = [GUESS if guess else RECALL for guess in is_guess]
-    return frame.select(
-        "window", "source", pl.Series("class", classes, dtype=pl.String), "tokens", "text"
+    own = pl.Series("class", classes, dtype=pl.String)
+    return placed(frame).select("window", "source", own, "tokens", "text", *PLACE)
+
+
+def placed(windows: pl.DataFrame) -> pl.DataFrame:
+    """Windows with the columns of `PLACE`, null where they are not known."""
+    return windows.with_columns(
+        (pl.col(name) if name in windows.columns else pl.lit(None))
+        .cast(kind, strict=False)
+        .alias(name)
+        for name, kind in PLACE.items()
     )
+
+
+def place_of(row: Mapping[str, Any]) -> str:
+    """Where a window stands, in words; its name where the document is not known."""
+    if row["document"] is None:
+        return str(row["window"])
+    if row["start"] is None:
+        return f"{row['document']} ({row['window']})"
+    return f"{row['document']}, characters {row['start']} to {row['end']}"
