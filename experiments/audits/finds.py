@@ -196,7 +196,8 @@ def measure_alarms(
         whole = audit_texts(lm, reference, texts, audit_settings())[0]["summary"]
         print(
             f"false alarms, {name}: {whole['recall_spans']} recall spans, "
-            f"{whole['guess_spans']} guess spans, {whole['undecided_spans']} undecided, in {whole['characters']:,} characters "
+            f"{whole['guess_spans']} guess spans, {whole['undecided_spans']} undecided, "
+            f"in {whole['characters']:,} characters "
             f"({whole['windows']:,} windows, {whole['asked']} documents; "
             f"{whole['near_spans']} near copies); recalled "
             f"{Estimate(*(whole['recalled'][one] for one in ('share', 'low', 'high')))}"
