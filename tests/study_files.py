@@ -79,6 +79,15 @@ def rewrite_record(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(values | {"sha256": digest(values)}))
 
 
+def admit(record: Path, *files: Path, root: Path | None = None) -> None:
+    """Let a record say that files (named by their paths in `root`) are as they are now."""
+    values, root = json.loads(record.read_text()), root or record.parent
+    for path in files:
+        name, data = path.relative_to(root).as_posix(), path.read_bytes()
+        values["files"][name], values["sizes"][name] = hashlib.sha256(data).hexdigest(), len(data)
+    rewrite_record(record, files=values["files"], sizes=values["sizes"])
+
+
 def put_in_place(folder: Path, **files: Any) -> None:
     """Exchange files of a study (`.` as `__`), as if their stages had made them."""
     from mnemoscope.files import parquet_bytes
@@ -90,8 +99,7 @@ def put_in_place(folder: Path, **files: Any) -> None:
         (folder / name).write_bytes(data)
         (owner,) = (stage.name for stage in STAGES if name in stage.outputs)
         record = folder / "manifests" / f"{owner}.json"
-        named = json.loads(record.read_text())["files"]
-        rewrite_record(record, files=named | {name: hashlib.sha256(data).hexdigest()})
+        admit(record, folder / name, root=folder)
 
 
 @contextmanager

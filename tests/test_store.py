@@ -14,6 +14,7 @@ import yaml
 from mnemoscope import audit
 from mnemoscope import store as module
 from mnemoscope.audits.records import RECORD, changed_files, read_audit_record
+from mnemoscope.cluster.units import UnitStore
 from mnemoscope.embedded import sequences_path
 from mnemoscope.errors import DamagedDataError, MissingError, OutOfDateError
 from mnemoscope.pipeline.stored_maps import damaged_maps
@@ -76,6 +77,19 @@ def test_flips_of_bits_and_cuts_are_found(tmp_path, name):
             refused(DamagedDataError, path.name, lambda: made.frame("a/one", "one.parquet"))
     path.write_bytes(whole)
     assert made.frame("a/one", "one.parquet").equals(FRAME)
+
+
+@pytest.mark.parametrize("size", [0, 5 << 30])
+def test_a_file_of_another_size_is_damaged_unread(tmp_path, size):
+    made, units = put(tmp_path), UnitStore(tmp_path / "units")
+    units.put("unit", {"bin": b"text"})
+    for path in (tmp_path / "one.parquet", tmp_path / "units" / "unit.bin"):
+        os.truncate(path, size)  # none of it on the disk
+    began = time.process_time()
+    refused(DamagedDataError, r"one\.parquet: damaged", lambda: made.path("a/one", "one.parquet"))
+    assert len(made.verify(["a/*"])) == 1
+    assert units.get("unit") is None
+    assert time.process_time() - began < 1  # reading 5 GB takes some seconds
 
 
 def test_a_file_is_read_once_while_it_stays_the_same(tmp_path, monkeypatch):

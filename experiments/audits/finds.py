@@ -174,7 +174,8 @@ def measure_finds(
     )
     print(
         f"spans: {record['summary']['recall_spans']} recall ({n_wrong} of them outside), "
-        f"{record['summary']['guess_spans']} guess"
+        f"{record['summary']['guess_spans']} guess, of {record['summary']['undecided_spans']} it "
+        "cannot be told"
     )
 
 
@@ -195,7 +196,7 @@ def measure_alarms(
         whole = audit_texts(lm, reference, texts, audit_settings())[0]["summary"]
         print(
             f"false alarms, {name}: {whole['recall_spans']} recall spans, "
-            f"{whole['guess_spans']} guess spans in {whole['characters']:,} characters "
+            f"{whole['guess_spans']} guess spans, {whole['undecided_spans']} undecided, in {whole['characters']:,} characters "
             f"({whole['windows']:,} windows, {whole['asked']} documents; "
             f"{whole['near_spans']} near copies); recalled "
             f"{Estimate(*(whole['recalled'][one] for one in ('share', 'low', 'high')))}"

@@ -11,16 +11,20 @@ from mnemoscope.words import interval
 
 RULES = {
     "rule": ("no reference: the rule decides", "rule"),
+    "reference": (
+        "a reference of another shape, nothing more: rule and reference",
+        "rule and reference",
+    ),
     "grafts": (
-        "a reference of the model's shape: the rule, unless reference and grafts say guess",
+        "a reference of the model's shape: rule and reference, grafts where they disagree",
         "**rule, unless reference and grafts say guess**",
     ),
     "cnn": (
-        "a reference of another shape, a study: the rule, unless reference and CNN say guess",
+        "a reference of another shape, a study: rule and reference, CNN where they disagree",
         "**rule, unless reference and CNN say guess**",
     ),
     "needs": (
-        "a reference of another shape, no study: the rule, unless reference and needs say guess",
+        "a reference of another shape, no study: rule and reference, needs where they disagree",
         "**rule, unless reference and needs say guess**",
     ),
 }
@@ -44,13 +48,26 @@ def tables(found: dict[str, Any]) -> dict[tuple[str, str], str]:
     }
 
 
-def counts_of(rows: dict[str, Any], rule: str) -> tuple[int, int, int, int]:
-    """Of a rule of an audit: passages called recalled, of these wrong, trained ones, missed."""
-    row = rows[RULES[rule][1]]
-    (right, called), (found, trained) = (
-        [sum(half[place] for half in row[name]) for place in (0, 1)] for name in ("right", "found")
-    )
-    return called, called - right, trained, trained - found
+def counts_of(rows: dict[str, Any], rule: str) -> dict[str, int]:
+    """What a rule of an audit says of the passages, as `audits.verdict.Tested` counts it.
+
+    What rule or reference call recall, and the verdict does not, cannot be told.
+    """
+    right, called, _, trained = _sums(rows[RULES[rule][1]])
+    either, of_either, *_ = (right, called) if rule == "rule" else _sums(rows["rule or reference"])
+    return {
+        "called": called,
+        "wrong": called - right,
+        "trained": trained,
+        "missed": trained - either,
+        "undecided": either - right,
+        "never_undecided": of_either - either - (called - right),
+    }
+
+
+def _sums(row: dict[str, Any]) -> list[int]:
+    """Of both halves: right ones, of so many called recall; found ones, of so many true."""
+    return [sum(half[at] for half in row[name]) for name in ("right", "found") for at in (0, 1)]
 
 
 def _verdicts(rows: dict[str, Any]) -> str:
@@ -60,14 +77,16 @@ def _verdicts(rows: dict[str, Any]) -> str:
         "wrong",
         "of so many trained ones",
         "called guessed",
+        "cannot be told",
+        "of the lists that nobody could recall, cannot be told",
     ]
     cells = []
     for name, (has, _) in RULES.items():
-        called, wrong, trained, missed = counts_of(rows, name)
-        high = clopper_pearson(float(wrong), called).high or 0.0
-        cells.append(
-            [has, str(called), f"{wrong} (at most {100 * high:.1f} %)", str(trained), str(missed)]
-        )
+        n = counts_of(rows, name)
+        high = clopper_pearson(float(n["wrong"]), n["called"]).high or 0.0
+        wrong = f"{n['wrong']} (at most {100 * high:.1f} %)"
+        last = [str(n[one]) for one in ("trained", "missed", "undecided", "never_undecided")]
+        cells.append([has, str(n["called"]), wrong, *last])
     return table_of(heads, cells)
 
 

@@ -188,5 +188,5 @@ if __name__ == "__main__":
     study = ms.Study(options.study)
     chosen, groups = drawn(study, options.sequences)
     model = Models(study.settings).model(study)
-    trial = tried(model, token_matrix(chosen), options.draws, study.settings.model.batch_size)
+    trial = tried(model, token_matrix(chosen), options.draws, study.settings.rows_at_once)
     show_tables(tables(trial, groups), options.write, "copy trial")

@@ -39,7 +39,7 @@ def read_bounded(path: Path) -> bytes:
     Raises ValueError: a larger file, or none of the kind that ends (a pipe, a device). OSError:
     missing or unreadable.
     """
-    with open(path, "rb", opener=_open_regular) as handle:
+    with open(path, "rb", opener=open_regular) as handle:
         data = handle.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
         raise ValueError(f"larger than {MOST_BYTES >> 10:,} kB")
@@ -104,7 +104,8 @@ def _parsed(text: str | bytes) -> Any:
     return value
 
 
-def _open_regular(path: str, flags: int) -> int:
+def open_regular(path: str, flags: int) -> int:
+    """An opener for `open` that refuses a folder (OSError) and what has no end (ValueError)."""
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe has no end
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):

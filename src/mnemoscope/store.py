@@ -1,9 +1,9 @@
 """The one door to what is kept: an artefact is written once, and read only where it is whole.
 
 An artefact is one file or several under one record, `NAME.json`, which is written last. The record
-says whose the files are, what decided them (its key), and the SHA-256 of each and of itself. So a
-file that is flipped, cut, exchanged for another, deleted or copied from elsewhere is found, and
-what a killed process left half written has no record and is made again.
+says whose the files are, what decided them (its key), the size and SHA-256 of each, and its own
+SHA-256. So a file that is flipped, cut, exchanged for another, deleted or copied from elsewhere is
+found, and what a killed process left half written has no record and is made again.
 """
 
 import hashlib
@@ -55,6 +55,7 @@ class _Record(TypedDict):
     owner: dict[str, str]
     key: str
     files: dict[str, str]
+    sizes: dict[str, int]
     sha256: str
 
 
@@ -103,7 +104,8 @@ class Store:
         """Write an artefact file by file; its record is written if the block succeeds."""
         made = Making(self, name)
         yield made
-        said = {"name": name, "owner": dict(self._owner()), **made.facts, "files": made.files}
+        kept = {"files": made.files, "sizes": made.sizes}
+        said = {"name": name, "owner": dict(self._owner()), **made.facts, **kept}
         plain = json.loads(json.dumps(said))
         self.write(f"{name}.json", json_bytes(plain | {"sha256": digest(plain)}))
 
@@ -164,15 +166,18 @@ class Store:
         return found
 
     def path(self, name: str, file: str, *, key: str | None = None, again: bool = False) -> Path:
-        """Check the SHA-256 of a file and return its path; errors as `record`.
+        """Check the size and SHA-256 of a file and return its path; errors as `record`.
 
         The check is remembered until the file changes; `again` repeats it.
         """
-        path, wanted = self.folder / file, self.record(name, key=key)["files"].get(file)
+        path, record = self.folder / file, self.record(name, key=key)
+        wanted = record["files"].get(file)
         if wanted is None:
             raise self.missing(path, name)
         try:
             identity = _identity(path)
+            if identity[2] != record["sizes"].get(file):  # however long another one is
+                raise self.damaged(path, name, CHANGED)
             if again or _WHOLE.get(path) != (identity, wanted):
                 with path.open("rb") as handle:
                     found = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -318,10 +323,11 @@ CHANGED = "its content has changed since it was written"
 
 
 class Making:
-    """An artefact that is being written: the SHA-256 of each of its files so far, and its facts."""
+    """An artefact that is being written: SHA-256 and size of each file so far, and its facts."""
 
     def __init__(self, store: Store, name: str) -> None:
         self.files: dict[str, str] = {}
+        self.sizes: dict[str, int] = {}
         self.facts: Facts = {"key": ""}
         self._store, self._name = store, name
 
@@ -331,7 +337,7 @@ class Making:
             self._store.forget(self._name)
         data = value if isinstance(value, bytes) else parquet_bytes(value)
         self._store.write(file, data)
-        self.files[file] = hashlib.sha256(data).hexdigest()
+        self.files[file], self.sizes[file] = hashlib.sha256(data).hexdigest(), len(data)
 
 
 def check_record(found: Any) -> None:

@@ -90,12 +90,12 @@ def plain_figure(
     '91.2 % [88.0, 94.1]'
     >>> plain_figure(0.3, -0.1, 0.7, scale=1, unit="", digits=2, sign="+", minus=MINUS)
     '+0.30 [−0.10, 0.70]'
-    >>> plain_figure(0.912, None, None)
-    '91.2 %'
+    >>> plain_figure(46154, None, None, scale=1, unit=" bits", digits=0)
+    '46,154 bits'
     """
-    shown = f"{scale * value:{sign}z.{digits}f}{unit}"
+    shown = f"{scale * value:{sign}z,.{digits}f}{unit}"
     if low is not None and high is not None and low == low:
-        shown += f" [{scale * low:z.{digits}f}, {scale * high:z.{digits}f}]"
+        shown += f" [{scale * low:z,.{digits}f}, {scale * high:z,.{digits}f}]"
     return shown.replace("-", minus)
 
 

@@ -19,7 +19,7 @@ from tests.app.conftest import HOSTILE
 
 pytestmark = [*NEEDS_CHROMIUM, pytest.mark.whole]
 PATIENCE = 240_000  # milliseconds; a loaded machine is slow, a broken page stays broken
-MARK = ".result mark[data-pick]"
+MARK = ".result .document [data-pick]"
 SIDEWAYS = """() => [...document.querySelectorAll('.scroll')]
   .filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.innerText)"""
 """What of the tables scrolls sideways."""

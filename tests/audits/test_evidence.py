@@ -1,5 +1,6 @@
 """Evidence: chances by the model's own logits and over all texts; what decides, what acquits."""
 
+import copy
 import itertools
 import math
 from dataclasses import replace
@@ -8,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper
@@ -16,15 +17,23 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper
 from experiments.audits.tables import counts_of
 from experiments.pages import HERE, results_of
 from mnemoscope.audits.chance import tries_needed
+from mnemoscope.audits.documents import make_document
+from mnemoscope.audits.dry_run import weights_apart
 from mnemoscope.audits.edit_search import chance_within
+from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.passages import join_passages, span_schema, with_verdicts
 from mnemoscope.audits.questions import EditSettings, audit_settings
+from mnemoscope.audits.reference import apart
+from mnemoscope.audits.rule import VERDICTS
+from mnemoscope.audits.run import ask_questions, find_passages
 from mnemoscope.audits.sampling import sampling_logprobs, score_rows
 from mnemoscope.audits.tokens import tokenize
-from mnemoscope.audits.verdict import EVIDENCE_PAGE, RULES
+from mnemoscope.audits.verdict import EVIDENCE_PAGE, RULES, is_nearly_same, reference_beside
+from mnemoscope.embedded import model_path
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import prepend_bos, wrap_model
 from mnemoscope.lm.probe import suffix_logprobs
+from tests.audits.conftest import BRIEF
 from tests.lm.tiny_families import make_model
 from tiny_models import save_model
 
@@ -95,47 +104,49 @@ def test_tries_are_the_fewest_that_reach_the_probability(chance, wanted):
     assert tries_needed(-1000.0, wanted) is None
 
 
-def test_a_guess_stays_one_and_recall_falls_where_reference_and_the_first_of_the_others_say_so():
+def test_where_rule_and_reference_differ_it_cannot_be_told_unless_the_third_test_says_recall():
     some = (None, "guess", "recall")
     says = [*itertools.product(some[1:], some, some, some, some)]
     names = ("rule_says", "reference_says", "grafts_say", "cnn_says", "needs_say")
     frame = pl.DataFrame(says, schema=dict.fromkeys(names, pl.String), orient="row")
     plain = frame.with_columns(reason=pl.lit("because"))
     for said, row in zip(says, with_verdicts(plain).iter_rows(named=True), strict=True):
-        rule, reference, grafts, cnn, needs = said
-        third = grafts or cnn or needs
-        is_recall = rule == "recall" and (reference, third) != ("guess", "guess")
-        assert row["verdict"] == ("recall" if is_recall else "guess")
-        assert ("against the rule: because" in row["reason"]) == (row["verdict"] != rule)
-        counted = {rule, reference, third} if reference and third else {rule}
-        assert row["evidence_conflict"] == (len(counted) > 1)
-        if row["verdict"] == rule:
-            assert row["reason"] == "because"
+        rule, reference, *others = said
+        third = next((one for one in others if one), None)
+        if reference in (None, rule):
+            wanted = rule
+        else:
+            is_backed = (rule, third) == ("recall", "recall")
+            wanted = "recall" if is_backed else "cannot be told"
+        assert row["verdict"] == wanted
+        assert (row["reason"] == "because") == (reference in (None, rule))
+        is_read = wanted == "cannot be told" and rule == "recall"
+        assert ("if the reference read it, it counts as recalled" in row["reason"]) == is_read
 
 
-@given(st.lists(st.tuples(st.integers(1, 9), st.booleans(), st.booleans()), max_size=8))
+@given(st.lists(st.tuples(st.integers(1, 9), st.sampled_from(VERDICTS), st.booleans()), max_size=8))
+@example([(1, "recall", False), (1, "cannot be told", False), (9, "guess", False)])
 def test_passages_that_touch_and_have_one_verdict_are_one(pieces):
     text, rows, start = "".join(map(chr, range(97, 197))), [], 0
-    for length, is_recall, is_apart in pieces:
+    for length, verdict, is_apart in pieces:
         start += is_apart
         row = dict.fromkeys(span_schema()) | {
             "document": "a", "start": start, "end": start + length, "tokens": length, "windows": 1,
-            "verdict": "recall" if is_recall else "guess", "reason": "so", "is_copied": False,
+            "verdict": verdict, "reason": "so", "is_copied": False, "otherwise": [],
             "text": text[start : start + length], "verbatim_length": length,
             "suffix_pieces": ["x"] * 8,
         }  # fmt: skip
         rows.append(row)
         start += length
     wanted = [row["verdict"] for row in rows]
-    for at, row in enumerate(rows):  # a recalled piece below half an answer is a guess's edge
-        sides = [one for one in (at - 1, at + 1) if 0 <= one < len(rows)]
-        touches = any(
-            rows[one]["verdict"] == "guess"
-            and rows[max(one, at)]["start"] == rows[min(one, at)]["end"]
-            for one in sides
-        )
-        if touches and row["tokens"] < 4:
-            wanted[at] = "guess"
+    for _, (at, row) in itertools.product(rows, enumerate(rows)):  # until nothing changes
+        touching = [
+            wanted[one]
+            for one in (at - 1, at + 1)
+            if 0 <= one < len(rows) and rows[max(one, at)]["start"] == rows[min(one, at)]["end"]
+        ]
+        if row["tokens"] < 4:  # below half an answer: an edge of what is said less of
+            wanted[at] = max([wanted[at], *touching], key=VERDICTS.index)
     before = pl.DataFrame(rows, schema=span_schema())
     after = join_passages(before, lambda *_: 7)
     found = after.rows(named=True)
@@ -247,6 +258,53 @@ def test_the_error_rates_that_audits_show_were_measured_on_the_model_that_ships(
     assert found["model"] == lm.fingerprint  # of another one they must be measured again
     never = sum(half["sequences"] - half["trained"] for half in found["halves"])
     forms = sum(half["groups_never"] for half in found["halves"])  # which share no form
-    measured = {name: (*counts_of(found["trained"], name), never, forms) for name in RULES}
-    assert {name: (*one.tested.values(),) for name, one in RULES.items()} == measured
+    given = {"never": never, "forms": forms}
+    measured = {name: counts_of(found["trained"], name) | given for name in RULES}
+    assert {name: one.tested for name, one in RULES.items()} == measured
     assert (HERE.parent / EVIDENCE_PAGE).is_file()
+
+
+def copy_of(lm, change):
+    """The model with each of its weights changed."""
+    model = copy.deepcopy(lm.model)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.copy_(change(weights))
+    return replace(lm, model=model)
+
+
+def noisy(lm, share):
+    draw = torch.Generator().manual_seed(0)
+    return copy_of(lm, lambda w: w + share * w.std() * torch.randn(w.shape, generator=draw))
+
+
+def test_a_copy_of_the_model_is_no_control_and_the_rule_alone_decides(lm, reference, trained):
+    rounded = copy_of(lm, lambda w: (w / (w.abs().max() / 127)).round() * w.abs().max() / 127)
+    for other in (rounded, noisy(lm, 0.01), reference):
+        is_copy = other is not reference
+        settings = audit_settings(**BRIEF, stride=16)
+        audit = local_audit(lm, [make_document("a", trained[0])], settings, reference=other)
+        audit.apart = apart(audit)
+        assert is_nearly_same(audit.apart) == is_copy
+        if other is rounded:
+            continue
+        find_passages(audit)
+        ask_questions(audit)
+        (row,) = audit.passages.rows(named=True)
+        assert (row["verdict"], row["reference_reproduces"]) == ("recall", is_copy)
+        assert row["reference_says"] == (None if is_copy else "recall")
+        record = {"name": "y", "apart": audit.apart}
+        beside = reference_beside("x", record, audit.passages)["sentence"]
+        assert ("cannot serve as a control" in beside) == is_copy
+
+
+def test_a_dry_run_warns_of_a_reference_with_nearly_the_weights_of_the_model(lm, tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    for name, share in (("near", 0.01), ("far", 0.3)):
+        noisy = copy_of(
+            lm, lambda w, s=share: w + s * w.std() * torch.randn(w.shape, generator=draw)
+        )
+        noisy.model.save_pretrained(tmp_path / name)
+        assert weights_apart(model_path(), tmp_path / name) == pytest.approx(share, rel=0.5)
+    assert weights_apart(model_path(), model_path()) == 0
+    assert weights_apart(model_path(), tmp_path) is None

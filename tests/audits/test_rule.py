@@ -16,8 +16,8 @@ import mnemoscope as ms
 from mnemoscope.audits.gate import PASSAGES, amount_of, judge, new_parts
 from mnemoscope.audits.questions import audit_settings, settings_class
 from mnemoscope.audits.rule import Ruling, find_step, rule_windows, shown_earlier
-from mnemoscope.audits.shares import guessed_beside, overall, share_words, summarize
-from mnemoscope.audits.spans import Extension, Hit, find_spans, places_to_grow
+from mnemoscope.audits.shares import Passage, overall, share_beside, share_words, summarize
+from mnemoscope.audits.spans import Extension, Hit, Piece, find_spans, places_to_grow
 from mnemoscope.audits.tokens import tokenize
 from mnemoscope.conditions import parse_gate
 from mnemoscope.contamination.found import ITEMS
@@ -114,8 +114,8 @@ def test_a_list_that_a_model_counts_better_than_its_reference_is_not_called_reca
     """Reference and grafts say recall, since both ask what the reference can write."""
     found = ms.audit("embedded", {"a": COUNTDOWN}, reference="embedded", edits=0, near_length=0)
     says = found.passages.select("rule_says", "reference_says", "grafts_say", "verdict").rows()
-    assert ("guess", "recall", "recall", "guess") in says
-    assert {one[-1] for one in says} == {"guess"}
+    assert ("guess", "recall", "recall", "cannot be told") in says
+    assert {one[-1] for one in says} == {"guess", "cannot be told"}
 
 
 REFRAIN = "The lamp on the hill is green. "
@@ -219,7 +219,12 @@ def test_a_gate_asks_for_a_share_or_a_number_of_all_or_of_each_document():
         summarize(name, n_characters=1000, n_tokens=64, n_windows=1, spans=spans)
         for name, spans in {
             "a": [(0, 5, "recall")],
-            "b": [(0, 10, "recall"), (20, 30, "recall"), (40, 90, "guess")],
+            "b": [
+                (0, 10, "recall"),
+                (20, 30, "recall"),
+                (40, 90, "guess"),
+                (95, 99, "cannot be told"),
+            ],
         }.items()
     ]
     rows = [row | {"is_too_short": False} for row in rows]
@@ -230,7 +235,8 @@ def test_a_gate_asks_for_a_share_or_a_number_of_all_or_of_each_document():
         "recalled >= 3 passages": True, "recalled > 3 passages": False,
         "recalled > 1 passage in doc": True, "recalled > 2 passages in doc": False,
         "guessed >= 1 passage": True, "reproduced >= 4 passages": True,
-        "guessed > 5% in doc": False,
+        "guessed > 5% in doc": False, "undecided >= 1 passage in doc": True,
+        "undecided > 1%": False, "recalled >= 4 passages": False,
     }.items():  # fmt: skip
         assert judge(parse_gate(text, PASSAGES), record, pl.DataFrame(), None).is_failed == holds, (
             text
@@ -252,18 +258,20 @@ def test_the_figure_of_a_gate_agrees_with_its_verdict(part, tenths, sign):
     assert (printed > limit, printed < limit) == (exact > limit, exact < limit)
 
 
-@given(st.integers(0, 900), st.integers(0, 900), st.integers(1801, 2000))
-@example(1, 0, 4000)
-def test_what_is_printed_of_recalled_and_guessed_adds_up_to_reproduced(recalled, guessed, whole):
-    spans = [(0, recalled, "recall"), (recalled, recalled + guessed, "guess")]
+@given(*[st.integers(0, 600)] * 3, st.integers(1801, 2000))
+@example(1, 0, 0, 4000)
+def test_what_is_printed_of_the_three_verdicts_adds_up_to_reproduced(first, second, third, whole):
+    ends = [first, first + second, first + second + third]
+    spans = [*zip([0, *ends], ends, ("recall", "guess", "cannot be told"), strict=False)]
     row = summarize("a", n_characters=whole, n_tokens=1, n_windows=1, spans=spans)
-    shown = share_words(guessed_beside(row)["share"])
-    printed = [share_words(row[kind]["share"]) for kind in ("recalled", "reproduced")]
-    figures = [0 if "<" in one else round(10 * float(one[:-2])) for one in (shown, *printed)]
-    if "<" not in "".join(printed):
-        assert figures[0] + figures[1] == figures[2]
-    assert (shown == "0.0 %") == (guessed == 0)
-    assert abs(figures[0] - 1000 * guessed / whole) <= 1
+    shares = [share_beside(row, kind)["share"] for kind in ("recalled", "guessed", "undecided")]
+    shown = [share_words(one) for one in (*shares, row["reproduced"]["share"])]
+    figures = [0 if "<" in one else round(10 * float(one[:-2])) for one in shown]
+    if "<" not in "".join(shown):
+        assert sum(figures[:3]) == figures[3]
+    for n, figure, text in zip((first, second, third), figures, shown, strict=False):
+        assert (text == "0.0 %") == (n == 0)
+        assert abs(figure - 1000 * n / whole) <= 1
 
 
 @given(st.lists(st.integers(0, 99), min_size=2, max_size=6).filter(any))
@@ -347,7 +355,7 @@ def _place(text, part):
         ),
         ("recalled > 500", "500 of what. Write 'recalled > 500 passages'"),
         ("> 3", "Write 'recalled > 3%' .of the characters., or 'recalled > 3 passages'"),
-        ("> 3 passages in doc", "does not say what is measured .reproduced, guessed, recalled or"),
+        ("> 3 passages in doc", "does not say what is measured .reproduced, guessed, undecided, r"),
         ("> 0.5 %", "does not say what is measured"),
         ("recalled >= 0%", "so it always fails. Write 'recalled > 0%'"),
         (">= 0", "Write 'recalled > 0%'"),
@@ -411,6 +419,28 @@ def test_what_growth_alone_reached_has_a_window_of_its_own_verdict():
     spans = find_spans(hits, grown, 300)
     assert places(spans)[-1] == (85, 132, "recall")  # two recalled against one guessed
     assert all(span.hit.ruling.verdict == span.verdict for span in spans)
+
+
+def test_what_every_window_has_otherwise_is_no_part_that_was_written():
+    """Token 40 is wrong in both windows that cover it, 50 in one of them."""
+    wrong = [{40: Piece(7, None), 50: Piece(8, None)}, {40: Piece(9, "x")}]
+    first, second = (
+        hit(at, score=s)._replace(wrong=w)
+        for at, s, w in zip((0, 4), (0.9, 0.95), wrong, strict=True)
+    )
+    (span,) = find_spans([first, second], {}, 200)
+    assert span.otherwise == ((40, 41, [Piece(9, "x")]),)
+    (whole,) = find_spans([first, second, hit(8)], {}, 200)
+    assert whole.otherwise == ()
+
+
+def test_characters_that_the_model_wrote_otherwise_are_counted_nowhere():
+    other = [{"start": 10, "end": 15, "written": "x"}]
+    spans = [(0, 40, "recall", other)]
+    near = [(30, 60, "recall", [{"start": 50, "end": 70, "written": ""}])]
+    row = summarize("a", n_characters=100, n_tokens=1, n_windows=1, spans=spans, near=near)
+    assert [row[one]["characters"] for one in ("recalled", "reproduced", "near")] == [35, 35, 45]
+    assert Passage(*spans[0]).pieces == [(0, 10, None), (10, 15, "x"), (15, 40, None)]
 
 
 def test_only_the_ends_of_a_stretch_are_grown_and_only_windows_without_mistake():

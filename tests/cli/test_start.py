@@ -82,6 +82,7 @@ def test_an_output_that_lacks_a_character_or_is_full_ends_in_no_internal_error(s
 
 def test_a_pipe_is_refused_and_not_waited_for(refused, study_at, tmp_path):
     os.mkfifo(pipe := tmp_path / "pipe.csv")
+    os.mkfifo(parquet := tmp_path / "pipe.parquet")
     out, table = tmp_path / "out.parquet", study_at("features") / "sequences.parquet"
     for words in (
         ["audit", "embedded", pipe, "-o", out],
@@ -89,6 +90,8 @@ def test_a_pipe_is_refused_and_not_waited_for(refused, study_at, tmp_path):
         ["run", "--model", "embedded", "--sequences", pipe, "-o", out],
         ["data", "duplicates", "--sequences", table, "--corpus", pipe, "-o", out],
         ["data", "duplicates", "--sequences", pipe, "--corpus", table, "-o", out],
+        ["data", "duplicates", "--sequences", parquet, "--corpus", table, "-o", out],
+        ["export", "push", parquet, "o/n", "--dry-run"],
     ):
         assert "a pipe or device" in refused(*words)
 

@@ -48,7 +48,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_model
 from mnemoscope.progress import SILENT
 from sarif_logs import check_sarif
-from tests.audits.served import KEY, serving
+from served import KEY, serving
 
 ITEMS = [
     {"prompt": "def total(self):", "answer": "return self.total", "group": "code"},

@@ -9,31 +9,40 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from gguf_files import write_gguf
 from mnemoscope.cli.app import verbs
+from mnemoscope.lm.load import load_model
+from served import KEY, serving
 from study_files import mounted
 from tools.quality.same_outputs import FILES_PASSED_OVER, figure_differences
 
-WITHOUT_A_RUN = {"app", "demo", "items api", "audit api", "data convert", "distill"}
-WITHOUT_A_RUN |= {"search"}
-"""A server, a service, minutes, more sequences; what they share with the others is tried there."""
+WITHOUT_A_RUN = {"app", "search"}
+"""A server, which has no end; more sequences than the tiny study's, of which it learns nothing."""
 STUDY = [
     *("sequences", "continue", "features", "label", "capture", "train", "benchmark", "localize"),
     *("report", "knockout", "graft"),
 ]
 COMMANDS = {
+    "demo": "demo --small -o out -q",
     "run": "run {yaml} -o out -q",
     **{one: f"{one} study --redo -q" for one in STUDY},
     "sequences": "sequences {table} --model {model} -o out -q",
     "items gate": "items gate items --sarif out.sarif --baseline items",
     "audit": "audit {model} d.txt -o out -q --stride 64",
+    "audit api": "audit api {url} embedded d.txt --tokenizer {model} -o out -q --stride 64",
     "audit gate": "audit gate audit --fail-if 'recalled > 2 passages'",
     "audit verify": "audit verify audit -q",
     "audit rank": "audit rank {model} d.txt -o out -q",
     "items": "items {model} items.jsonl -o out -q",
+    "items api": "items api {url} embedded items.jsonl -o out -q",
     "forget": "forget {model} {reference} {table} -o out -q --set most=8",
     "forget gate": "forget gate forget --fail-if 'kept > 2 passages'",
     "analyze": "analyze levels study --redo -q",
@@ -41,10 +50,15 @@ COMMANDS = {
     "init": "init out.yaml",
     "status": "status study --verify",
     "data duplicates": "data duplicates --sequences {table} --corpus {table} -o out.parquet -q",
+    "data convert": "data convert tiny.gguf -o out",
     "data texts": "data texts -o out --most 20000",
+    "distill": "distill {model} --texts {table} --batch-size 4 --steps 3 --width 0.5 --layers 1 "
+    "-o out -q",
     "export push": "export push study o/n --dry-run",
     "export lm-eval-task": "export lm-eval-task study -o out",
 }
+QWEN2 = {"vocab_size": 260, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+QWEN2 |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 96}
 FAULTS = ("full", "read only", "no home", "latin-1", "4 GB", "one CPU")
 
 
@@ -52,13 +66,31 @@ def test_every_verb_is_tried():
     assert set(COMMANDS) == set(verbs()) - WITHOUT_A_RUN
 
 
-def words(verb: str, tiny) -> list[str]:
+def words(command: str, tiny, url: str = "") -> list[str]:
     named = {"yaml": tiny.yaml, "model": tiny.model, "reference": tiny.reference}
-    return shlex.split(COMMANDS[verb].format(**named, table=tiny.table))
+    return shlex.split(command.format(**named, table=tiny.table, url=url))
+
+
+@pytest.fixture(scope="session")
+def ready(tiny, tiny_studies, made_once) -> Path:
+    """What the commands ask for; read only."""
+    return made_once("broken-world", lambda folder: prepare(folder, tiny, tiny_studies["report"]))
+
+
+@contextmanager
+def address(command: str, tiny) -> Iterator[str]:
+    """Where the model of a verb that asks for a service answers."""
+    if "{url}" not in command:
+        yield ""
+        return
+    with serving(load_model(str(tiny.model), device="cpu")) as (_, url):
+        yield url
 
 
 def prepare(folder: Path, tiny, study: Path) -> None:
     shutil.copytree(study, folder / "study")
+    config = AutoConfig.for_model("qwen2", **QWEN2)
+    write_gguf(AutoModelForCausalLM.from_config(config), folder / "tiny.gguf")
     (folder / "d.txt").write_text(
         " ".join(f"The {n}th of the words is {n * n}." for n in range(60))
     )
@@ -75,7 +107,7 @@ def prepare(folder: Path, tiny, study: Path) -> None:
 
 
 def act(command: list[str], folder: Path, fault: str) -> subprocess.CompletedProcess[str]:
-    environment = dict(os.environ)
+    environment = os.environ | {"OPENAI_API_KEY": KEY}
     if fault == "no home":
         del environment["HOME"]
         environment |= {"XDG_CACHE_HOME": "/nowhere", "HF_HOME": "/nowhere/hf"}
@@ -103,11 +135,11 @@ def act(command: list[str], folder: Path, fault: str) -> subprocess.CompletedPro
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("verb", COMMANDS)
-def test_a_verb_ends_well_or_in_one_line_and_goes_on(verb, fault, tiny, tiny_studies, tmp_path):
+def test_a_verb_ends_well_or_in_one_line_and_goes_on(verb, fault, tiny, ready, tmp_path):
     disk = tmp_path / "disk"
-    command = words(verb, tiny)
-    with mounted(disk, "size=200m"):
-        prepare(disk, tiny, tiny_studies["report"])
+    with mounted(disk, "size=200m"), address(COMMANDS[verb], tiny) as url:
+        command = words(COMMANDS[verb], tiny, url)
+        shutil.copytree(ready, disk, dirs_exist_ok=True)
         used = shutil.disk_usage(disk).used
         if fault in ("full", "read only"):
             size = f"size={used // 1024 + 8}k"
@@ -134,9 +166,16 @@ def test_a_verb_ends_well_or_in_one_line_and_goes_on(verb, fault, tiny, tiny_stu
             assert again.returncode == 0, again.stderr[-2000:]
 
 
-AT_ONCE = ("run", "report", "graft", "audit", "items", "analyze", "watch", "data duplicates")
-N_OFFSETS = 20
-SAID = re.compile(r"^mnemoscope: .*(in use|being made|goes on with)", re.M)
+AT_ONCE = {
+    **{
+        one: (COMMANDS[one], COMMANDS[one])
+        for one in ("run", "report", "graft", "audit", "items", "analyze", "watch")
+    },
+    "data duplicates": (COMMANDS["data duplicates"],) * 2,
+    "label and report": (COMMANDS["label"], COMMANDS["report"]),
+    "graft and run": ("graft labelled -q", "run -o labelled -q"),
+}
+SAID = re.compile(r"^mnemoscope: .*(in use|holds a study already)", re.M)
 
 
 def act_in(folder: Path, command: list[str], name: str) -> None:
@@ -154,7 +193,7 @@ def act_in(folder: Path, command: list[str], name: str) -> None:
     os._exit(0)
 
 
-def start(forkserver, *arguments):
+def begin(forkserver, *arguments):
     process = forkserver.Process(target=act_in, args=arguments)
     process.start()
     return process
@@ -166,34 +205,49 @@ def files_of(folder: Path) -> set[str]:
     return {name for name in names if not FILES_PASSED_OVER.fullmatch(Path(name).name)}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("verb", AT_ONCE)
-def test_two_at_once_leave_what_one_leaves(verb, tiny, tiny_studies, forkserver, tmp_path):
-    ready = tmp_path / "ready"
-    ready.mkdir()
-    prepare(ready, tiny, tiny_studies["report"])
-    command = words(verb, tiny)
-    alone = Path(shutil.copytree(ready, tmp_path / "alone"))
+@pytest.mark.parametrize(
+    ("verbs_", "n"),
+    [
+        *(pytest.param(one, 20, marks=pytest.mark.slow) for one in AT_ONCE),
+        *(pytest.param(one, 3, marks=pytest.mark.whole) for one in ("audit", "label and report")),
+    ],
+)
+def test_two_at_once_leave_what_one_leaves_after_the_other(
+    verbs_, n, tiny, ready, tiny_studies, forkserver, tmp_path
+):
+    """At `n` moments of the first; which of them is refused is given again."""
+    commands = [words(one, tiny) for one in AT_ONCE[verbs_]]
+    start = Path(shutil.copytree(ready, tmp_path / "ready"))
+    shutil.copytree(tiny_studies["label"], start / "labelled")
+    alone = Path(shutil.copytree(start, tmp_path / "alone"))
     began = time.monotonic()
-    (only := start(forkserver, alone, command, "said")).join()
-    seconds, wanted = time.monotonic() - began, files_of(alone)
-    assert only.exitcode == 0, (tmp_path / "said").read_text()[-2000:]
-    for n in range(N_OFFSETS):
-        folder = Path(shutil.copytree(ready, tmp_path / f"pair-{n}"))
-        first = start(forkserver, folder, command, "first")
-        time.sleep(seconds * n / N_OFFSETS)
-        second = start(forkserver, folder, command, "second")
-        for one in (first, second):
+    begin(forkserver, alone, commands[0], "said").join()
+    seconds = time.monotonic() - began
+    if commands[1] != commands[0]:
+        begin(forkserver, alone, commands[1], "said").join()
+    wanted, outcomes = files_of(alone), Counter[str]()
+    for moment in range(n):
+        folder = Path(shutil.copytree(start, tmp_path / "pair"))
+        both = [begin(forkserver, folder, commands[0], "said-0")]
+        time.sleep(seconds * moment / n)
+        both.append(begin(forkserver, folder, commands[1], "said-1"))
+        for one in both:
             one.join()
-        said = {one: (tmp_path / one).read_text() for one in ("first", "second")}
-        ends = {"first": first.exitcode, "second": second.exitcode}
-        assert 0 in ends.values(), (n, said)
-        assert set(ends.values()) <= {0, 2}, (n, ends, said)
-        for one, status in ends.items():
-            assert "Traceback" not in said[one]
-            assert status == 0 or SAID.search(said[one]), (n, said[one])
-        assert files_of(folder) == wanted, n
+        said = [(tmp_path / f"said-{number}").read_text() for number in (0, 1)]
+        statuses = [one.exitcode for one in both]
+        assert 0 in statuses, (moment, said)
+        assert "Traceback" not in "".join(said)
+        if 2 in statuses:
+            refused = statuses.index(2)
+            assert SAID.search(said[refused]), (moment, said[refused])
+            again = begin(forkserver, folder, commands[refused], "said")
+            again.join()
+            statuses[refused] = again.exitcode
+        outcomes["refused" if 2 in [one.exitcode for one in both] else "both went on"] += 1
+        assert statuses == [0, 0], (moment, said, (tmp_path / "said").read_text())
+        assert files_of(folder) == wanted, moment
         for one in wanted:
             if not one.endswith(".html"):  # a page says the minute
-                assert [*figure_differences(alone / one, folder / one)] == [], (n, one)
+                assert [*figure_differences(alone / one, folder / one)] == [], (moment, one)
         shutil.rmtree(folder)
+    print(verbs_, f"{seconds:.1f} s", dict(outcomes))

@@ -1,8 +1,10 @@
 """Forgotten or hidden: known answers give known verdicts, and every stress does what it says."""
 
 import json
+import shutil
 from dataclasses import replace
 from functools import partial
+from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
@@ -36,6 +38,7 @@ from mnemoscope.forgetting.stress import (
 from mnemoscope.forgetting.texts import Passages, Settings
 from mnemoscope.lm.load import load_model
 from mnemoscope.stats import Estimate, difference_of, pair_correlation, share_true
+from sarif_logs import check_sarif
 from tiny_models import make_sequences, save_model
 
 FEW = {"suffix": 8, "batch_size": 256, "steps": 1, "batch": 4}
@@ -350,11 +353,40 @@ def test_the_command_writes_a_page_and_judges_and_a_gate_loads_no_model(
     ]
     results = call_light(gates, ("torch", "transformers"))
     assert [one.status for one in results] == [3, 0]
+    results = check_sarif(json.loads((out / "forget.sarif").read_text()))
+    assert len(results) == read_forgetting(out).back.height > 1
     assert "other answers" in refused(*asked, "--set", "most=13")
     assert "no condition" in refused("forget", "gate", out)
     (out / "stresses.parquet").write_bytes(b"PAR1")
     assert "stresses.parquet" in refused(*gates[0])
     assert "contains no forget.json" in refused("forget", "gate", tmp_path, *gates[0][3:])
+
+
+def test_beside_an_older_result_only_what_is_new_counts(
+    models, passages, tmp_path, call, refused
+) -> None:
+    """Nothing was unlearned, and the older result asked only some of the passages."""
+    now, old, twin = tmp_path / "now", tmp_path / "old", models[1]
+    junit, sarif = tmp_path / "j.xml", tmp_path / "s.sarif"
+    beside = {"retrained": twin, "progress": False, "depth": False, **FEW}
+    found = ms.forget(models[0], models[0], passages, now, **beside)
+    older = ms.forget(models[0], models[0], passages, old, most=5, **beside)
+    n, n_new = found.back.height, found.back.join(older.back, on="text", how="anti").height
+    assert n > n_new > 0
+    gate = ("forget", "gate", now, "--fail-if", f"hidden > {n_new} passages")
+    assert call(*gate).status == 3
+    passed = call(*gate, "--baseline", old, "--junit", junit, "--sarif", sarif)
+    assert passed.status == 0
+    assert f"{n_new} new passages come back" in passed.out
+    assert "are not in" in passed.out
+    states = [one["baselineState"] for one in check_sarif(json.loads(sarif.read_text()))]
+    assert [states.count(one) for one in ("new", "unchanged", "absent")] == [n_new, n - n_new, 0]
+    (suite,) = [ElementTree.parse(junit).getroot()]
+    assert (suite.get("tests"), suite.get("failures")) == (str(found.recalled.height + 1), "0")
+    assert call(*gate[:-1], "hidden > 0%", "--baseline", old).status == 3
+    shutil.copytree(old, tmp_path / "copy")
+    again = ("forget", "gate", old, *gate[3:], "--baseline", tmp_path / "copy")
+    assert "the same result" in refused(*again)
 
 
 def test_what_cannot_be_asked_is_refused_in_one_line(tiny, passages, tmp_path, refused) -> None:

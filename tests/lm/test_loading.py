@@ -9,10 +9,10 @@ import huggingface_hub
 import pytest
 import torch
 from tiny_families import edit_json
-from tokenizers import pre_tokenizers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from gguf_files import write_gguf
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
 from mnemoscope.lm.load import convert_gguf, load_model
 from mnemoscope.lm.model import check_fits, wrap_model
@@ -261,33 +261,6 @@ def test_positions_and_the_bos_token_count(build):
     check_fits(lm, 10**6)
 
 
-# transformers' names of a Qwen2 layer and GGUF's; Qwen2's tensors are stored as they are.
-_LAYER = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-_WHOLE = {
-    "model.embed_tokens": "token_embd",
-    "model.norm": "output_norm",
-    "lm_head": "output",
-}
-
-
-def gguf_name(name):
-    stem, kind = name.rsplit(".", 1)
-    if stem in _WHOLE:
-        return f"{_WHOLE[stem]}.{kind}"
-    _, _, layer, part = stem.split(".", 3)
-    return f"blk.{layer}.{_LAYER[part]}.{kind}"
-
-
 @pytest.fixture(scope="module")
 def original(build):
     return build("qwen2", vocab_size=260, rope_theta=10000.0, rms_norm_eps=1e-6).model
@@ -295,36 +268,7 @@ def original(build):
 
 @pytest.fixture(scope="module")
 def file(original, tmp_path_factory):
-    """The tiny Qwen2 written by the reference writer of the format, in float32."""
-    gguf = pytest.importorskip("gguf")
-    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    config = original.config
-    writer = gguf.GGUFWriter(path, "qwen2")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(
-        [*sorted(pre_tokenizers.ByteLevel.alphabet()), "ab", "<s>", "</s>", "<pad>"]
-    )
-    writer.add_token_types([1] * 257 + [3] * 3)
-    writer.add_token_merges(["a b"])
-    writer.add_bos_token_id(257)
-    writer.add_eos_token_id(258)
-    writer.add_pad_token_id(259)
-    for name, tensor in original.state_dict().items():
-        writer.add_tensor(gguf_name(name), tensor.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return write_gguf(original, tmp_path_factory.mktemp("gguf") / "tiny.gguf")
 
 
 def test_a_gguf_and_the_folder_made_of_it_hold_the_original_model(original, file, tmp_path):

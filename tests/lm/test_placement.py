@@ -16,8 +16,9 @@ from mnemoscope.lm.continue_ import continue_sequences, scan_memorized
 from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import wrap_model
-from mnemoscope.lm.placement import find_cnn_device, fingerprint_model
+from mnemoscope.lm.placement import find_cnn_device, fingerprint_model, rows_at_once
 from mnemoscope.progress import show_progress
+from mnemoscope.study.settings import parse_settings
 
 BITS_4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 FAMILIES = ("llama", "gpt_neox", "gpt2", "bloom")
@@ -206,3 +207,15 @@ def test_cnns_train_on_cuda_where_there_is_one(monkeypatch, present, name, found
     monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in present)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in present)
     assert find_cnn_device(name) == torch.device(found)
+
+
+def test_a_batch_is_as_large_as_the_device_takes_unless_it_is_asked_for(monkeypatch):
+    sizes = [rows_at_once(None, device, 64) for device in ("cpu", "cuda:1", "mps")]
+    assert sizes == [64, 1024, 1024]
+    assert [rows_at_once(None, "cuda", length) for length in (2048, 100_000)] == [32, 1]
+    assert rows_at_once(7, "cuda", 64) == 7
+    values = {"sequences": {"length": 128}, "model": {"device": "cpu"}}
+    assert parse_settings(values, where="test").rows_at_once == 64
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert parse_settings(values | {"model": {}}, where="test").rows_at_once == 512
+    assert parse_settings(values | {"model": {"batch_size": 3}}, where="test").rows_at_once == 3

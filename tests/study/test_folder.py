@@ -22,7 +22,7 @@ from mnemoscope.flow.run import run, run_stage
 from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.stored_maps import open_maps
 from mnemoscope.pipeline.train import jobs_of, load_outcome
-from mnemoscope.study.folder import Study
+from mnemoscope.study.folder import Study, check_free
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import (
     StudySettings,
@@ -85,7 +85,7 @@ def test_settings_that_made_a_study_come_back_when_it_is_opened(tmp_path) -> Non
     assert not any(made.manifest(name) for name in NAMES)
 
 
-VERSION = "record: {study_version: 3, models: "
+VERSION = "record: {study_version: 4, models: "
 DAMAGED = [
     *("", "a: [1", "- 1\n", "title: x\n", "record: 3\n", "record: {a: 1}\n", "\0", "[]"),
     *(f"{VERSION}{one}}}\n" for one in ("[]", "{model: []}", "{model: {fingerprint: 3}}")),
@@ -99,7 +99,7 @@ def test_a_settings_file_that_is_damaged_or_of_a_later_version_is_refused(begun)
         with refused(r"study\.yaml: damaged.*Restore it"):
             Study(begun.folder)
     (begun.folder / "study.yaml").write_text(whole)
-    with refused("study version 1, this program knows 3", UserError):
+    with refused("study version 1, this program knows 4", UserError):
         rewrite(begun.folder, lambda record: record.update(study_version=1))
 
 
@@ -246,7 +246,7 @@ def test_forgetting_a_stage_forgets_all_that_needs_it(study) -> None:
 
 
 def test_a_manifest_stands_for_a_whole_stage_and_holds_no_times(study) -> None:
-    keys = {"stage", "key", "settings", "needs", "counts", "versions", "files", "sha256"}
+    keys = {"stage", "key", "settings", "needs", "counts", "versions", "files", "sizes", "sha256"}
     keys |= {"name", "owner"}
     for path in (study.folder / "manifests").iterdir():
         of_model = set() if path.stem in ("sequences", "features") else {"model"}
@@ -417,3 +417,10 @@ def test_a_study_founded_meanwhile_by_another_process_is_left_alone(tiny, tmp_pa
     with pytest.raises(UserError, match="exists and is not a study"):
         create_study(folder, settings, Meanwhile(settings))
     assert [one.name for one in (*tmp_path.iterdir(), *folder.iterdir())] == ["study", "note.txt"]
+
+
+def test_where_another_process_has_founded_the_study_it_is_in_use_or_gone_on_with(begun) -> None:
+    with refused("holds a study already.*'mnemoscope run -o ", UserError):
+        check_free(begun.folder)
+    with begun.lock(), refused(f"in use by process {os.getpid()}", UserError):
+        check_free(begun.folder)

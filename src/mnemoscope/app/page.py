@@ -21,6 +21,7 @@ import polars as pl
 from mnemoscope.app import views
 from mnemoscope.audits.documents import Reading, read_documents
 from mnemoscope.audits.questions import audit_settings, settings_class
+from mnemoscope.audits.rule import UNDECIDED
 from mnemoscope.audits.settings import AuditSettings, checked
 from mnemoscope.embedded import place_of, reference_path, sequences_path
 from mnemoscope.errors import MnemoscopeError, UserError
@@ -508,6 +509,8 @@ def delta_for(
     if PAPER not in browsed.taxonomies:
         return None, f"The study has no taxonomy '{PAPER}', so there is no Δ to show."
     wanted = str(result.row(number)["verdict"][0])
+    if wanted == UNDECIDED:
+        return None, "Whether it is recalled cannot be told, so no class has a Δ to show."
     for one in browsed.deltas(PAPER):
         if one.name.lower() == wanted:
             return one, ""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from mnemoscope.audits.page import in_order, quoted, render, view_of
+from mnemoscope.audits.page import Part, in_order, parts_of, quoted, render, view_of
 from mnemoscope.audits.passages import GROUNDS
 from mnemoscope.audits.records import AuditRecord
 from mnemoscope.audits.rule import RECALL
@@ -53,15 +53,14 @@ class Quotation(NamedTuple):
     """The end of the text before a passage, and the passage."""
 
     before: str
-    quoted: str
+    quoted: list[Part]
 
 
 def _shortened(row: Mapping[str, Any]) -> Quotation:
     before = "".join(one.text for one in takewhile(lambda one: not one.is_passage, quoted(row)))
     # Of few lines as well: three passages of many short ones would not fit on the two sheets.
     end = "\n".join(before[-_BEFORE:].split("\n")[-_LINES_BEFORE:])
-    text = "\n".join(row["text"][:_LONGEST].split("\n")[:_MOST_LINES])
-    return Quotation(
-        ("…" if len(end) < len(before) else "") + end,
-        text.rstrip() + (" …" if len(text) < len(row["text"]) else ""),
-    )
+    text = "\n".join(row["text"][:_LONGEST].split("\n")[:_MOST_LINES]).rstrip()
+    parts = [*parts_of(row, end=row["start"] + len(text))]
+    more = [Part(" …", None)] if len(text) < len(row["text"].rstrip()) else []
+    return Quotation(("…" if len(end) < len(before) else "") + end, parts + more)

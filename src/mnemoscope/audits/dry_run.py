@@ -18,6 +18,9 @@ from mnemoscope.study.cost import ASSUMED_FLOPS, device_kind
 from mnemoscope.words import about, plural
 
 _NAMED = 20
+_NEARLY = 0.02
+"""Difference of weights below which a reference may be a copy: at 8 bits it is 0.007."""
+_TENSORS, _MOST_WEIGHTS = 32, 100_000  # that are compared, and of each
 
 
 def plan_audit(
@@ -27,6 +30,7 @@ def plan_audit(
     *,
     weights: Path,
     device: str,
+    reference: Path | None,
     beside: Container[str],
 ) -> Iterator[str]:
     """Say it line by line; errors as `tokens.tokenize`."""
@@ -55,7 +59,46 @@ def plan_audit(
         f"{2 * (settings.stride - 1)} windows more."
     )
     yield f"Then of each passage: {', '.join(asked_of('here', settings, beside))}."
+    apart = None if reference is None else weights_apart(weights, reference)
+    if apart is not None and apart < _NEARLY:
+        yield (
+            f"The reference's weights differ from the model's by {100 * apart:.2g} %: if it is a "
+            "copy of the model, rounded or with noise, it cannot serve as a control. The audit "
+            "measures that, and says so."
+        )
     yield "No model was loaded, and nothing was written."
+
+
+def weights_apart(model: Path, reference: Path) -> float | None:
+    """How far the weights of two folders are apart: norm of the difference, by the model's norm.
+
+    By the beginnings of some tensors of one name and shape; None where there are none.
+    """
+    from safetensors import safe_open
+
+    def files(folder: Path) -> dict[str, Path]:
+        found = dict[str, Path]()
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                found |= dict.fromkeys(file.keys(), path)
+        return found
+
+    def beginning(path: Path, name: str) -> Any:
+        with safe_open(path, framework="pt") as file:
+            part = file.get_slice(name)
+            shape = part.get_shape()
+            n = max(_MOST_WEIGHTS // max(prod(shape[1:]), 1), 1)
+            return shape, part[:n].double()
+
+    own, others = files(model), files(reference)
+    names = sorted(own.keys() & others.keys())
+    difference = whole = 0.0
+    for name in names[:: max(len(names) // _TENSORS, 1)]:
+        (shape, mine), (other_shape, theirs) = (beginning(one[name], name) for one in (own, others))
+        if shape == other_shape:
+            difference += float(((mine - theirs) ** 2).sum())
+            whole += float((mine**2).sum())
+    return (difference / whole) ** 0.5 if whole else None
 
 
 def _count_parameters(weights: Path) -> int:

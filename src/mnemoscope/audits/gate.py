@@ -15,6 +15,7 @@ from mnemoscope.audits.shares import (
     Counts,
     count_document,
     estimate_of,
+    number_of,
     overall,
     share_of,
 )
@@ -32,7 +33,7 @@ PASSAGES = Measures(
     "passage",
     "characters",
     "'recalled > 0.5%', 'recalled > 3 passages' or 'recalled >= 1 passage in doc'",
-    said={"near": "recalled or nearly so"},
+    said={"near": "recalled or nearly so", "undecided": "of which it cannot be told"},
     has_each=True,
 )
 
@@ -41,10 +42,7 @@ def amount_of(gate: Gate, counts: Counts) -> float:
     """What is compared of a document, or of all: a fraction of characters, a number of passages."""
     if not gate.of_number:
         return share_of(counts, gate.kind)["share"]
-    numbers = {"guessed": counts["guess_spans"], "recalled": counts["recall_spans"]}
-    numbers["reproduced"] = sum(numbers.values())
-    numbers["near"] = numbers["recalled"] + (counts.get("near_recall_spans") or 0)
-    return numbers[gate.kind]
+    return number_of(counts, gate.kind)
 
 
 def judge(

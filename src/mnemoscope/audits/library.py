@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from mnemoscope.audits.questions import audit_settings
-from mnemoscope.audits.rule import GUESS, RECALL
+from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked
 from mnemoscope.audits.shares import estimate_of
 from mnemoscope.data.formats import is_there
@@ -70,6 +70,11 @@ class Audit:
         return self.passages.filter(verdict=RECALL)
 
     @property
+    def undecided(self) -> "pl.DataFrame":
+        """The passages of which it cannot be told, since rule and reference disagree."""
+        return self.passages.filter(verdict=UNDECIDED)
+
+    @property
     def guessed(self) -> "pl.DataFrame":
         """The passages that come out, and that anyone could have guessed."""
         return self.passages.filter(verdict=GUESS)
@@ -86,9 +91,11 @@ class Audit:
         return folder
 
     def _shares(self) -> dict[str, Estimate]:
-        """Shares of all characters that are recalled and guessed."""
+        """Shares of all characters that are recalled, guessed, or neither for sure."""
         summary = self.record["summary"]
         found = {"recalled": summary["recalled"], "guessed": summary["guessed"]}
+        if summary["undecided_spans"]:
+            found[UNDECIDED] = summary["undecided"]
         return {kind: estimate_of(one) for kind, one in found.items()}
 
     def __repr__(self) -> str:
@@ -304,6 +311,7 @@ def planned(
         *(reading, tokenizer, asked),
         weights=Path(place),
         device=own.device,
+        reference=Path(place_of(other.name, "reference")) if other else None,
         beside={name for name, one in (("reference", other), ("cnn", study)) if one is not None},
     )
     return "\n".join(lines)

@@ -18,7 +18,16 @@ from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.questions import NearSettings
 from mnemoscope.audits.rule import Ruling, rule_windows
 from mnemoscope.audits.scan import ask_in_parts, prompts_at
-from mnemoscope.audits.tokens import Place, Text, Words, character_range, cut
+from mnemoscope.audits.shares import OTHERWISE
+from mnemoscope.audits.tokens import (
+    Place,
+    Text,
+    Words,
+    character_range,
+    cut,
+    decode,
+    runs_without,
+)
 from mnemoscope.columns import Column, schema_of
 
 SHORTEST_BLOCK = 3
@@ -39,6 +48,9 @@ TABLE = {
     "reason": Column(pl.String, "why, in words"),
     "text": Column(pl.String, "the stretch"),
     "written": Column(pl.String, "what the model wrote in the window that matches most"),
+    "otherwise": Column(
+        OTHERWISE, "characters of it that no answer has; counted nowhere (`written`: empty)"
+    ),
     "tokens": Column(pl.Int64, "tokens of the stretch"),
     "matched": Column(pl.Int64, "tokens of that window that match"),
     "longest_block": Column(pl.Int64, "how many of them in a row"),
@@ -62,7 +74,8 @@ TABLE = {
 class Alignment(NamedTuple):
     """Where two lists of tokens run side by side, ends excluded.
 
-    `matched` counts the tokens of its matching blocks, `longest` those of the longest one.
+    `matched` counts the tokens of its matching blocks, `longest` those of the longest one; `blocks`
+    says where each begins and ends in the first list.
     """
 
     first: int
@@ -71,6 +84,7 @@ class Alignment(NamedTuple):
     other_last: int
     matched: int
     longest: int
+    blocks: tuple[tuple[int, int], ...]
 
     @property
     def share(self) -> float:
@@ -81,8 +95,8 @@ class Alignment(NamedTuple):
 def align(tokens: Sequence[int], others: Sequence[int], *, gap: int) -> list[Alignment]:
     """Merge the matching blocks of two lists of tokens, in order, over gaps of at most `gap`.
 
-    >>> align([1, 2, 3, 4, 5, 6], [1, 2, 3, 9, 4, 5, 6], gap=2)
-    [Alignment(first=0, last=6, other_first=0, other_last=7, matched=6, longest=3)]
+    >>> align([1, 2, 3, 4, 5, 6], [1, 2, 3, 9, 4, 5, 6], gap=2)[0].blocks
+    ((0, 3), (3, 6))
     """
     found: list[Alignment] = []
     for first, other, size in SequenceMatcher(
@@ -90,7 +104,8 @@ def align(tokens: Sequence[int], others: Sequence[int], *, gap: int) -> list[Ali
     ).get_matching_blocks():
         if size < SHORTEST_BLOCK:
             continue
-        block = Alignment(first, first + size, other, other + size, size, size)
+        here = ((first, first + size),)
+        block = Alignment(first, first + size, other, other + size, size, size, here)
         before = found[-1] if found else None
         if before and max(first - before.last, other - before.other_last) <= gap:
             found[-1] = before._replace(
@@ -98,6 +113,7 @@ def align(tokens: Sequence[int], others: Sequence[int], *, gap: int) -> list[Ali
                 other_last=block.other_last,
                 matched=before.matched + size,
                 longest=max(before.longest, size),
+                blocks=before.blocks + here,
             )
         else:
             found.append(block)
@@ -147,7 +163,8 @@ class NearCopy(NamedTuple):
     """Tokens `first` up to and without `last` of a document, which windows nearly reproduce.
 
     `place` is the window that matches most, `written` all that the model wrote there, and
-    `alignment` lays that beside the document's tokens from the end of its prefix on.
+    `alignment` lays that beside the document's tokens from the end of its prefix on. `matched` are
+    the tokens of the document that any of the windows has.
     """
 
     first: int
@@ -156,6 +173,7 @@ class NearCopy(NamedTuple):
     written: list[int]
     alignment: Alignment
     n_windows: int
+    matched: frozenset[int]
 
 
 def find_near_copies(
@@ -176,7 +194,8 @@ def find_near_copies(
         for one in align(own, row, gap=settings.near_gap):
             if one.matched < settings.near_length or one.share < LEAST_SHARE:
                 continue
-            made = NearCopy(begin + one.first, begin + one.last, place, row, one, 1)
+            matched = frozenset(begin + at for block in one.blocks for at in range(*block))
+            made = NearCopy(begin + one.first, begin + one.last, place, row, one, 1, matched)
             before = found[-1] if found and found[-1].place[0] == number else None
             if before is None or made.first >= before.last:
                 found.append(made)
@@ -186,6 +205,7 @@ def find_near_copies(
                 first=min(before.first, made.first),
                 last=max(before.last, made.last),
                 n_windows=before.n_windows + 1,
+                matched=before.matched | matched,
             )
     return found
 
@@ -216,7 +236,8 @@ def near_table(
         copied = slice(*character_range(own, begin + side.first, begin + side.last))
         ids = own.ids[begin + side.first : begin + side.last].tolist()
         others = one.written[side.other_first : side.other_last]
-        text = _decode(tokenizer, others)
+        text = decode(tokenizer, others)
+        is_written = np.isin(np.arange(len(own.ids)), [*one.matched])
         rows.append(
             {
                 "document": document.name,
@@ -226,6 +247,10 @@ def near_table(
                 "reason": ruling.reason,
                 "text": document.text[start:end],
                 "written": text,
+                "otherwise": [
+                    {"start": begins, "end": ends, "written": ""}
+                    for _, begins, ends in runs_without(own, one.first, one.last, is_written)
+                ],
                 "tokens": one.last - one.first,
                 "matched": side.matched,
                 "longest_block": side.longest,
@@ -260,8 +285,4 @@ def _pieces(tokenizer: Any, ids: Sequence[int], others: Sequence[int]) -> Iterat
         both = (("same", ids[a:b]),) if kind == "equal" else ()
         for name, some in both or (("document", ids[a:b]), ("written", others[c:d])):
             if some:
-                yield {"kind": name, "text": _decode(tokenizer, some)}
-
-
-def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+                yield {"kind": name, "text": decode(tokenizer, some)}

@@ -23,13 +23,13 @@ from mnemoscope.audits.heat import COLUMNS, LEVELS
 from mnemoscope.audits.passages import THIRD, right_of
 from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.records import WINDOWS_LINES, AuditRecord, copies_said
-from mnemoscope.audits.rule import MOST_COPIED, RECALL, counted
+from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL, UNDECIDED, VERDICTS
 from mnemoscope.audits.settings import checked, flag_of
-from mnemoscope.audits.shares import guessed_beside, share_words
+from mnemoscope.audits.shares import Passage, share_beside, share_words
 from mnemoscope.audits.verdict import error_rate, how_tested, model_title
 from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
-from mnemoscope.words import JOINT, count
+from mnemoscope.words import JOINT, MINUS, count
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
@@ -38,19 +38,30 @@ _OPEN_UP_TO = 6_000  # characters of a document that stands unfolded: about thre
 _CARDS_OPEN = 10
 """Passages of a verdict whose evidence stands unfolded."""
 _ROWS = 10  # of a table that has no view of its own
+_TITLES = {RECALL: "Recalled", UNDECIDED: "Cannot be told", GUESS: "Guessed"}
+_MARKS = {UNDECIDED: "undecided"}  # classes of the style sheet, where not called as the kind is
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _CONTEXT = 600  # characters around a span that are shown of longer ones
+
+
+class Part(NamedTuple):
+    """A piece of a passage, and what the model wrote in its place (None: the same)."""
+
+    text: str
+    written: str | None
 
 
 class Stretch(NamedTuple):
     """A piece of a document as shown; of ``left_out`` the text says how many characters there are.
 
-    `kind` is ``text``, ``guess``, ``recall``, ``near`` or ``left_out``, `number` that of the span.
+    `kind` is ``text``, a verdict, ``near`` or ``left_out``, `number` that of the span; `parts` are
+    the text of a passage in pieces.
     """
 
     kind: str
     text: str
-    number: int | None
+    number: int | None = None
+    parts: Sequence[Part] = ()
 
 
 def render_page(
@@ -81,8 +92,9 @@ def render_page(
         record=record,
         views={name: view_of(name, table, texts) for name, table in tables.items()},
         rows=rows,
-        recalled=[row for row in shown if row["verdict"] == RECALL],
-        guessed=[row for row in shown if row["verdict"] != RECALL],
+        sections={
+            _TITLES[one]: [row for row in shown if row["verdict"] == one] for one in VERDICTS
+        },
         numbers_shown={row["number"] for row in shown},
         n_left_out=len(rows) - len(shown),
         cards_open=_CARDS_OPEN,
@@ -91,7 +103,7 @@ def render_page(
 
 
 def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Passages in the order in which a reader looks at them, recalled before guessed.
+    """Passages in the order in which a reader looks at them, as in `VERDICTS`.
 
     Of each those first that are at least half as long as what the model was asked for, since a
     fragment is weak evidence whatever the grounds say of its window; then those that the reference
@@ -101,7 +113,7 @@ def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sorted(
         rows,
         key=lambda row: (
-            row["verdict"] != RECALL,
+            VERDICTS.index(row["verdict"]),
             2 * row["tokens"] < len(row["suffix_pieces"]),
             bool(row["reference_reproduces"]),
             -len("".join(row["text"].split())),
@@ -130,7 +142,7 @@ def quoted(row: Mapping[str, Any]) -> Iterator[Quoted]:
     """
     start, end, place = row["start"], row["end"], row["window_start"]
     if start < place:
-        yield Quoted(row["text"][: place - start], None, False, True)
+        yield from (Quoted(*one, False, True) for one in parts_of(row, end=place))
     pieces: list[tuple[str, str | None, bool]] = [(row["prefix_text"], None, True)]
     pieces += [(one.wanted, None if one.is_right else one.written, False) for one in _tokens(row)]
     for text, written, is_shown in pieces:
@@ -140,7 +152,16 @@ def quoted(row: Mapping[str, Any]) -> Iterator[Quoted]:
             yield Quoted(text[first:last], written, is_shown, inside)
         place += len(text)
     if end > place:
-        yield Quoted(row["text"][place - start :], None, False, True)
+        yield from (Quoted(*one, False, True) for one in parts_of(row, start=place))
+
+
+def parts_of(
+    row: Mapping[str, Any], *, start: int | None = None, end: int | None = None
+) -> Iterator[Part]:
+    """A passage, or what of it stands from `start` to `end`, in pieces that were written or not."""
+    own = Passage(start or row["start"], end or row["end"], row["verdict"], row["otherwise"])
+    for begin, stop, written in own.pieces:
+        yield Part(row["text"][begin - row["start"] : stop - row["start"]], written)
 
 
 def view_of(name: str, table: pl.DataFrame, texts: Mapping[str, str]) -> Any:
@@ -169,15 +190,6 @@ def render(name: str, **values: Any) -> str:
     return style.fill(template, style=style.asset(f"{name}.css", "mnemoscope.audits"), **values)
 
 
-class Passage(NamedTuple):
-    """A stretch of a document, in characters, with what is said of it; a span has its number."""
-
-    start: int
-    end: int
-    verdict: str
-    number: int | None = None
-
-
 def marks_of(rows: Iterable[Mapping[str, Any]]) -> list[Passage]:
     """Rows of the table of spans, each with its `number`, as `stretches` takes them."""
     return [Passage(*(row[name] for name in Passage._fields)) for row in rows]
@@ -188,7 +200,10 @@ def _near_marks(near: pl.DataFrame | None, document: str) -> list[Passage]:
     if near is None:
         return []
     rows = near.filter(pl.col("document") == document, pl.col("strict_characters") == 0)
-    return [Passage(start, end, "near") for start, end in rows.select("start", "end").rows()]
+    return [
+        Passage(start, end, "near", otherwise)
+        for start, end, otherwise in rows.select("start", "end", "otherwise").rows()
+    ]
 
 
 def stretches(text: str, rows: Sequence[Passage], *, is_whole: bool) -> Iterator[Stretch]:
@@ -201,7 +216,8 @@ def stretches(text: str, rows: Sequence[Passage], *, is_whole: bool) -> Iterator
         # A character of several bytes may end one span and begin the next; it is shown once.
         start = max(row.start, seen)
         yield from _between(text, seen, start, is_whole, is_first=seen == 0)
-        yield Stretch(row.verdict, text[start : row.end], row.number)
+        parts = [Part(text[a:b], other) for a, b, other in row._replace(start=start).pieces]
+        yield Stretch(row.verdict, text[start : row.end], row.number, parts)
         seen = max(row.end, seen)
     yield from _between(text, seen, len(text), is_whole, is_first=not rows, is_last=True)
 
@@ -214,13 +230,13 @@ def _between(
     tail = 0 if is_last else _CONTEXT
     if is_whole or end - start <= head + tail:
         if end > start:
-            yield Stretch("text", text[start:end], None)
+            yield Stretch("text", text[start:end])
         return
     if head:
-        yield Stretch("text", text[start : start + head], None)
-    yield Stretch("left_out", f"{end - start - head - tail:,}", None)
+        yield Stretch("text", text[start : start + head])
+    yield Stretch("left_out", f"{end - start - head - tail:,}")
     if tail:
-        yield Stretch("text", text[end - tail : end], None)
+        yield Stretch("text", text[end - tail : end])
 
 
 def titles_of(names: Sequence[str]) -> dict[str, str]:
@@ -264,19 +280,16 @@ def _headings(documents: tuple[tuple[str, str | None], ...]) -> dict[str, Headin
     return {name: Heading(titles[name], file) for name, file in documents}
 
 
-class PassageTests(NamedTuple):
-    """What tests say of a passage: those that the verdict is drawn from, and the others."""
+def passage_tests(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """The tests that were asked of a passage: name, what it says, and what it is shown as.
 
-    counted: list[tuple[str, str]]
-    beside: list[tuple[str, str]]
-
-
-def passage_tests(row: Mapping[str, Any]) -> PassageTests:
-    """The tests that were asked of a passage, by their names; `rule.decide` takes those counted."""
+    Of grafts it is what they found: what was learned often survives most of them.
+    """
     names = {"rule_says": "rule", "reference_says": "reference", **THIRD}
-    every = [(name.removeprefix("the "), row[column]) for column, name in names.items()]
-    asked, n = [one for one in every if one[1]], len(counted(*(says for _, says in every)))
-    return PassageTests(asked[:n], asked[n:])
+    for column, name in names.items():
+        if says := row[column]:
+            kept = f"comes out after {row['grafts_survived']} of {row['grafts']}"
+            yield name.removeprefix("the "), says, kept if column == "grafts_say" else says
 
 
 def allowed(record: AuditRecord) -> str:
@@ -294,9 +307,11 @@ def environment(*first: str) -> jinja2.Environment:
     made.filters |= {
         "share": partial(share_words, space=JOINT),
         "ends": _ends,
-        "guessed_beside": guessed_beside,
+        "beside": share_beside,
+        "mark": lambda kind: _MARKS.get(kind, kind),
         "chance": chance,
         "large": _large,
+        "times": times,
         "shell": shlex.join,
         "figure": _figure,
         "moment": _moment,
@@ -305,7 +320,6 @@ def environment(*first: str) -> jinja2.Environment:
         "begun": lambda text: text[0].upper() + text[1:],
     }
     made.globals |= {
-        "exp": math.exp,
         "zip": zip,
         "parts": _parts,
         "unit_of": _unit_of,
@@ -313,6 +327,7 @@ def environment(*first: str) -> jinja2.Environment:
         "heading_of": heading_of,
         "allowed": allowed,
         "passage_tests": passage_tests,
+        "parts_of": parts_of,
         "model_title": model_title,
         "windows_lines": WINDOWS_LINES,
         "copies_said": copies_said,
@@ -391,7 +406,20 @@ def _large(n: int) -> str:
 def _figure(value: float | None, digits: int = 2) -> str:
     if value is None:
         return "not asked"
-    return f"{value:,.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
+    said = f"{abs(value):,.{digits}f}" if abs(value) < 1e6 else _power(math.log10(abs(value)))
+    return MINUS * (value < 0) + said
+
+
+def times(logarithm: float) -> str:
+    """How many times likelier, from the natural logarithm of a ratio.
+
+    >>> times(2.0), times(-7.0), times(20.0), times(-20.0)
+    ('7.39 times', '0.00091 times', 'more than a million times', 'less than a millionth')
+    """
+    if abs(logarithm) > math.log(1e6):
+        return "more than a million times" if logarithm > 0 else "less than a millionth"
+    ratio = math.exp(logarithm)
+    return f"{ratio:,.2f} times" if ratio >= 0.1 else f"{ratio:.2g} times"
 
 
 class TokenRow(NamedTuple):

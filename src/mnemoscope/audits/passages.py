@@ -3,13 +3,23 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from mnemoscope.audits.questions import QUESTIONS
-from mnemoscope.audits.rule import GUESS, counted, decide
+from mnemoscope.audits.rule import VERDICTS, decide
 from mnemoscope.audits.settings import AuditSettings
-from mnemoscope.audits.spans import Span
-from mnemoscope.audits.tokens import Text, character_range, token_texts
+from mnemoscope.audits.shares import OTHERWISE
+from mnemoscope.audits.spans import Piece, Span
+from mnemoscope.audits.tokens import (
+    NOTHING,
+    Text,
+    Tokens,
+    character_range,
+    decode,
+    runs_without,
+    token_texts,
+)
 from mnemoscope.columns import Column, schema_of
 
 PASSAGE: dict[str, Column] = {
@@ -18,11 +28,15 @@ PASSAGE: dict[str, Column] = {
         pl.Int64, "first character, in the document (an emoji is one; a byte order mark is none)"
     ),
     "end": Column(pl.Int64, "position after the last character"),
-    "verdict": Column(pl.String, "`guess` or `recall`"),
+    "verdict": Column(pl.String, "`guess`, `recall` or `cannot be told`"),
     "reason": Column(pl.String, "why, in words"),
     "tokens": Column(pl.Int64, "tokens of the passage"),
     "score": Column(pl.Float64, "share of right tokens of the window that speaks for it"),
     "text": Column(pl.String, "the passage"),
+    "otherwise": Column(
+        OTHERWISE,
+        "characters of it that no window has right, and what was written there; counted nowhere",
+    ),
     "verbatim_length": Column(pl.Int64, "right tokens in a row, as far as it was asked"),
     "is_copied": Column(pl.Boolean, "all that the model writes stands in the prompt"),
     "windows": Column(pl.Int64, "windows that cover some of it"),
@@ -31,7 +45,6 @@ PASSAGE: dict[str, Column] = {
     "is_incrementing": Column(pl.Boolean, "the window counts"),
     "is_repeating": Column(pl.Boolean, "the window repeats one unit"),
     "rule_says": Column(pl.String, "what the rule says of that window"),
-    "evidence_conflict": Column(pl.Boolean, "not all tests that count say the same"),
     "window_token": Column(pl.Int64, "first token of that window"),
     "window_start": Column(pl.Int64, "its first character"),
     "suffix_start": Column(pl.Int64, "first character that the model was to write"),
@@ -109,6 +122,7 @@ def passage_table(
                 "tokens": span.last - span.first,
                 "score": hit.score,
                 "text": text.document.text[start:end],
+                "otherwise": _otherwise(own, span, tokenizer),
                 "verbatim_length": span.verbatim_length,
                 "is_copied": span.is_copied,
                 "windows": span.n_hits,
@@ -131,40 +145,49 @@ def passage_table(
     return pl.DataFrame(rows, schema=span_schema())
 
 
+def _otherwise(own: Tokens, span: Span, tokenizer: Any) -> list[dict[str, Any]]:
+    """What the model never has right of a span, in characters."""
+    is_written = np.ones(len(own.ids), dtype=np.bool_)
+    for one in span.otherwise:
+        is_written[one.first : one.last] = False
+    written = {one.first: one.written for one in span.otherwise}
+    return [
+        {"start": start, "end": end, "written": _text_of(written[begin], tokenizer)}
+        for begin, start, end in runs_without(own, span.first, span.last, is_written)
+    ]
+
+
+def _text_of(pieces: Sequence[Piece], tokenizer: Any) -> str:
+    if any(one.text is not None for one in pieces):
+        return "".join(one.text or "" for one in pieces)
+    return decode(tokenizer, [one.id for one in pieces if one.id != NOTHING])
+
+
 def with_verdicts(passages: pl.DataFrame) -> pl.DataFrame:
     """The passages with the verdict of all grounds, once every question was asked.
 
     It is `rule.decide`'s; docs/audit-evidence.md measures the grounds.
     """
     rows = []
-    for row in passages.select("rule_says", "reason", *GROUNDS).iter_rows():
-        rule, reason, reference, *others = row
-        verdict = decide(rule, reference, *others)
-        if verdict != rule:
-            third = next(name for name, one in zip(GROUNDS[1:], others, strict=True) if one)
-            was = reason.partition("; all that the model writes")[0]
-            reason = f"the reference and {THIRD[third]} both say {verdict}, against the rule: {was}"
-        rows.append((verdict, reason, len({*counted(rule, reference, *others)}) > 1))
-    columns = {"verdict": pl.String, "reason": pl.String, "evidence_conflict": pl.Boolean}
+    for rule, reason, *grounds in passages.select("rule_says", "reason", *GROUNDS).iter_rows():
+        verdict, because = decide(rule, *grounds)
+        rows.append((verdict, f"{because} ({reason})" if because else reason))
+    columns = {"verdict": pl.String, "reason": pl.String}
     return passages.with_columns(pl.DataFrame(rows, schema=columns, orient="row"))
 
 
 def join_passages(passages: pl.DataFrame, count_windows: CountWindows) -> pl.DataFrame:
     """The passages, those of a document that touch and have one verdict made one.
 
-    Spans are cut where the rule changes its mind; where the other grounds overrule it on one side,
-    both sides may end with the same verdict. A recalled piece of less than half an answer that
-    touches a guess is its edge, and a guess too. The longest piece speaks for the whole with its
-    window and all figures. `count_windows` says of a document, start and end how many windows are
-    in it.
+    Spans are cut where the rule changes its mind; where the other grounds speak on one side, both
+    sides may end with the same verdict. A piece of less than half an answer that touches one of
+    which less can be said is its edge, and has its verdict. The longest piece speaks for the whole
+    with its window and all figures. `count_windows` says of a document, start and end how many
+    windows are in it.
     """
     runs: list[list[dict[str, Any]]] = []
     rows = list(passages.iter_rows(named=True))
-    for before, row, after in zip([None, *rows], rows, [*rows[1:], None], strict=False):
-        beside = [one for one in (before, after) if one and _touches(one, row)]
-        is_short = 2 * row["tokens"] < len(row["suffix_pieces"])
-        is_edge = is_short and GUESS in [one["verdict"] for one in beside]
-        verdict = GUESS if is_edge else row["verdict"]
+    for before, row, verdict in zip([None, *rows], rows, _with_edges(rows), strict=False):
         if before and _touches(before, row) and runs[-1][-1]["joins"] == verdict:
             runs[-1].append({**row, "joins": verdict})
         else:
@@ -172,6 +195,17 @@ def join_passages(passages: pl.DataFrame, count_windows: CountWindows) -> pl.Dat
     if len(runs) == passages.height:
         return passages
     return pl.DataFrame([_joined(run, count_windows) for run in runs], schema=passages.schema)
+
+
+def _with_edges(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The verdicts of pieces in order, short ones as what they touch if less can be said of it."""
+    said = [row["verdict"] for row in rows]
+    for step in (1, -1):
+        for at in range(len(rows))[::step][1:]:
+            row, beside = rows[at], at - step
+            if 2 * row["tokens"] < len(row["suffix_pieces"]) and _touches(rows[beside], row):
+                said[at] = max(said[at], said[beside], key=VERDICTS.index)
+    return said
 
 
 def _touches(one: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
@@ -199,5 +233,6 @@ def _joined(run: Sequence[Mapping[str, Any]], count_windows: CountWindows) -> di
         "windows": count_windows(first["document"], first["start"], seen),
         "verbatim_length": max(piece["verbatim_length"] for piece in run),
         "is_copied": is_copied,
+        "otherwise": [one for piece in run for one in piece["otherwise"]],
         "reason": f"{best['reason']} (so its longest piece; {len(run)} that touch are joined)",
     }

@@ -39,7 +39,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.progress import Progress, say
 from mnemoscope.stats import FEWEST_GROUPS, Estimate, Floats, share_true
 from mnemoscope.store import kept_in_parts
-from mnemoscope.words import p_figure, plural, ranged
+from mnemoscope.words import MINUS, p_figure, plural, ranged
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
@@ -380,7 +380,7 @@ def _sentences(
 
 def _bits_said(name: str, bits: Estimate, these: str, units: str) -> str:
     """Bits with their interval, in words."""
-    shown, end = ranged(bits, digits=0), "."
+    shown, end = ranged(bits, digits=0, minus=MINUS), "."
     if bits.low is None:
         end = f" (no interval of fewer than {FEWEST_GROUPS} {units})."
     value, low = bits.value or 0.0, bits.low if bits.low is not None else bits.value or 0.0

@@ -22,7 +22,7 @@ from mnemoscope.parse import read_json
 from mnemoscope.store import Store
 from mnemoscope.version import __version__
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """Of `audit.json` and the tables; raised when a column or key changes its meaning."""
 
 ARTEFACT = "audit"
@@ -96,7 +96,7 @@ class AuditRecord(TypedDict):
 
 _REDO = "make the audit again with --redo"
 
-PLACE = ("document", "start", "end", "verdict", "reason", "text")
+PLACE = ("document", "start", "end", "verdict", "reason", "text", "otherwise")
 """Columns of `spans.parquet` that say what was found where, and why."""
 
 

@@ -4,7 +4,8 @@ Guess: the prefix shows how the suffix goes on (ROUGE-L or ROUGE-3 of the two at
 text counts or repeats, or the suffix gives itself away: it counts or repeats without its prefix, or
 more than half of its runs of three tokens stand earlier in the window. The paper's windows begin
 where a sequence begins, an audit's anywhere, so what counts may begin only where the prefix ends.
-Anything else that the model reproduces is Recall.
+Anything else that the model reproduces is Recall. Where a reference model, which is the control,
+speaks against the rule, it cannot be told.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from mnemoscope.data.rouge import rouge_scores
 
 GUESS = "guess"
 RECALL = "recall"
+UNDECIDED = "cannot be told"
+VERDICTS = (RECALL, UNDECIDED, GUESS)
+"""Of a passage, the stronger evidence of memory first."""
 MOST_COPIED = 0.1
 """Share of what a suffix needs that it may read off the text itself and still be recall."""
 _ENOUGH = 0.5  # Guess[0.5-0.5], the paper's taxonomy
@@ -116,21 +120,32 @@ def _by_step(text: str) -> str:
     return "" if step is None else f", step {step}"
 
 
-def decide(rule: str, reference: str | None, *others: str | None) -> str:
-    """The rule's verdict; recall is guess where reference and the first of others both say so.
+class Decision(NamedTuple):
+    """A verdict, and what is to be said of it beside the rule's reason; empty: nothing."""
 
-    Others are grafts, CNN, and what the passage needs. What the text gives away stays a guess
-    whatever they say: reference and grafts both ask what the reference can write, so a model that
-    is merely more able than it would be accused of learning a list that counts.
+    verdict: str
+    because: str = ""
+
+
+def decide(rule: str, reference: str | None, *others: str | None) -> Decision:
+    """The verdict on a passage from what rule and reference say: where they differ, none.
+
+    What the text gives away, but the reference does not write, may be learned, or the model is
+    merely more able than its reference. What nothing gives away, but the reference writes too, is
+    easy to produce, or the reference read it; there the first of others that was asked (grafts,
+    CNN, what the passage needs) may speak for recall, and then it is.
     """
-    is_overruled = counted(rule, reference, *others)[1:] == (GUESS, GUESS)
-    return GUESS if rule == GUESS or is_overruled else RECALL
-
-
-def counted(rule: str, reference: str | None, *others: str | None) -> tuple[str, ...]:
-    """What the tests say that count in `decide`: the rule alone, or with two others."""
-    third = next((one for one in others if one is not None), None)
-    return (rule,) if reference is None or third is None else (rule, reference, third)
+    if reference in (None, rule):
+        return Decision(rule)
+    if rule == GUESS:
+        return Decision(UNDECIDED, "its form can be guessed, but the reference does not write it")
+    if next((one for one in others if one is not None), None) == RECALL:
+        return Decision(RECALL, "the reference writes it too, but the third test says recall")
+    return Decision(
+        UNDECIDED,
+        "it cannot be guessed from its form, but the reference writes it too; if the reference "
+        "read it, it counts as recalled",
+    )
 
 
 def find_step(text: str) -> int | None:

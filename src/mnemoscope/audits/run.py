@@ -43,6 +43,7 @@ from mnemoscope.audits.records import (
     prepare_folder,
     read_audit_record,
 )
+from mnemoscope.audits.reference import apart
 from mnemoscope.audits.scan import check_long_enough, count_windows, extend, scan_windows
 from mnemoscope.audits.shares import Sizes, count_document, overall
 from mnemoscope.audits.spans import spans_of
@@ -84,9 +85,11 @@ def make_audit(
         audit.kept = made_folder(out / PARTS / key[:16])
     date = _founded(out, key)
     find_passages(audit)
+    audit.apart = apart(audit)
     answers = ask_questions(audit)
     tables = {name: one.table for name, one in answers.items() if one.table is not None}
-    others = {"reference": audit.reference.facts().record if audit.reference else None, "cnn": None}
+    reference = audit.reference.facts().record if audit.reference else None
+    others = {"reference": reference and {**reference, "apart": audit.apart}, "cnn": None}
     model = audit.model.facts()
     record = {
         "schema": "mnemoscope audit",
@@ -106,12 +109,7 @@ def make_audit(
         "documents": (rows := _document_rows(audit, tables.get("near"))),
         "skipped": skipped,
         "summary": (summary := overall(rows)),
-        "verdict": verdict_of(
-            model.record["name"],
-            others["reference"] and others["reference"]["name"],
-            summary,
-            audit.passages,
-        ),
+        "verdict": verdict_of(model.record["name"], others["reference"], summary, audit.passages),
         **{name: dict(one.facts) for name, one in answers.items() if one.facts is not None},
     }
     _write(out, cast(AuditRecord, record), audit, tables)

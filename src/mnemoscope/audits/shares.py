@@ -1,17 +1,49 @@
 """Shares of documents that are reproduced, guessed and recalled."""
 
-from collections.abc import Iterable, Sequence
-from typing import NotRequired, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, NotRequired, cast
 
 import polars as pl
 from pydantic import NonNegativeInt
 from typing_extensions import TypedDict
 
-from mnemoscope.audits.rule import GUESS, RECALL
+from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.stats import FEWEST_GROUPS, Estimate, clopper_pearson, resampled_ratio
 from mnemoscope.words import adding_up, percent
 
-KINDS = ("reproduced", "guessed", "recalled", "near")
+KINDS = ("reproduced", "guessed", "undecided", "recalled", "near")
+OTHERWISE = pl.List(pl.Struct({"start": pl.Int64, "end": pl.Int64, "written": pl.String}))
+"""Type of a column of characters of a passage that the model wrote otherwise, and how."""
+
+
+class Passage(NamedTuple):
+    """A stretch of a document, in characters, with what is said of it; a span has its number.
+
+    `otherwise` are the parts of it that no window has right: `start`, `end` and what was `written`.
+    """
+
+    start: int
+    end: int
+    verdict: str
+    otherwise: Sequence[Mapping[str, Any]] = ()
+    number: int | None = None
+
+    @property
+    def pieces(self) -> list[tuple[int, int, str | None]]:
+        """Its ranges of characters in order, and what was written there (None: the same)."""
+        found: list[tuple[int, int, str | None]] = []
+        at = self.start
+        for one in self.otherwise:
+            begin, end = max(one["start"], at), min(one["end"], self.end)
+            if begin < end:
+                found += [(at, begin, None), (begin, end, one["written"])]
+                at = end
+        return [one for one in (*found, (at, self.end, None)) if one[0] < one[1]]
+
+    @property
+    def written(self) -> list[tuple[int, int]]:
+        """The ranges of characters that the model has right."""
+        return [(start, end) for start, end, other in self.pieces if other is None]
 
 
 class Share(TypedDict):
@@ -35,11 +67,13 @@ class Counts(Sizes):
     """What is counted of one document, and of all of them."""
 
     guess_spans: NonNegativeInt
+    undecided_spans: NonNegativeInt
     recall_spans: NonNegativeInt
     near_spans: NotRequired[NonNegativeInt | None]
     near_recall_spans: NotRequired[NonNegativeInt | None]
     reproduced: Share
     guessed: Share
+    undecided: Share
     recalled: Share
     near: NotRequired[Share]
 
@@ -73,17 +107,32 @@ def share_words(share: float, *, space: str = " ") -> str:
     return f"{percent(share, unit=False)}{space}%"
 
 
-def guessed_beside(counts: Counts) -> Share:
-    """The guessed share, such that it and the recalled one add up to what is reproduced, printed.
+def number_of(counts: Counts, kind: str) -> int:
+    """How many passages are of a kind, one of `KINDS`."""
+    n = {
+        "guessed": counts["guess_spans"],
+        "undecided": counts["undecided_spans"],
+        "recalled": counts["recall_spans"],
+    }
+    n["reproduced"] = sum(n.values())
+    n["near"] = n["recalled"] + (counts.get("near_recall_spans") or 0)
+    return n[kind]
 
-    The other two are printed as they are, since they also stand alone.
+
+def share_beside(counts: Counts, kind: str) -> Share:
+    """The share recalled, guessed or undecided, such that the three add up as printed.
+
+    They give what is reproduced. That and what is recalled are printed as they are, since both also
+    stand alone.
     """
-    parts = [counts["recalled"]["share"], counts["guessed"]["share"]]
-    return {**counts["guessed"], "share": adding_up(parts, counts["reproduced"]["share"])[1]}
+    kinds = ("recalled", "guessed", "undecided")
+    shares = [share_of(counts, one)["share"] for one in kinds]
+    shown = adding_up(shares, counts["reproduced"]["share"])
+    return {**share_of(counts, kind), "share": shown[kinds.index(kind)]}
 
 
 def share_of(counts: Counts, kind: str) -> Share:
-    """The share of a kind: ``reproduced``, ``guessed``, ``recalled`` or ``near``."""
+    """The share of a kind, one of `KINDS`."""
     found: Share = counts[kind]  # type: ignore[literal-required]
     return found
 
@@ -94,39 +143,43 @@ def summarize(
     n_characters: int,
     n_tokens: int,
     n_windows: int,
-    spans: Sequence[tuple[int, int, str]],
-    near: Sequence[tuple[int, int, str]] | None = None,
+    spans: Sequence[tuple[Any, ...]],
+    near: Sequence[tuple[Any, ...]] | None = None,
 ) -> DocumentCounts:
-    """Count one document: for each of reproduced, guessed, recalled its characters and share.
+    """Count one document: for each of `KINDS` the characters that the model wrote, and their share.
 
-    `spans` are start, end (characters) and verdict; none overlap but in a character that two
+    `spans` and `near` are what `Passage` is made of; no spans overlap but in a character that two
     tokens share. The last share, `near`, is of what is recalled word for word or in a near copy;
     None where these were not looked for.
     """
-    counts = {GUESS: 0, RECALL: 0}
+    counts = {GUESS: 0, UNDECIDED: 0, RECALL: 0}
     n_spans = dict.fromkeys(counts, 0)
+    own, nearly = ([Passage(*one) for one in rows or ()] for rows in (spans, near))
     seen = 0
-    for start, end, verdict in spans:
-        counts[verdict] += max(end - max(start, seen), 0)
-        n_spans[verdict] += 1
-        seen = max(seen, end)
-    parts = [counts[GUESS] + counts[RECALL], counts[GUESS], counts[RECALL]]
+    for span in own:
+        n_spans[span.verdict] += 1
+        for start, end in span.written:
+            counts[span.verdict] += max(end - max(start, seen), 0)
+            seen = max(seen, end)
+    parts = [sum(counts.values()), *counts.values()]
     if near is not None:
-        recalled = [(start, end) for start, end, verdict in (*spans, *near) if verdict == RECALL]
-        parts.append(covered(recalled))
+        parts.append(
+            covered(at for x in (*own, *nearly) if x.verdict == RECALL for at in x.written)
+        )
     made = {
         "document": name,
         "characters": n_characters,
         "tokens": n_tokens,
         "windows": n_windows,
         "guess_spans": n_spans[GUESS],
+        "undecided_spans": n_spans[UNDECIDED],
         "recall_spans": n_spans[RECALL],
         **{
             kind: {"characters": part, "share": part / n_characters if n_characters else 0.0}
             for kind, part in zip(KINDS, parts, strict=False)
         },
-        "near_spans": None if near is None else len(near),
-        "near_recall_spans": None if near is None else sum(one[2] == RECALL for one in near),
+        "near_spans": None if near is None else len(nearly),
+        "near_recall_spans": None if near is None else sum(x.verdict == RECALL for x in nearly),
     }
     return cast(DocumentCounts, made)
 
@@ -135,7 +188,7 @@ def count_document(
     name: str, sizes: Sizes, passages: pl.DataFrame, near: pl.DataFrame | None = None
 ) -> DocumentCounts:
     """`summarize` a document from the passages and near copies of all."""
-    place = ("start", "end", "verdict")
+    place = ("start", "end", "verdict", "otherwise")
     own, nearly = (
         None if one is None else one.filter(pl.col("document") == name).select(place).rows()
         for one in (passages, near)
@@ -188,8 +241,10 @@ def overall(documents: Iterable[Counts]) -> Summary:
         "characters": whole,
         "tokens": sum(row["tokens"] for row in rows),
         "windows": sum(row["windows"] for row in rows),
-        "guess_spans": sum(row["guess_spans"] for row in rows),
-        "recall_spans": sum(row["recall_spans"] for row in rows),
+        **{
+            key: sum(row[key] for row in rows)
+            for key in ("guess_spans", "undecided_spans", "recall_spans")
+        },
         **{
             key: sum(row[key] or 0 for row in rows) if "near" in shares else None
             for key in ("near_spans", "near_recall_spans")

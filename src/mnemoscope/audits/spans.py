@@ -5,7 +5,7 @@ it is cut where their verdicts change, and grows at its end as far as the model 
 is a window: the number of its document and its first token.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -53,6 +53,7 @@ class Hit(NamedTuple):
     # Tokens of the document from the first to the last that match, end excluded.
     covered: tuple[int, int]
     ruling: Ruling  # Guess or Recall by the rule
+    wrong: Mapping[int, "Piece"] = {}  # of these tokens those that it writes otherwise, and how
 
 
 class Span(NamedTuple):
@@ -69,6 +70,22 @@ class Span(NamedTuple):
     # copied from the prompt.
     verbatim_length: int
     is_copied: bool  # it is copied from the prompt
+    otherwise: tuple["Otherwise", ...] = ()
+
+
+class Piece(NamedTuple):
+    """A token that was written: its id and, where that does not say it, its text."""
+
+    id: int
+    text: str | None
+
+
+class Otherwise(NamedTuple):
+    """Tokens `first` up to and without `last` that no window has right, and what one wrote."""
+
+    first: int
+    last: int
+    written: list[Piece]
 
 
 def coarse_starts(n_tokens: int, settings: AuditSettings) -> list[int]:
@@ -136,9 +153,16 @@ def _find_hits(
     found: dict[int, list[Hit]] = {}
     for row, window, ruling in zip(rows.iter_rows(named=True), ids, rulings, strict=True):
         begin = row["first"] + settings.prefix
-        covered = covered_by(begin, window[settings.prefix :], row["continuation"])
+        suffix = window[settings.prefix :]
+        covered = covered_by(begin, suffix, row["continuation"])
         written = row["continuation"], row["pieces"]
-        hit = Hit(row["first"], row["common"], row["score"], *written, covered, ruling)
+        pieces = map(Piece, row["continuation"], row["pieces"] or [None] * len(suffix))
+        wrong = {
+            at: one
+            for at, wanted, one in zip(range(begin, covered[1]), suffix, pieces, strict=False)
+            if one.id != wanted and at >= covered[0]
+        }
+        hit = Hit(row["first"], row["common"], row["score"], *written, covered, ruling, wrong)
         found.setdefault(row["document"], []).append(hit)
     return found
 
@@ -171,10 +195,47 @@ def find_spans(hits: Sequence[Hit], grown: Mapping[int, Extension], n_tokens: in
     that nothing is called recalled on half the evidence. `grown` says for starts of
     `places_to_grow` how far the model goes on.
     """
+    is_written = _written(hits, grown, n_tokens)
     return [
-        _span(first, last, (GUESS, RECALL)[kind - 1], hits, grown)
+        _span(first, last, (GUESS, RECALL)[kind - 1], hits, grown)._replace(
+            otherwise=tuple(_otherwise(first, last, hits, is_written))
+        )
         for first, last, kind in _runs(_verdicts(hits, grown, n_tokens, cut=True))
     ]
+
+
+def _reach(hit: Hit, grown: Mapping[int, Extension]) -> tuple[int, int]:
+    """Tokens that a hit covers: from the first right one to the last, or as far as it grows."""
+    first, last = hit.covered
+    growth = grown.get(hit.first)
+    if growth is not None and not growth.is_copied:
+        # A grown window starts right at its first token, so what it gives has no gap.
+        last = max(last, first + growth.n_tokens)
+    return first, last
+
+
+def _written(
+    hits: Sequence[Hit], grown: Mapping[int, Extension], n_tokens: int
+) -> npt.NDArray[np.bool_]:
+    """Which tokens of a document any hit has right, (n_tokens,)."""
+    found = np.zeros(n_tokens, dtype=np.bool_)
+    for hit in hits:
+        first, last = _reach(hit, grown)
+        is_right = np.ones(last - first, dtype=np.bool_)
+        is_right[[at - first for at in hit.wrong]] = False
+        found[first:last] |= is_right
+    return found
+
+
+def _otherwise(
+    first: int, last: int, hits: Sequence[Hit], is_written: npt.NDArray[np.bool_]
+) -> Iterator[Otherwise]:
+    """The runs of a span that no window has right, with what the best of them wrote there."""
+    for begin, end, _ in _runs((~is_written[first:last]).astype(np.int8)):
+        places = range(first + begin, first + end)
+        best = max(hits, key=lambda hit: (sum(at in hit.wrong for at in places), hit.score))
+        written = [best.wrong[at] for at in places if at in best.wrong]
+        yield Otherwise(places.start, places.stop, written)
 
 
 def _verdicts(
@@ -183,11 +244,7 @@ def _verdicts(
     """For each token 0 (no hit), 1 (guess) or 2 (recall); without `cut` 1 for both."""
     votes = np.zeros((2, n_tokens), dtype=np.int32)
     for hit in hits:
-        first, last = hit.covered
-        growth = grown.get(hit.first)
-        if growth is not None and not growth.is_copied:
-            # A grown window starts right at its first token, so what it gives has no gap.
-            last = max(last, first + growth.n_tokens)
+        first, last = _reach(hit, grown)
         votes[int(hit.ruling.verdict == RECALL), first:last] += 1
     verdict = np.where(votes[1] > votes[0], 2, 1) if cut else np.ones(n_tokens)
     return np.where(votes.any(axis=0), verdict, 0).astype(np.int8)

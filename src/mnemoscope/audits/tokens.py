@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,6 +67,24 @@ def character_range(tokens: Tokens, first: int, last: int) -> tuple[int, int]:
     return int(tokens.starts[first:last].min()), int(tokens.ends[first:last].max())
 
 
+def runs_without(
+    tokens: Tokens, first: int, last: int, is_written: npt.NDArray[np.bool_]
+) -> Iterator[tuple[int, int, int]]:
+    """Runs of tokens `first` up to and without `last` that are not written, `is_written` of all.
+
+    Of each its first token, and the characters, start and end, that no written one shares.
+    """
+    edges = np.flatnonzero(np.diff(~is_written[first:last], prepend=False, append=False)) + first
+    for begin, end in edges.reshape(-1, 2).tolist():
+        start, stop = character_range(tokens, begin, end)
+        if begin > first:
+            start = max(start, int(tokens.ends[begin - 1]))
+        if end < last:
+            stop = min(stop, int(tokens.starts[end]))
+        if start < stop:
+            yield begin, start, stop
+
+
 def token_texts(tokenizer: Any, ids: npt.ArrayLike) -> list[str]:
     """Text of each token by itself; bytes that are no whole character show as U+FFFD."""
     rows = [[int(one)] for one in np.asarray(ids).ravel()]
@@ -74,6 +92,11 @@ def token_texts(tokenizer: Any, ids: npt.ArrayLike) -> list[str]:
         rows, skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
     return texts
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Text of token ids together."""
+    return str(tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 class ModelTokens:

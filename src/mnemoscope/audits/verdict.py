@@ -3,14 +3,16 @@
 Page, report, terminal, `audit.json`, SARIF, JUnit and app all say this sentence.
 """
 
+from collections.abc import Iterator, Mapping
 from pathlib import PureWindowsPath
 from typing import NamedTuple
 
 import polars as pl
 from typing_extensions import TypedDict
 
+from mnemoscope.audits.asking import ModelRecord
 from mnemoscope.audits.passages import GROUNDS
-from mnemoscope.audits.rule import GUESS, RECALL
+from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.shares import Summary, share_words
 from mnemoscope.stats import clopper_pearson
 from mnemoscope.words import plural
@@ -18,21 +20,31 @@ from mnemoscope.words import plural
 LEARNED = "evidence that the model learned these words, from this text or another that holds them"
 """What a recalled passage is."""
 EVIDENCE_PAGE = "docs/audit-evidence.md"
+NEARLY = 0.2
+"""Nats a token below which two models are nearly the same (`reference.apart`).
+
+By `python -m experiments.audits.copies` the embedded model is 2.9 from its reference and 1.1 from
+itself after 20 steps of training; 0.07 from itself with 1 % noise, 0.05 at 8 bits. A copy at 4 bits
+is 0.8 from it, and is not seen by this.
+"""
 TESTED_ON = "the model of 4 million parameters that ships with mnemoscope"
 
 
 class Tested(TypedDict):
     """Passages whose truth is known: half were trained on, half never, and all come out.
 
-    `wrong` of those `called` recalled were never trained on; `missed` of those `trained` on were
-    called guessed; `never` were never trained on, of so many `forms` of template.
+    `wrong` of those `called` recalled were never trained on. Of those `trained` on `missed` were
+    called guessed, and of `undecided` it could not be told; neither of `never_undecided` of the
+    `never` trained on, lists of so many `forms` of template.
     """
 
     called: int
     wrong: int
     trained: int
     missed: int
+    undecided: int
     never: int
+    never_undecided: int
     forms: int
 
 
@@ -43,43 +55,50 @@ class Rule(NamedTuple):
     tested: Tested
 
 
-_OF_THREE = (
-    "three tests: nothing that was shown gives it away, and the reference model cannot write it or "
+_OF_TWO = (
+    "two tests: does what was shown give it away, and does the reference model write it too? Where "
+    "the two disagree, it cannot be told"
 )
+_UNLESS = f"{_OF_TWO}; but what nothing gives away is recalled all the same if "
+
+
+_BY_RULE = Tested(
+    called=85,
+    wrong=0,
+    trained=240,
+    missed=155,
+    undecided=0,
+    never=240,
+    never_undecided=0,
+    forms=38,
+)
+_BESIDE: Tested = {**_BY_RULE, "missed": 116, "undecided": 39, "never_undecided": 8}
 RULES = {
-    "rule": Rule(
-        "one test: nothing that was shown gives it away",
-        Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
-    ),
+    "rule": Rule("one test: nothing that was shown gives it away", _BY_RULE),
+    "reference": Rule(_OF_TWO, _BESIDE),
     "grafts": Rule(
-        f"{_OF_THREE}it no longer comes out with parts of the reference put in the model's place",
-        Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
+        f"{_UNLESS}it no longer comes out with parts of the reference put in the model's place",
+        _BESIDE,
     ),
     "cnn": Rule(
-        f"{_OF_THREE}the model's attention looks like recall to the CNNs of a study",
-        Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
+        f"{_UNLESS}the model's attention looks like recall to the CNNs of a study", _BESIDE
     ),
-    "needs": Rule(
-        f"{_OF_THREE}the model reads little of it off the text",
-        Tested(called=85, wrong=0, trained=240, missed=155, never=240, forms=38),
-    ),
+    "needs": Rule(f"{_UNLESS}the model reads little of it off the text", _BESIDE),
 }
-"""By the name of the third ground. Figures of `experiments/audits/results.json`, as a test sees."""
+"""By what decided. Figures of `experiments/audits/results.json`, as a test sees."""
 
 
 class ReferenceEvidence(TypedDict):
-    """What the reference did: of so many `recalled` and `guessed` passages it `wrote` so many too.
+    """What the reference did: of so many `recalled` and `undecided` passages it `wrote` so many.
 
-    `sentence` says it of both. So many `overruled` count as guessed only because the reference
-    writes them: nothing that was shown gives them away.
+    `sentence` says it, and why it cannot be told of the undecided ones.
     """
 
     sentence: str
     recalled: int
     wrote_recalled: int | None  # None: no reference was asked
-    guessed: int
-    wrote_guessed: int | None
-    overruled: int
+    undecided: int
+    wrote_undecided: int | None
 
 
 class Verdict(TypedDict):
@@ -101,15 +120,15 @@ class Verdict(TypedDict):
 
 
 def verdict_of(
-    name: str, reference: str | None, summary: Summary, passages: pl.DataFrame
+    name: str, reference: ModelRecord | None, summary: Summary, passages: pl.DataFrame
 ) -> Verdict:
     """The verdict on documents, from their sums and the passages with what each ground says.
 
-    `name` and `reference` are what the two models are called; None: no reference was asked.
+    `name` is what the model is called; `reference` None: none was asked.
     """
     rule = decided_by(passages)
     beside = reference_beside(name, reference, passages)
-    headline, meaning = said_of(name, summary, beside["overruled"] if beside else 0)
+    headline, meaning = said_of(name, summary)
     return {
         "headline": headline,
         "meaning": meaning,
@@ -126,13 +145,13 @@ def verdict_of(
 def decided_by(passages: pl.DataFrame) -> str:
     """Which rule gave the verdicts, as `rule.decide` takes them: a name of `RULES`."""
     asked = [one for one in GROUNDS if passages[one].null_count() < passages.height]
-    if len(asked) < 2 or asked[0] != GROUNDS[0]:
+    if asked[:1] != [GROUNDS[0]]:
         return "rule"
-    return asked[1].partition("_")[0]
+    return asked[1].partition("_")[0] if len(asked) > 1 else "reference"
 
 
-def said_of(name: str, summary: Summary, overruled: int = 0) -> tuple[str, str]:
-    """What was found, and what it is evidence of; `overruled` as in `ReferenceEvidence`."""
+def said_of(name: str, summary: Summary) -> tuple[str, str]:
+    """What was found, and what it is evidence of."""
     these = "the document" if summary["documents"] == 1 else "the documents"
     model, recalled, near = f"“{model_title(name)}”", summary["recalled"], summary.get("near")
     if summary["recall_spans"]:
@@ -140,18 +159,19 @@ def said_of(name: str, summary: Summary, overruled: int = 0) -> tuple[str, str]:
         return f"{model} recalls {found} of {these}", LEARNED
     if near and near["characters"]:
         found = f"{share_words(near['share'])} of {these}, in near copies alone"
-        more = f"; {overruled} of the passages word for word {_only_for(overruled)}"
-        said = f"{LEARNED}; no reference is asked for near copies{more * (overruled > 0)}"
-        return f"{model} recalls {found}", said
-    if n := summary["guess_spans"]:
-        found = f"it repeats {plural(n, 'passage')}"
-        which = "which" if n == 1 else "all of which"
-        if overruled:
-            which = f"{overruled} of them" if overruled < n else "it" if n == 1 else "they"
-            return (
-                f"{model} recalls no passage of {these} that the reference does not write too",
-                f"{found}, and {which} {_only_for(overruled)}",
-            )
+        return f"{model} recalls {found}", f"{LEARNED}; no reference is asked for near copies"
+    guessed, undecided = summary["guess_spans"], summary["undecided_spans"]
+    if undecided:
+        more = f"; {guessed:,} more can be guessed" if guessed else ""
+        it = "it" if undecided == 1 else "them"
+        return (
+            f"{model} repeats {plural(undecided, 'passage')} of {these}, and whether it recalls "
+            f"{it} cannot be told",
+            f"rule and reference disagree{more}",
+        )
+    if guessed:
+        found = f"it repeats {plural(guessed, 'passage')}"
+        which = "which" if guessed == 1 else "all of which"
         return (
             f"{model} recalls no passage of {these}",
             f"{found}, {which} can be guessed from what it was shown, so there is no evidence that "
@@ -163,64 +183,89 @@ def said_of(name: str, summary: Summary, overruled: int = 0) -> tuple[str, str]:
     )
 
 
-def _only_for(overruled: int) -> str:
-    is_one = overruled == 1
-    count, them, they_are = ("counts", "it", "it is") if is_one else ("count", "them", "they are")
-    return (
-        f"{count} as guessed only because the reference writes {them} too: nothing that was shown "
-        f"gives {them} away, so if the reference read {them}, {they_are} recalled"
-    )
-
-
 def reference_beside(
-    name: str, reference: str | None, passages: pl.DataFrame
+    name: str, reference: ModelRecord | None, passages: pl.DataFrame
 ) -> ReferenceEvidence | None:
     """What the reference wrote of the passages; None where there are none."""
-    if not passages.height:
+    said_of_copy = None if reference is None else copy_said(reference.get("apart"))
+    if not passages.height and said_of_copy is None:
         return None
-    did = {one: passages.filter(verdict=one)["reference_reproduces"] for one in (RECALL, GUESS)}
-    overruled = passages.filter(verdict=GUESS, rule_says=RECALL, reference_says=GUESS).height
+    did = {
+        one: passages.filter(verdict=one)["reference_reproduces"]
+        for one in (RECALL, UNDECIDED, GUESS)
+    }
+    said = [said_of_copy] if said_of_copy else _of_reference(name, reference, did)
+    return {
+        "sentence": " ".join(said),
+        "recalled": len(did[RECALL]),
+        "wrote_recalled": None if reference is None else int(did[RECALL].sum()),
+        "undecided": len(did[UNDECIDED]),
+        "wrote_undecided": None if reference is None else int(did[UNDECIDED].sum()),
+    }
+
+
+def _of_reference(
+    name: str, reference: ModelRecord | None, did: Mapping[str, pl.Series]
+) -> Iterator[str]:
+    """Sentences on what the reference wrote of recalled passages, else of guessed ones."""
     kind = RECALL if len(did[RECALL]) else GUESS
     n, wrote = len(did[kind]), int(did[kind].sum())
     which = f"{'recalled' if kind == RECALL else 'guessed'} passage{'s' * (n > 1)}"
     if reference is None:
-        said = f"No reference was asked, so whether another model writes the {which} too is open."
-    else:
-        is_named_alike = reference == name  # as the shipped one is
-        who = "" if is_named_alike else f" “{model_title(reference)}”"
-        easy = f"easy to produce if that model never saw {'it' if wrote == 1 else 'them'}"
+        yield f"No reference was asked, so whether another model writes the {which} too is open."
+        return
+    if n:
+        is_named_alike = reference["name"] == name  # as the shipped one is
+        who = "" if is_named_alike else f" “{model_title(reference['name'])}”"
         if n == 1:
             did_so = f"writes the {which} too" if wrote else f"does not write the {which}"
         else:
             did_so = f"writes {wrote or 'none'} of the {n:,} {which}{' too' * bool(wrote)}"
-        more = f", {'so it is' if n == 1 else 'which is' if wrote == 1 else 'which are'} {easy}"
-        said = (
-            f"The reference{who}, asked the same, {did_so}{more * (wrote > 0 and kind == RECALL)}."
-        )
-        said += _of_guessed(did[GUESS], overruled, is_alone=kind == GUESS)
-    return {
-        "sentence": said,
-        "recalled": len(did[RECALL]),
-        "wrote_recalled": None if reference is None else int(did[RECALL].sum()),
-        "guessed": len(did[GUESS]),
-        "wrote_guessed": None if reference is None else int(did[GUESS].sum()),
-        "overruled": overruled,
-    }
+        more = f", and one more test says recall of {'it' if wrote == 1 else 'them'}"
+        yield f"The reference{who}, asked the same, {did_so}{more * (wrote and kind == RECALL)}."
+    if n := len(did[UNDECIDED]):
+        kept = plural(n, "more passage" if len(did[RECALL]) else "passage")
+        yield f"Of {kept} it cannot be told: {_why_undecided(n, int(did[UNDECIDED].sum()))}."
 
 
-_MAY_BE_LEARNED = " Guessed text that it does not write may have been learned all the same."
+def is_nearly_same(apart: float | None) -> bool:
+    """Whether a reference so far from the model is nearly the same model, and so no control."""
+    return apart is not None and apart < NEARLY
 
 
-def _of_guessed(wrote: pl.Series, overruled: int, *, is_alone: bool) -> str:
-    """What follows for guessed passages from which of them the reference wrote."""
-    n, n_wrote = len(wrote), int(wrote.sum())
-    said = ""
-    if n and not is_alone:
-        said = f" Of the {plural(n, 'guessed passage')} it writes {n_wrote or 'none'}"
-        if overruled:
-            said += f", {overruled} of which {_only_for(overruled)}"
-        said += "."
-    return said + _MAY_BE_LEARNED * (n_wrote < n)
+def copy_said(apart: float | None) -> str | None:
+    """That a reference is no control, in a sentence; None where it may be one."""
+    if apart is None or not is_nearly_same(apart):
+        return None
+    return (
+        f"The reference differs from the model by {apart:.2g} nats a token: it is nearly the same "
+        "model and cannot serve as a control, so the rule alone decides. Name one that never saw "
+        "the documents."
+    )
+
+
+def _why_undecided(n: int, n_wrote: int) -> str:
+    """Why it cannot be told of n passages, of which the reference wrote so many."""
+    said = []
+    for part, (one, several) in zip((n - n_wrote, n_wrote), _WHY, strict=True):
+        if part:
+            who = "it" if n == 1 else "they" if part == n else f"{part:,}"
+            said.append(f"{who} {one if part == 1 else several}")
+    return "; ".join(said)
+
+
+_WHY = (
+    (
+        "has a form that can be guessed, but the reference does not write it",
+        "have a form that can be guessed, but the reference does not write them",
+    ),
+    (
+        "cannot be guessed from its form, but the reference writes it too, and if the reference "
+        "read it, it is recalled",
+        "cannot be guessed from their form, but the reference writes them too, and if the "
+        "reference read them, they are recalled",
+    ),
+)
 
 
 def model_title(name: str) -> str:
@@ -236,12 +281,15 @@ def model_title(name: str) -> str:
 def error_rate(verdict: Verdict) -> str:
     """How often the rule was wrong on known truth, in a sentence."""
     tested = verdict["tested"]
-    bound = clopper_pearson(float(tested["wrong"]), tested["called"]).high or 0.0
+    called, right = tested["called"], tested["called"] - tested["wrong"]
+    bound = clopper_pearson(float(tested["wrong"]), called).high or 0.0
+    which = f"all {called}" if right == called else f"{right} of {called}"
+    more = f", and of {tested['undecided']} it could not tell" if tested["undecided"] else ""
     return (
-        f"Where the truth is known, {tested['wrong']} of {tested['called']} passages that this "
-        f"rule called recalled had never been read (95 % interval up to {share_words(bound)}), and "
-        f"{tested['missed']} of {tested['trained']} that had been read and came out it called "
-        f"guessed; the {tested['never']} never read were lists. Tested on {verdict['tested_on']}."
+        f"How far to trust this: on {verdict['tested_on']}, where it is known what was read, "
+        f"{which} passages called recalled had been read (by the 95 % interval at most "
+        f"{share_words(bound)} of such calls are wrong). It misses many: of {tested['trained']} "
+        f"passages that had been read and came out it called {tested['missed']} guessed{more}."
     )
 
 
@@ -249,11 +297,13 @@ def how_tested(verdict: Verdict) -> str:
     """Where `error_rate` comes from, in sentences."""
     tested = verdict["tested"]
     right = tested["called"] - tested["wrong"]
+    lists, n = tested["never_undecided"], tested["undecided"]
+    more = f"; of {n} of the first and {lists} of the others it could not tell" if n + lists else ""
     return (
         f"Tested on {tested['trained']} passages that the model had been trained on, and on "
         f"{tested['never']} that it had not and repeats all the same: lists that count or repeat, "
         f"made from {tested['forms']} templates. The rule called {right} of the first and "
-        f"{tested['wrong']} of the others recalled. The interval takes passages as independent, "
-        "which those of one template are not. Of other models and other texts it may be wrong more "
-        "often."
+        f"{tested['wrong']} of the others recalled{more}. The interval takes passages as "
+        "independent, which those of one template are not. Of other models and other texts it may "
+        "be wrong more often."
     )

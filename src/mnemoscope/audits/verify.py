@@ -240,8 +240,7 @@ def _not_following(
     again: list[Any] = [rows, summary := overall(rows)]
     said: list[Any] = [record["documents"], record["summary"]]
     if with_pages:
-        other = record["reference"] and record["reference"]["name"]
-        again.append(verdict_of(record["model"]["name"], other, summary, frame))
+        again.append(verdict_of(record["model"]["name"], record["reference"], summary, frame))
         said.append(record["verdict"])
     if json.loads(json.dumps(again)) != json.loads(json.dumps(said)):
         yield f"{RECORD}: its counts or its sentence do not follow from the passages."
@@ -310,7 +309,7 @@ def _is_in(audit: Auditing, row: Mapping[str, Any], numbers: Mapping[str, int]) 
 
 def _stands(audit: Auditing, row: Mapping[str, Any], numbers: Mapping[str, int]) -> bool:
     """Whether the verdict of a passage follows, and the document, where it is there, has it so."""
-    if row["verdict"] != decide(row["rule_says"], *(row[name] for name in GROUNDS)):
+    if row["verdict"] != decide(row["rule_says"], *(row[name] for name in GROUNDS)).verdict:
         return False
     if row["document"] not in numbers:
         return True

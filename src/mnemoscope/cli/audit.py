@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     from mnemoscope.conditions import Gate
 
 _UNCHECKED = 2
-_SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text"]
+_SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text", "otherwise"]
 _SPAN_FACTS += ["window_start", "suffix_start"]  # the beginning that brings it out
 _SPAN_FACTS += ["score", "reference_score"]  # shares of tokens that model and reference wrote
 _DOCUMENTS = 10  # that are printed, the most recalled first
+_KINDS = {"recalled": "recalled", "undecided": "cannot be told", "guessed": "guessed"}
 _SUREST, _SHOWN = 5, 60  # windows that `audit rank` prints, characters of each
 _RANKED = ("prefix", "suffix", "stride", "batch_size", "chat_template", "instruction")
 _USUAL = ("prefix", "suffix", "stride", "profile", "ordinary", "corpus")
@@ -291,7 +292,8 @@ def audit_gate(
     """Put a condition to a finished audit, whose files must be as written; no model is loaded.
 
     Conditions: 'recalled > 0.5%', 'near > 3 passages', 'recalled >= 1 passage in doc'. Also
-    guessed; reproduced: both; near: recalled and near copies that are called recall.
+    guessed; undecided: cannot be told; reproduced: all three; near: recalled and near copies that
+    are called recall.
 
     Example: mnemoscope audit gate audit --fail-if 'recalled >= 1 passage in doc'
     """
@@ -476,7 +478,7 @@ def _report(made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAn
 def _print_record(out: Path, record: "AuditRecord") -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
     from mnemoscope.audits.records import WINDOWS_LINES, copies_said
-    from mnemoscope.audits.shares import guessed_beside, share_words
+    from mnemoscope.audits.shares import number_of, share_beside, share_words
     from mnemoscope.audits.verdict import error_rate
     from mnemoscope.words import plural
 
@@ -494,22 +496,26 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
     if whole["documents"] > 1:
         found.sort(key=lambda row: -row["recalled"]["share"])
         for row in found[:_DOCUMENTS]:
-            recalled, guessed = row["recalled"]["share"], guessed_beside(row)["share"]
-            shares = f"{share_words(recalled)} recalled, {share_words(guessed)} guessed"
-            print(f"{printable(row['document'])}: {shares}")
+            shares = [
+                f"{share_words(share_beside(row, kind)['share'])} {said}"
+                for kind, said in _KINDS.items()
+                if number_of(row, kind) or kind != "undecided"
+            ]
+            print(f"{printable(row['document'])}: {', '.join(shares)}")
         if len(found) > _DOCUMENTS:
             print(f"... and {plural(len(found) - _DOCUMENTS, 'more document')}.")
+    shares = [
+        f"{_share(share_beside(whole, kind))} {said} ({plural(n, 'passage')})"
+        for kind, said in _KINDS.items()
+        if (n := number_of(whole, kind)) or kind != "undecided"
+    ]
     print(
         f"{plural(whole['documents'], 'document')}, {whole['characters']:,} characters: "
-        f"{_share(whole['reproduced'])} reproduced, {_share(guessed_beside(whole))} guessed "
-        f"({plural(whole['guess_spans'], 'passage')}), {_share(whole['recalled'])} recalled "
-        f"({plural(whole['recall_spans'], 'passage')})."
+        f"{_share(whole['reproduced'])} reproduced, {', '.join(shares)}."
     )
-    if n := whole.get("near_recall_spans"):
-        print(
-            f"With {n:,} near cop{'y' if n == 1 else 'ies'}: {_share(whole['near'])} recalled or "
-            "nearly so."
-        )
+    if n_near := whole.get("near_recall_spans"):
+        copies = f"{n_near:,} near cop{'y' if n_near == 1 else 'ies'}"
+        print(f"With {copies}: {_share(whole['near'])} recalled or nearly so.")
     print(record["verdict"]["sentence"])
     stride = int(str(record["settings"]["stride"]))
     if stride > 1 and not whole["recall_spans"]:

@@ -1,33 +1,27 @@
 """The verbs forget and forget gate: is a text forgotten, or hidden?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
 from mnemoscope.cli.audit import Again, Folder, needed_out
+from mnemoscope.cli.gates import gated_forgetting, judge_found, read_gate
 from mnemoscope.cli.options import (
     ANSWER,
+    GATE,
     Device,
     Dtype,
+    GateFlags,
     JsonAnswer,
     Quiet,
     TrustRemoteCode,
     assignment,
-    judged,
     parse_columns,
 )
 from mnemoscope.cli.study import shown
-from mnemoscope.errors import UserError
-
-if TYPE_CHECKING:
-    from mnemoscope.conditions import Gate
-    from mnemoscope.forgetting.run import Forgetting
 
 Texts = str | None
-FailIf = Annotated[
-    list[str] | None, Option("--fail-if", help="Status 3 if, say, 'hidden > 1%'; repeatable.")
-]
 
 
 def forget(
@@ -60,7 +54,7 @@ def forget(
         list[str] | None,
         Option("--set", metavar="KEY=VALUE", help="draws, steps, learning_rate, batch, most …"),
     ] = None,
-    fail_if: FailIf = None,
+    gate: GateFlags = GATE,
     dtype: Dtype = None,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = False,
@@ -72,7 +66,7 @@ def forget(
 
     Example: mnemoscope forget before after texts/ --retrained twin --retain others/ -o forget
     """
-    conditions = _conditions(fail_if)
+    conditions = read_gate(gate, of := gated_forgetting(), out=out)
     from mnemoscope.forgetting.run import check_gate
     from mnemoscope.forgetting.run import forget as ask
 
@@ -106,38 +100,19 @@ def forget(
     answer.facts.update(
         {**found.record, "folder": found.folder, "stresses": found.stresses, "depth": found.depth}
     )
-    _judge(found, conditions, answer)
+    judge_found(found, conditions, gate, of, answer)
 
 
 def forget_gate(
     folder: Annotated[Path, Argument(help="The folder of a finished 'forget'.")],
-    fail_if: FailIf = None,
+    gate: GateFlags = GATE,
     answer: JsonAnswer = ANSWER,
 ) -> None:
     """Put a condition to a finished 'forget', whose files must be as written; no model is loaded.
 
     Example: mnemoscope forget gate forget --fail-if 'hidden > 1%'
     """
-    conditions = _conditions(fail_if)
-    if not conditions:
-        raise UserError("gate: no condition. Add --fail-if, such as 'hidden > 1%'.")
     from mnemoscope.forgetting.run import read_forgetting
 
-    _judge(read_forgetting(folder), conditions, answer)
-
-
-def _conditions(texts: list[str] | None) -> "list[Gate]":
-    if not texts:
-        return []
-    from mnemoscope.conditions import parse_gate
-    from mnemoscope.forgetting.run import GATE
-
-    return [parse_gate(one, GATE) for one in dict.fromkeys(texts)]
-
-
-def _judge(found: "Forgetting", conditions: "list[Gate]", answer: JsonAnswer) -> None:
-    if not conditions:
-        return
-    from mnemoscope.forgetting.run import judge_forgetting
-
-    judged([judge_forgetting(one, found) for one in conditions], answer)
+    conditions = read_gate(gate, of := gated_forgetting(), needed=True, out=folder)
+    judge_found(read_forgetting(folder), conditions, gate, of, answer)

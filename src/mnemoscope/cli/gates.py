@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Gated(NamedTuple):
-    """What a gate needs of results of one kind; `found` is an `Audit`, or `Items`."""
+    """What a gate needs of results of one kind; `found` is an `Audit`, `Items` and so on."""
 
     measures: "Measures"
     check: Callable[[Path], None]  # refuses a folder without such a result
@@ -47,6 +47,19 @@ def gated_items() -> Gated:
         found.judge_items,
         found.items_junit,
         found.items_sarif_beside,
+    )
+
+
+def gated_forgetting() -> Gated:
+    """Passages that a model was to forget."""
+    from mnemoscope.forgetting import run
+
+    return Gated(
+        run.GATE,
+        run.check_is_forgetting,
+        run.judge_forgetting,
+        run.forgetting_junit,
+        run.forgetting_sarif_beside,
     )
 
 

@@ -27,11 +27,11 @@ class SharedStore(UnitStore):
         """A path where the storage is a folder."""
         return Path(self._root) / f"{key}.{name}" if "file" in _protocols(self._fs) else data
 
-    def read(self, name: str) -> bytes | None:
-        """The content of a file; None if it is not there."""
+    def read(self, name: str, most: int | None = None) -> bytes | None:
+        """The content of a file, or so many bytes of it; None if it is not there."""
         with self._explaining(name):
             try:
-                data: bytes = self._fs.cat_file(f"{self._root}/{name}")
+                data: bytes = self._fs.cat_file(f"{self._root}/{name}", end=most)
             except FileNotFoundError:
                 return None
         return data

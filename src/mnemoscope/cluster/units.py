@@ -19,7 +19,7 @@ import polars as pl
 from typing_extensions import TypedDict
 
 from mnemoscope.errors import first_line
-from mnemoscope.parse import parse_json
+from mnemoscope.parse import MOST_BYTES, open_regular, parse_json
 from mnemoscope.progress import SILENT, Progress, say
 from mnemoscope.store import CHANGED, Facts, Store, check_record
 
@@ -172,7 +172,7 @@ class UnitStore(Store):
 
     def has(self, key: str) -> bool:
         """Whether a unit is finished; `get` sees whether it is whole."""
-        return self.read(f"{key}.json") is not None
+        return self.read(f"{key}.json", MOST_BYTES) is not None
 
     def get(self, key: str) -> Result | None:
         """The results of a unit; None if it is not finished, or damaged, which is said."""
@@ -180,7 +180,11 @@ class UnitStore(Store):
         try:
             record = self.found(key, shape=_UnitRecord)
             sums = {file.removeprefix(f"{key}."): sha for file, sha in record["files"].items()}
-            files = {name: self._whole(key, name, sha) for name, sha in sums.items()}
+            sizes = record["sizes"]
+            files = {
+                name: self._whole(key, name, sha, sizes.get(f"{key}.{name}", 0))
+                for name, sha in sums.items()
+            }
             return Result(key, files, record["values"], sums)
         except (OSError, ValueError, pl.exceptions.PolarsError) as error:
             if record is not None or not isinstance(error, FileNotFoundError):
@@ -210,8 +214,8 @@ class UnitStore(Store):
         """The keys of all finished units."""
         return [name.removesuffix(".json") for name in self.names() if name.endswith(".json")]
 
-    def _whole(self, key: str, name: str, sha256: str) -> "pl.DataFrame | bytes | Path":
-        data = self.read(f"{key}.{name}")
+    def _whole(self, key: str, name: str, sha256: str, size: int) -> "pl.DataFrame | bytes | Path":
+        data = self.read(f"{key}.{name}", size + 1)
         if data is None:
             raise ValueError(f"{name} is missing")
         if hashlib.sha256(data).hexdigest() != sha256:
@@ -222,7 +226,7 @@ class UnitStore(Store):
 
     def read_record(self, name: str) -> Facts:
         """As of `Store`, but read anew each time."""
-        if (data := self.read(f"{name}.json")) is None:
+        if (data := self.read(f"{name}.json", MOST_BYTES + 1)) is None:
             raise FileNotFoundError(f"{name}.json")
         check_record(found := parse_json(data))
         return dict(found)
@@ -233,10 +237,11 @@ class UnitStore(Store):
         """A file that is kept: its path, or its content where it has no path."""
         return self.folder / f"{key}.{name}"
 
-    def read(self, file: str) -> bytes | None:
-        """The content of a file; None if it is not there."""
+    def read(self, file: str, most: int | None = None) -> bytes | None:
+        """The content of a file, or so many bytes of it; None if it is not there."""
         try:
-            return (self.folder / file).read_bytes()
+            with open(self.folder / file, "rb", opener=open_regular) as handle:
+                return handle.read(-1 if most is None else most)
         except FileNotFoundError:
             return None
 

@@ -323,7 +323,7 @@ def read_suffixes(
     prefix = length // 2 if prefix is None else prefix
     if not 0 <= prefix < length:
         raise UserError(f"--prefix {prefix}: of {length} tokens no suffix is left.")
-    is_plain = path.suffix == ".parquet" and not columns
+    is_plain = path.suffix == ".parquet" and path.is_file() and not columns
     suffixes = _read_in_batches(path, length, prefix) if is_plain else None
     if suffixes is None:  # JSONL, or something to refuse by its row
         frame = scan_rows(path, columns, prefix=prefix, says=False).collect()

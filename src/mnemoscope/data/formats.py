@@ -23,7 +23,7 @@ from mnemoscope.errors import (
     pip_install,
     printable,
 )
-from mnemoscope.parse import MOST_TEXT_BYTES, parse_json
+from mnemoscope.parse import MOST_TEXT_BYTES, open_regular, parse_json
 from mnemoscope.plugins import Plugin, call_plugin, find_plugins, load_plugin, lower
 
 TABLE_ENDINGS = (
@@ -65,6 +65,9 @@ def is_there(path: Path | str) -> bool:
         return False
 
 
+_READ_ONCE = "a pipe or device, which can be read once. Save it as a file."
+
+
 def check_there(path: Path | str, of_text: str = "") -> None:
     """Raise UserError where no file or folder is there, or a pipe or device.
 
@@ -72,7 +75,7 @@ def check_there(path: Path | str, of_text: str = "") -> None:
     """
     if is_there(path):
         if not Path(path).is_file() and not Path(path).is_dir():
-            raise UserError(f"{path}: a pipe or device, which can be read once. Save it as a file.")
+            raise UserError(f"{path}: {_READ_ONCE}")
         return
     name, hint = str(path), ""
     first, *further = name.strip().split("\n")
@@ -151,9 +154,11 @@ def refuse_pointer(path: Path) -> None:
 
 
 def open_raw(path: Path) -> BinaryIO:
-    """Open a file's bytes; UserError without permission."""
+    """Open a file's bytes; UserError without permission, or where it has no end."""
     try:
-        return open(path, "rb")
+        return open(path, "rb", opener=open_regular)
+    except ValueError as error:
+        raise UserError(f"{path}: {_READ_ONCE}") from error
     except PermissionError as error:
         raise UserError(f"{path}: no permission to read it.") from error
 

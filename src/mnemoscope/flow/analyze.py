@@ -111,7 +111,7 @@ def prepare(
         labels=study.read(LABELS_FILE) if study.is_done("label") else None,
         length=study.settings.sequences.length,
         n_prefix=study.settings.sequences.n_prefix,
-        batch_size=study.settings.model.batch_size,
+        batch_size=study.settings.rows_at_once,
         load_model=lambda: models.model(study),
         others=_loaders(study, asked, others, models),
         corpus=open_corpus(corpus, tokenizer=models.tokenizer(), dtype=None) if corpus else None,

@@ -1,4 +1,4 @@
-"""Ask, judge, and write `forget.parquet`, `forget.html` and, last, `forget.json`."""
+"""Ask, judge, and write `forget.parquet`, `forget.html`, `forget.sarif`; last, `forget.json`."""
 
 import hashlib
 import json
@@ -12,14 +12,22 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from mnemoscope.audits.exports import (
+    Finding,
+    address_of,
+    beside_baseline,
+    sarif_of,
+    sarif_rule,
+)
 from mnemoscope.audits.library import LocalChoice, chosen, kept_clean
 from mnemoscope.audits.page import environment
+from mnemoscope.audits.records import Sarif
 from mnemoscope.audits.settings import checked
 from mnemoscope.cluster.run import run_units
 from mnemoscope.cluster.units import Opened, Result, UnitStore
-from mnemoscope.conditions import Gate, GateResult, Measures
+from mnemoscope.conditions import Case, Gate, GateResult, Measures, junit_suite, lacking
 from mnemoscope.errors import UserError
-from mnemoscope.files import made_folder
+from mnemoscope.files import json_bytes, made_folder
 from mnemoscope.forgetting.judge import (
     AS_IT_IS,
     BITS,
@@ -55,9 +63,9 @@ if TYPE_CHECKING:
     from mnemoscope.forgetting.stress import Bench, Question
     from mnemoscope.lm.model import LanguageModel
 
-ARTEFACT, SCHEMA_VERSION = "forget", 1
-TABLE, STRESSES, DEPTH, PAGE = (
-    "forget.parquet", "stresses.parquet", "depth.parquet", "forget.html"
+ARTEFACT, SCHEMA_VERSION = "forget", 2
+TABLE, STRESSES, DEPTH, PAGE, SARIF = (
+    "forget.parquet", "stresses.parquet", "depth.parquet", "forget.html", "forget.sarif"
 )  # fmt: skip
 GATE = Measures(
     ("hidden", "kept"),
@@ -65,6 +73,13 @@ GATE = Measures(
     "recalled passages",
     "'hidden > 1%' or 'kept > 3 passages'",
     said={"hidden": "come back, and not of the twin", "kept": "come out as they are"},
+)
+_RULE = sarif_rule(
+    "HiddenPassage",
+    "A passage that was to be forgotten comes back.",
+    "The model after unlearning gives this passage, as it is or under a stress, and the control "
+    "does not. That is evidence that the passage is hidden, not gone.",
+    "Unlearn further, or train anew without the text; forget.html says what brings it back.",
 )
 _PARTS = "parts"  # answers, which another model after asked in this folder finds
 _SHOWN = 50  # passages that the page shows in full
@@ -95,6 +110,16 @@ class Forgetting:
     def verdicts(self) -> dict[str, str]:
         """The verdict of each class: forgotten, hidden, kept, or cannot be told."""
         return {one["name"]: one["verdict"] for one in self.record["verdicts"]}
+
+    @property
+    def recalled(self) -> pl.DataFrame:
+        """The recalled passages that were to be forgotten."""
+        return self.rows.filter(pl.col("class") == RECALL, role=FORGET)
+
+    @property
+    def back(self) -> pl.DataFrame:
+        """Those of the recalled that come out where the control does not give them."""
+        return self.recalled.filter(pl.col("back").list.len() > 0)
 
     @property
     def sentence(self) -> str:
@@ -328,6 +353,7 @@ def _write(store: Store, result: Forgetting, key: str) -> None:
         made.put(STRESSES, result.stresses)
         made.put(DEPTH, result.depth)
         made.put(PAGE, page_of(result).encode())
+        made.put(SARIF, json_bytes(forgetting_sarif(result)))
         made.facts |= {"key": key, **result.record}
 
 
@@ -336,13 +362,18 @@ def forget_store(folder: Path) -> Store:
     return Store(folder, remedy=lambda _: "ask the models again with --redo")
 
 
+def check_is_forgetting(folder: Path) -> None:
+    """Refuse a folder without a finished result."""
+    if not (folder / f"{ARTEFACT}.json").is_file():
+        raise UserError(f"{folder}: contains no forget.json. Make it: 'mnemoscope forget'.")
+
+
 def read_forgetting(folder: Path) -> Forgetting:
     """What a folder holds; no model is loaded.
 
     Raises UserError: nothing there, or of another version. DamagedDataError: a file that changed.
     """
-    if not (folder / f"{ARTEFACT}.json").is_file():
-        raise UserError(f"{folder}: contains no forget.json. Make it: 'mnemoscope forget'.")
+    check_is_forgetting(folder)
     store = forget_store(folder)
     record = store.record(ARTEFACT)
     if record.get("schema_version") != SCHEMA_VERSION:
@@ -365,28 +396,96 @@ def check_gate(gate: Gate, *, has_twin: bool) -> None:
         )
 
 
-def judge_forgetting(gate: Gate, found: Forgetting) -> GateResult:
+def judge_forgetting(gate: Gate, found: Forgetting, baseline: Path | None = None) -> GateResult:
     """Put a condition to the recalled passages that were to be forgotten.
 
     `hidden` are those that come back by a stress, or come out as they are, where the twin does not
-    give them; `kept` those that come out as they are. Raises UserError: `hidden` without a twin.
+    give them; `kept` those that come out as they are. With `baseline` those alone count that did
+    not there. Raises UserError: `hidden` without a twin, or `baseline` is no such result.
+    DamagedDataError: it cannot be read.
     """
-    own = found.rows.filter(pl.col("class") == RECALL, role=FORGET)
     check_gate(gate, has_twin="twin" in found.record["models"])
+    own = found.recalled
     if own.is_empty():
         raise UserError(f"--fail-if '{gate.text}': no recalled passage was asked.")
-    is_kept = pl.col(column("after", AS_IT_IS))
-    counted = own.filter(is_kept if gate.kind == "kept" else pl.col("back").list.len() > 0)
+    counted, new, beside, compared = _counted(gate, own), "", "", None
+    if baseline is not None:
+        older, new = read_forgetting(baseline), "new "
+        if {**older.record} == {**found.record}:
+            raise UserError(
+                f"--baseline {baseline}: the same result as the one that is judged, beside which "
+                "nothing is new, so it never fails. Name that of an earlier model after."
+            )
+        check_gate(gate, has_twin="twin" in older.record["models"])
+        counted = counted.join(_counted(gate, older.recalled), on="text", how="anti")
+        n_both = own.join(older.recalled, on="text", how="semi").height
+        compared = {"folder": str(baseline), "passages_in_both": n_both}
+        compared |= {"passages_only_here": own.height - n_both}
+        if said := lacking(n_both, own.height, "passage", baseline):
+            beside = f"; {said}"
     n = counted.height if gate.of_number else counted.height / own.height
-    said = gate.say(n, share=None if gate.of_number else Estimate(n))
-    return GateResult(gate, gate.holds(n), f"{said}, {gate.allowed}", counted, n, own.height)
+    share = None if gate.of_number or baseline is not None else Estimate(n)
+    said = f"{gate.say(n, new, share)}, {gate.allowed}{beside}"
+    return GateResult(gate, gate.holds(n), said, counted, n, own.height, baseline=compared)
+
+
+def _counted(gate: Gate, own: pl.DataFrame) -> pl.DataFrame:
+    is_kept = pl.col(column("after", AS_IT_IS))
+    return own.filter(is_kept if gate.kind == "kept" else pl.col("back").list.len() > 0)
+
+
+def _about(record: Mapping[str, Any]) -> dict[str, str]:
+    return {"date": record["date"], "verdict": record["sentence"]}
+
+
+def forgetting_junit(found: Forgetting, results: Sequence[GateResult]) -> str:
+    """A JUnit report: each recalled passage is a test, with what brings it back in its output."""
+    cases = [
+        Case(
+            f"{row['sequence_id']} {row['document'] or ''}".strip(),
+            output=f"{', '.join(row['back'])}\n    {row['text']!r}" if row["back"] else None,
+        )
+        for row in found.recalled.iter_rows(named=True)
+    ]
+    name = f"forget {found.record['models']['after']['name']}"
+    return junit_suite(name, _about(found.record), results, cases)
+
+
+def forgetting_sarif(found: Forgetting) -> Sarif:
+    """A SARIF log of the recalled passages that come back where the control does not give them."""
+    findings = [
+        Finding(
+            f"Passage {row['sequence_id']} comes back: {', '.join(row['back'])}",
+            _place(row),
+            {"text": row["text"]},
+        )
+        for row in found.back.iter_rows(named=True)
+    ]
+    return sarif_of(_RULE, _about(found.record), findings)
+
+
+def _place(row: Mapping[str, Any]) -> Sarif:
+    place: Sarif = {"logicalLocations": [{"name": f"passage {row['sequence_id']}"}]}
+    if row["document"]:
+        uri = address_of(row["document"])
+        place["physicalLocation"] = {"artifactLocation": {"uri": uri}}
+    return place
+
+
+def forgetting_sarif_beside(found: Forgetting, baseline: Path) -> Sarif:
+    """The log with what is new, unchanged and gone since an older one, by text.
+
+    Errors as `judge_forgetting`.
+    """
+    older = read_forgetting(baseline)
+    mine, theirs = (one.back["text"].to_list() for one in (found, older))
+    is_new, is_gone = (one not in {*theirs} for one in mine), (one not in {*mine} for one in theirs)
+    return beside_baseline(forgetting_sarif(found), forgetting_sarif(older), is_new, is_gone)
 
 
 def page_of(found: Forgetting) -> str:
     """The page of a finished run: verdicts, stresses, depth, and passages that come back."""
-    back = found.rows.filter(role=FORGET).filter(
-        pl.col("class") == RECALL, pl.col("back").list.len() > 0
-    )
+    back = found.back
     depth = list(rows_of(found.depth)) if found.depth.height else []
     return fill(
         environment("mnemoscope.forgetting").get_template("forget.html.j2"),

@@ -23,6 +23,7 @@ from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, a_kind
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, evaluation_mode, wrap_model
+from mnemoscope.lm.placement import rows_at_once
 from mnemoscope.lm.tokenizer import load_tokenizer
 from mnemoscope.progress import SILENT, Progress, progress_shown, track
 
@@ -35,8 +36,6 @@ N_PREFIX, BOS_ID = "n_prefix", "bos_id"
 
 The same in every row; `bos_id` is null where the tokenizer puts nothing before a text.
 """
-_BATCH = 64
-_BATCH_ON_ACCELERATOR = 1024  # halved until it fits
 _CHECKED = 64  # rows, from first to last, whose tokens are compared with their text
 _LONGEST_NAME = 255  # characters of a file's name
 
@@ -339,11 +338,10 @@ def whole_number(value: Any, name: str, *, least: int = 1) -> int:
     return number
 
 
-def rows_at_once(lm: LanguageModel, batch_size: BatchSize) -> int:
-    """The batch size; ``auto``: 64, on an accelerator 1,024 or what fits (it is halved)."""
-    if batch_size == "auto":
-        return _BATCH if lm.device == "cpu" else _BATCH_ON_ACCELERATOR
-    return whole_number(batch_size, "batch_size")
+def windows_at_once(lm: LanguageModel, batch_size: BatchSize, length: int) -> int:
+    """The batch size, for windows of so many tokens."""
+    n_rows = None if batch_size == "auto" else whole_number(batch_size, "batch_size")
+    return rows_at_once(n_rows, lm.device, length)
 
 
 @contextmanager

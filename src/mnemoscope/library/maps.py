@@ -22,7 +22,7 @@ from mnemoscope.library.given import (
     following,
     opened_model,
     prefix_of,
-    rows_at_once,
+    windows_at_once,
 )
 from mnemoscope.library.sequences import as_windows, scan
 from mnemoscope.lm.attention import capture_pooled
@@ -200,7 +200,7 @@ def capture(
     n_shown = prefix_of(table, prefix)
     tokens = token_matrix(table)
     with opened_model(model, tokenizer, table=table) as lm:
-        size = rows_at_once(lm, batch_size)
+        size = windows_at_once(lm, batch_size, tokens.shape[1])
         if suffix == "own":
             tokens = _with_own_suffix(lm, table, tokens, n_shown, size)
         elif suffix != "true":

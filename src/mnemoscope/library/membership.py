@@ -23,7 +23,7 @@ from mnemoscope.benchmark.membership import (
 from mnemoscope.data.table import has_values, token_matrix, whole_mask
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
-from mnemoscope.library.given import BatchSize, Shown, following, opened_model, rows_at_once
+from mnemoscope.library.given import BatchSize, Shown, following, opened_model, windows_at_once
 from mnemoscope.library.sequences import as_windows
 from mnemoscope.lm.probe import token_chances
 from mnemoscope.progress import say
@@ -228,7 +228,7 @@ def _chances(
     lm: Any, tokens: np.ndarray, batch_size: BatchSize, progress: Shown
 ) -> list[PassageChances]:
     """What a model says of the tokens of every row, from the second on."""
-    found, size = list[PassageChances](), rows_at_once(lm, batch_size)
+    found, size = list[PassageChances](), windows_at_once(lm, batch_size, tokens.shape[1])
     with following(progress, "Reading", len(tokens)) as counted:
         for start in range(0, len(tokens), _AT_ONCE):
             some = tokens[start : start + _AT_ONCE]

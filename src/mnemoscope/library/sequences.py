@@ -24,9 +24,9 @@ from mnemoscope.library.given import (
     following,
     opened_model,
     prefix_of,
-    rows_at_once,
     tokenizer_of,
     whole_number,
+    windows_at_once,
 )
 from mnemoscope.lm.continue_ import Decoding, continue_sequences, scan_memorized
 from mnemoscope.lm.hub import find_bos
@@ -128,8 +128,8 @@ def scan(
             token, by teacher forcing, which is several times as fast; both agree but for ties that
             rounding decides.
         prefix: tokens shown; as the windows say, or half, unless given.
-        batch_size: windows at once. ``auto`` is 64 on a processor; on an accelerator the largest
-            that fits, found by halving from 1,024. Near ties may depend on it.
+        batch_size: windows at once. ``auto`` is 64 on a processor; on an accelerator 65,536
+            tokens, or what fits, found by halving. Near ties may depend on it.
         decoding: of `decode`: ``plain``, or ``published``: the end-of-text token is never written,
             and hidden in the prefix, as the code of arXiv 2508.02573 does.
         progress: whether to show how far it is; None: in a notebook.
@@ -163,7 +163,7 @@ def scan(
         answers = ask(
             lm,
             tokens,
-            batch_size=rows_at_once(lm, batch_size),
+            batch_size=windows_at_once(lm, batch_size, tokens.shape[1]),
             prefix=n_shown,
             attention_mask=whole_mask(table),
         )

@@ -44,6 +44,7 @@ _STORAGE = {
     "llm_int8_skip_modules",
 }
 _MAX_THREADS = 8
+_ROWS, _TOKENS_ON_ACCELERATOR = 64, 65_536
 
 
 def check_dtype(name: str) -> str | torch.dtype:
@@ -68,6 +69,17 @@ def find_device(name: str) -> torch.device:
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError("device 'mps': not on this machine. Use --device cpu.")
     return torch.device(name)
+
+
+def rows_at_once(batch_size: int | None, device: str, length: int) -> int:
+    """Sequences of `length` tokens a forward pass; without a number 64 on a processor.
+
+    On an accelerator 65,536 tokens, 1,024 sequences of 64, or what fits: batches are halved
+    where memory runs out.
+    """
+    if batch_size is not None:
+        return batch_size
+    return _ROWS if device == "cpu" else max(1, _TOKENS_ON_ACCELERATOR // length)
 
 
 def find_cnn_device(name: str) -> torch.device:

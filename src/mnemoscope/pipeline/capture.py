@@ -63,7 +63,7 @@ def capture_stage(study: Study, models: Models) -> None:
     halved = study.folder / "maps" / "halved"
     with study.finishing("capture") as counts, recording_batch_size(counts, halved):
         wanted = wanted_maps(study)
-        counts |= {"distinct": wanted.height, "batch_size": study.settings.model.batch_size}
+        counts |= {"distinct": wanted.height, "batch_size": study.settings.rows_at_once}
         ask_maps(study, models)
         if "reference" in captured_roles(study):
             counts["reference"] = wanted.height

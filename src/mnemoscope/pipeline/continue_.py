@@ -68,7 +68,7 @@ def continue_stage(study: Study, models: Models) -> None:
         counts |= {
             "sequences": found.height,
             "memorized": int(labelled["is_memorized"].sum()),
-            "batch_size": study.settings.model.batch_size,
+            "batch_size": study.settings.rows_at_once,
             "scan_check": {"checked": 0, "disagree": 0},
         }
         rows = draw_rows(found["is_memorized"].to_numpy(), settings.check_rows)
@@ -132,6 +132,7 @@ def chunk_rows(settings: StudySettings, n_sequences: int) -> int:
     [256, 320, 640, 1024]
     """
     wanted, batch = settings.continue_.part_rows, settings.model.batch_size
+    batch = batch or 64  # the same on every machine
     return min(wanted, batch * max(4, -(-n_sequences // (_FEWEST_CHUNKS * batch))))
 
 

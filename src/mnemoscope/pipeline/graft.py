@@ -611,7 +611,7 @@ def _judged(
 ) -> _Survival:
     """Scan the sequences as the model is now, and ask what is held out."""
     settings, tried, held_out = loaded.study.settings, loaded.tried, loaded.held_out
-    asked = {"batch_size": settings.model.batch_size, "prefix": settings.sequences.n_prefix}
+    asked = {"batch_size": settings.rows_at_once, "prefix": settings.sequences.n_prefix}
     direction = graft.direction if isinstance(graft, Graft) else INTO_MODEL
     try:
         with ExitStack() as stack:
@@ -643,7 +643,7 @@ def _states(loaded: Loaded, direction: str, part: str) -> KeptStates | None:
     if known is None or known[0] != layer:  # parts come in the order of layers
         tables = [one for one in (loaded.tried, loaded.held_out) if one.height]
         tokens = np.concatenate([token_matrix(one) for one in tables])
-        size = loaded.study.settings.model.batch_size
+        size = loaded.study.settings.rows_at_once
         kept = keep_states(loaded.models[direction], tokens, layer, batch_size=size)
         known = loaded.states[direction] = layer, kept
     return known[1]
@@ -717,7 +717,7 @@ def _patched(loaded: Loaded, patch: Patch) -> _Survival:
         layer,
         positions,
         others=others,
-        batch_size=study.settings.model.batch_size,
+        batch_size=study.settings.rows_at_once,
         prefix=study.settings.sequences.n_prefix,
     )
     survives, _, logprob = map(np.concatenate, zip(*batches, strict=True))

@@ -283,7 +283,7 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
         _check_used(study, delta)
         tried = _sequences_to_try(study, delta.sample, delta.shown, delta.classes)
         tokens = token_matrix(look_up(tried, study.sequences, "tokens"))
-        size, prefix = study.settings.model.batch_size, study.settings.sequences.n_prefix
+        size, prefix = study.settings.rows_at_once, study.settings.sequences.n_prefix
         captured = capture_pooled(model, tokens, batch_size=size)
         attention = torch.cat([batch.mean for batch in captured])
         effects = torch.cat(list(total_effects(model, tokens, batch_size=size, prefix=prefix)))
@@ -458,7 +458,7 @@ class _CutUnit:
             subject.tokens,
             self.edges,
             renormalize=study.settings.knockout.renormalize,
-            batch_size=study.settings.model.batch_size,
+            batch_size=study.settings.rows_at_once,
             prefix=study.settings.sequences.n_prefix,
         )
         columns = (pl.Series(one, getattr(found, one)) for one in _COLUMNS)

@@ -297,7 +297,7 @@ def rank_edges(study: Study, model: LanguageModel, sample: SampleKey, name: str)
     Raises UserError: the model's family has no such values.
     """
     ranking, rows = RANKINGS[name], sample_rows(study, sample)
-    size = study.settings.model.batch_size
+    size = study.settings.rows_at_once
     means, n_used = [], []
     for one in rows.classes:
         part = rows.evaluation.filter(pl.col("class") == one)

@@ -335,7 +335,7 @@ class StudyModel:
             mask=mask,
             rows=rows,
             prefix=settings.sequences.n_prefix,
-            batch_size=settings.model.batch_size,
+            batch_size=settings.rows_at_once,
             scan=settings.continue_.scan,
             decoding=settings.continue_.decoding,
             **more,

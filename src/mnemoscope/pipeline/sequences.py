@@ -154,7 +154,7 @@ def check_labels(study: Study, models: Models) -> tuple[str, ...]:
             "column is_memorized or memorization_score, or a split of the paper's data set."
         )
     rows = table.filter(pl.col(PUBLISHED_VERDICT).is_not_null())
-    batch_size = study.settings.model.batch_size
+    batch_size = study.settings.rows_at_once
     with track("Checking labels", total=rows.height) as progress:
         model = models.model(study)
         found = scan(
@@ -175,7 +175,7 @@ def _lines(frame: pl.DataFrame, study: Study, model: "LanguageModel") -> tuple[s
     settings = study.settings
     lines = [
         f"{settings.model.name}, {model.dtype} on {model.device}, batch size "
-        f"{settings.model.batch_size}: labels of {frame.height:,} sequences checked by scan."
+        f"{settings.rows_at_once}: labels of {frame.height:,} sequences checked by scan."
     ]
     for is_memorized, name in ((True, "memorized"), (False, "Non-Memo")):
         given = frame.filter(pl.col(PUBLISHED_VERDICT) == is_memorized)

@@ -231,7 +231,7 @@ def _ask_model(
     """Measure the chosen sequences; groups of near duplicates are of the whole table."""
     wanted = study.settings.search
     lm, tokens = models.model(study), token_matrix(chosen)
-    half, batch_size = study.settings.sequences.n_prefix, study.settings.model.batch_size
+    half, batch_size = study.settings.sequences.n_prefix, study.settings.rows_at_once
     total = 1 + (wanted.other_prefixes if with_prior else 0)
     with track("Perplexity and prior", total=total, unit="passes") as progress:
         before, after = perplexities(lm, tokens, batch_size=batch_size, prefix=half)

@@ -50,7 +50,7 @@ from mnemoscope.version import __version__
 if TYPE_CHECKING:
     import polars as pl
 
-STUDY_VERSION = 3
+STUDY_VERSION = 4
 """Of all that a study holds; one of another version is not opened."""
 SETTINGS_FILE = "study.yaml"
 DECODED_FILE = "decoded.parquet"
@@ -605,7 +605,16 @@ class Study:
 
 
 def check_free(folder: Path) -> None:
-    """Raise UserError for a file, a broken link, other content, or where nothing can be made."""
+    """Raise UserError for a file, a broken link, content, or where nothing can be made.
+
+    Another process may have founded a study there since its caller looked.
+    """
+    if is_study(folder):
+        Study(folder).refuse_locked()
+        raise UserError(
+            f"{folder}: holds a study already. Go on with it: 'mnemoscope run -o {folder}', or "
+            "choose another with -o."
+        )
     if folder.is_symlink() and not folder.exists():
         raise UserError(f"{folder}: a link to what is not there. Remove it, or choose another.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

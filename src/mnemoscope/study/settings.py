@@ -185,7 +185,11 @@ class ModelSettings(BoundedSettings):
         description="Spread the model over GPUs, memory and disk in place of device: auto, "
         "balanced, sequential, or a device for each module.",
     )
-    batch_size: _BatchSize = Field(default=64, description="Sequences a forward pass.")
+    batch_size: _BatchSize | None = Field(
+        default=None,
+        description="Sequences a forward pass; null: 64 on a processor, on an accelerator 65,536 "
+        "tokens or what fits.",
+    )
     bos: Literal["auto", "always", "never"] = Field(
         default="auto",
         description="Prepend the beginning-of-sequence token: auto does what the tokenizer does.",
@@ -744,6 +748,15 @@ class StudySettings(BoundedSettings):
         """Name of the reference model; of the embedded model its own; None if there is none."""
         own = EMBEDDED if self.model.name == EMBEDDED else None
         return self.capture.reference or own
+
+    @property
+    def rows_at_once(self) -> int:
+        """Sequences a forward pass on this machine."""
+        from mnemoscope.lm.placement import find_device, rows_at_once
+
+        if self.model.batch_size is not None:
+            return self.model.batch_size
+        return rows_at_once(None, find_device(self.model.device).type, self.sequences.length)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, with the keys of the YAML file."""

@@ -88,12 +88,12 @@ def _time_capture(models: "Models", settings: StudySettings) -> float:
     from mnemoscope.lm.attention import capture_pooled
 
     lm = models.model()
-    n = min(settings.model.batch_size, TIMED_SEQUENCES)
+    n = min(settings.rows_at_once, TIMED_SEQUENCES)
     length = settings.sequences.length
     sample = np.random.default_rng(0).integers(0, lm.vocab_size, (n, length))
     for _ in range(2):  # the first pass warms up
         started = time.perf_counter()
-        for _ in capture_pooled(lm, sample, batch_size=settings.model.batch_size):
+        for _ in capture_pooled(lm, sample, batch_size=settings.rows_at_once):
             pass
         seconds = (time.perf_counter() - started) / n
     return seconds / length
