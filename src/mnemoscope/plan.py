@@ -36,7 +36,7 @@ from mnemoscope.study.cost import (
 )
 from mnemoscope.study.folder import Study, check_free, is_study
 from mnemoscope.study.settings import StudySettings, check_corpus
-from mnemoscope.study.shapes import find_models
+from mnemoscope.study.shapes import KnownModels, find_models
 from mnemoscope.study.stages import STAGES, rests_on
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.words import about, plural
@@ -156,16 +156,52 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
     )
     cost = graft_cost(settings, counts, found.n_scans, found.n_each)
     there = f" ({found.n_there:,} are there)" if found.n_there else ""
-    seconds = sum(cost.seconds.values())
-    took = f", {about(seconds)} in all" if known.shape else ""
+    said = (
+        f"In short: {plural(found.n_parts, 'part')}, {plural(found.n_grafts, 'graft')} and "
+        f"{plural(found.n_walks, 'random change')}, each tried at growing sizes{there}: about "
+        f"{found.n_scans:,} times {found.n_each:,} sequences are asked"
+    )
+    return _of_stage(said, [NO_WALKS] if not found.n_walks else [], settings, known, counts, cost)
+
+
+def plan_knockout(settings: StudySettings, study: Study, *, redo: bool = False) -> Plan:
+    """Plan what `knockout` would do in a localized study; errors as `plan_grafts`."""
+    from mnemoscope.pipeline.knockout import count_cuts  # with torch
+    from mnemoscope.pipeline.passes import knockout_cost
+
+    study.changed_stages(settings, redo=redo)
+    study.settings = settings
+    found = count_cuts(study)
+    known = find_models(settings)
+    counts = Counts(
+        Need(0, 0, 0, 0, "", [], {}),
+        n_sequences=found.n_continued,
+        shape=known.shape,
+        reference=known.reference,
+        speed=known.speed,
+    )
+    said = (
+        f"In short: {plural(found.n_cuts, 'cut')} of edges, over {found.n_taxonomies} of the "
+        f"taxonomies: {found.n_continued:,} times a sequence is continued"
+    )
+    decoded = "What breaks is decoded too, so that it takes up to three times as long."
+    return _of_stage(
+        said, [decoded], settings, known, counts, knockout_cost(settings, counts, found.n_continued)
+    )
+
+
+def _of_stage(
+    said: str,
+    notes: list[str],
+    settings: StudySettings,
+    known: KnownModels,
+    counts: Counts,
+    cost: Cost,
+) -> Plan:
+    """The plan of one stage: what it does in a sentence, the models, what it takes."""
+    took = f", {about(sum(cost.seconds.values()))} in all" if known.shape else ""
     return Plan(
-        lines=[
-            f"In short: {plural(found.n_parts, 'part')}, {plural(found.n_grafts, 'graft')} and "
-            f"{plural(found.n_walks, 'random change')}, each tried at growing sizes{there}: about "
-            f"{found.n_scans:,} times {found.n_each:,} sequences are asked{took}.",
-            *known.lines,
-            *([NO_WALKS] if not found.n_walks else []),
-        ],
+        lines=[f"{said}{took}.", *known.lines, *notes],
         rows=_rows([cost], beside_paper=False),
         notes=list(_time_notes(settings, counts, [cost])),
     )

@@ -1,6 +1,8 @@
 """The stage `knockout`: every cut beside its controls, resumable, and refused in one line."""
 
 import json
+import re
+import shlex
 import shutil
 
 import numpy as np
@@ -28,6 +30,7 @@ from study_files import put_in_place, settings_with
 
 SAMPLE = "Non-Memo, Recite[5], Recollect"
 FEW = {"by": "delta", "strengths": [2.0, 20.0], "n_sequences": 10, "draws": 2}
+WITH_GRADIENT = "localize.attributions=[guided,gradient]"
 ONE = {"strengths": [2.0], "draws": 1}
 
 
@@ -224,23 +227,50 @@ def test_the_settings_reach_the_model_that_is_cut(study, asked, monkeypatch) -> 
     assert not set(tried) & set(measured)
 
 
-def test_a_delta_that_names_no_edges_is_refused(refused, study) -> None:
+def test_a_dry_run_counts_the_cuts_that_are_made(done, succeed, monkeypatch) -> None:
+    """One unit a cut, each on 10 sequences of two classes; no edge is cut."""
+    n = sum(1 for one in (done.folder / "knockout").rglob("*.json"))
+    for by in ("delta", "value_norm_contrast"):
+        found = Study(done.folder)
+        found.settings = settings_of(found, by=by)
+        assert knockout.count_cuts(found) == (1, n, 20 * n)
+    monkeypatch.setattr(knockout, "cut_and_continue", None)
+    said = succeed("knockout", done.folder, "--dry-run").out
+    assert f"{n} cuts of edges, over 1 of the taxonomies: {20 * n:,} times a sequence" in said
+    assert "Nothing was written" in said
+
+
+def commands_in(said: str) -> list[list[str]]:
+    return [shlex.split(one) for one in re.findall(r"mnemoscope (.+?)(?:\. |\.$)", said)]
+
+
+def test_a_delta_that_names_no_edges_is_refused(refused, succeed, study) -> None:
     for change, said in (
         ({"n_used": [5, 0, 5]}, "no correctly classified sequence of class 'Recite[5]'"),
         ({"repeats": 2}, "Δ of 4 layers"),
         ({"attribution": "guided"}, "no Δ by 'gradient'"),
     ):
         plant(study, **change)
-        assert said in refused("knockout", study.folder, "-q", "--by", "delta")
+        line = refused("knockout", study.folder, "-q", "--by", "delta")
+        assert said in line
+        for command in commands_in(line):
+            if command[0] == "knockout":
+                succeed(*command, "--dry-run")
+            else:
+                assert command[:2] == ["localize", str(study.folder)]
+                assert command[2:] in (["--redo"], ["--set", WITH_GRADIENT, "--redo"])
+        assert commands_in(line)
 
 
-def test_a_class_that_the_study_does_not_hold_is_refused(refused, study) -> None:
+def test_a_class_that_the_study_does_not_hold_is_refused(refused, succeed, study) -> None:
     """The labels of a class are gone: there is nothing to break."""
     kept = pl.when(pl.col(SAMPLE) != "Recollect").then(pl.col(SAMPLE)).alias(SAMPLE)
     put_in_place(study.folder, labels__parquet=study.read("labels.parquet").with_columns(kept))
     said = refused("knockout", study.folder, "-q")
     assert "0 memorized sequences of class 'Recollect'; cutting needs 2" in said
     assert not (study.folder / "knockout.parquet").exists()
+    (command,) = commands_in(said)
+    succeed(*command, "--dry-run")
 
 
 def planted(tiny_studies, folder) -> Study:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
@@ -27,6 +27,9 @@ from mnemoscope.study.settings import (
     shipped_text,
 )
 from mnemoscope.study.stages import STAGES, Stage, stage_named
+
+if TYPE_CHECKING:
+    from mnemoscope.plan import Plan
 
 _STUDY = Path("study")
 
@@ -268,13 +271,35 @@ def train(
 
 
 def knockout(
-    study: options.StudyFolder, by: options.By = None, stage: options.StageFlags = options.STAGE
+    study: options.StudyFolder,
+    by: options.By = None,
+    dry_run: bool = Option(False, "--dry-run", help="Only say how much there is to do."),
+    stage: options.StageFlags = options.STAGE,
 ) -> None:
     """Cut the edges that decide a class inside the running model: what does it forget?
 
     Example: mnemoscope knockout my-study --by delta --set 'knockout.strengths=[1,10]'
     """
-    stage_verb(study, "knockout", {"knockout.by": by}, stage)
+    flags = {"knockout.by": by}
+    if not dry_run:
+        stage_verb(study, "knockout", flags, stage)
+        return
+    from mnemoscope.plan import plan_knockout
+
+    _print_stage_plan(plan_knockout, Study(study), flags, stage)
+
+
+def _print_stage_plan(
+    plan: "Callable[..., Plan]",
+    study: Study,
+    flags: Mapping[str, options.Flag],
+    stage: options.StageFlags,
+) -> None:
+    """Print what one stage of a study would do, with these settings."""
+    from mnemoscope.cli.summary import print_plan
+
+    wanted = options.merge_flags(study.settings, flags, stage.set_)
+    print_plan(plan(wanted, study, redo=stage.redo), verbose=stage.verbose)
 
 
 _QUICK = {
@@ -324,11 +349,9 @@ def graft(
 
         print_grafts(Study(study))
         return
-    from mnemoscope.cli.summary import print_plan
     from mnemoscope.plan import plan_grafts
 
-    wanted = options.merge_flags(opened.settings, flags, stage.set_)
-    print_plan(plan_grafts(wanted, opened, redo=stage.redo), verbose=stage.verbose)
+    _print_stage_plan(plan_grafts, opened, flags, stage)
 
 
 def plain_verb(entry: Stage) -> Callable[..., None]:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -241,6 +242,35 @@ def knockout_stage(study: Study, models: Models) -> None:
         say(line)
 
 
+class CutCounts(NamedTuple):
+    """What stage `knockout` would do: cuts of so many taxonomies, each of some sequences."""
+
+    n_taxonomies: int
+    n_cuts: int
+    n_continued: int  # sequences continued again, over all cuts
+
+
+def count_cuts(study: Study) -> CutCounts:
+    """Count what the stage would do, without a model; errors as `knockout_stage` before it."""
+    study.require("localize")
+    wanted, samples, counts = study.settings.knockout, samples_of(study), []
+    stored = _stored(study)
+    for key in _mains(study) if wanted.by != "delta" else stored:
+        one = stored.get(key)
+        if one is not None:
+            _check_used(study, one)
+        entry = samples[key]
+        classes = one.classes if one is not None else (entry.trained_classes or entry.classes)
+        tried = _sequences_to_try(study, key, entry.shown, classes)
+        n_classes, draws = len(classes) - 1, wanted.draws
+        of_non_memo = one is None or one.n_used[0] > 0
+        each = draws + of_non_memo + n_classes * (2 + 2 * draws)
+        n = 1 + len(wanted.strengths) * each + (1 + 2 * draws) + (2 + draws)
+        counts.append((n, n * tried.height))
+    n_cuts, n_continued = (sum(column) for column in zip(*counts, strict=True))
+    return CutCounts(len(counts), n_cuts, n_continued)
+
+
 def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
     """Each taxonomy on its main sample, without the repetitions on matched sequences."""
     deltas = _ranked(study, model)
@@ -248,15 +278,10 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
         if delta.delta.shape[1] != model.n_layers:
             raise UserError(
                 f"{study.folder}: Δ of {delta.delta.shape[1]} layers, but {model.name} has "
-                f"{model.n_layers}. EdgeCut the model that the study was made of."
+                f"{model.n_layers}. Make it anew: mnemoscope localize {study.folder} --redo."
             )
-        for name, n_used in zip(delta.classes[1:], delta.n_used[1:], strict=True):
-            if n_used == 0:  # its largest edges mean nothing
-                raise UserError(
-                    f"{study.folder}: {delta.shown}: no correctly classified sequence of class "
-                    f"'{name}', so there is no Δ of it. Train on more sequences."
-                )
-        tried = _sequences_to_try(study, delta)
+        _check_used(study, delta)
+        tried = _sequences_to_try(study, delta.sample, delta.shown, delta.classes)
         tokens = token_matrix(look_up(tried, study.sequences, "tokens"))
         size, prefix = study.settings.rows_at_once, study.settings.sequences.n_prefix
         captured = capture_pooled(model, tokens, batch_size=size)
@@ -268,37 +293,70 @@ def _subjects(study: Study, model: LanguageModel) -> Iterator[_Subject]:
 
 def _ranked(study: Study, model: LanguageModel) -> list[StoredDelta]:
     """Each taxonomy's edges by the ranking asked for, from the study where it holds it."""
+    stored, by = _stored(study), study.settings.knockout.by
+    if by == "delta":
+        return list(stored.values())
+    return [stored.get(one) or rank_edges(study, model, one, by) for one in _mains(study)]
+
+
+def _mains(study: Study) -> list[SampleKey]:
+    samples = samples_of(study).items()
+    return [key for key, entry in samples if key.is_main and not entry.impossible]
+
+
+def _stored(study: Study) -> dict[SampleKey, StoredDelta]:
+    """The main samples that the study holds the ranking of; UserError where one needs it."""
     wanted = study.settings.knockout
     name = wanted.attribution if wanted.by == "delta" else wanted.by
-    stored = {one.sample: one for one in load_deltas(study) if one.attribution == name}
-    mains = [
-        key for key, entry in samples_of(study).items() if key.is_main and not entry.impossible
-    ]
-    if wanted.by != "delta":
-        return [stored.get(one) or rank_edges(study, model, one, name) for one in mains]
-    if not any(one in stored for one in mains):
+    every = {one.sample: one for one in load_deltas(study) if one.attribution == name}
+    found = {key: every[key] for key in _mains(study) if key in every}
+    if wanted.by == "delta" and not found:
+        asked, anew = study.settings.localize.attributions, ""
+        if name not in asked:
+            listed = ",".join([*asked, name])
+            setting = f"--set 'localize.attributions=[{listed}]'"
+            anew = f"Make it: mnemoscope localize {study.folder} {setting} --redo. "
         raise UserError(
-            f"{study.folder}: no Δ by '{name}' of any CNN that trained. "
-            "Ask localize for it, train on more sequences, or rank otherwise (--by)."
+            f"{study.folder}: no Δ by '{name}' of any CNN that trained. {anew}Or rank otherwise: "
+            f"{_otherwise(study)}."
         )
-    return [stored[one] for one in mains if one in stored]
+    return found
 
 
-def _sequences_to_try(study: Study, delta: StoredDelta) -> pl.DataFrame:
+def _otherwise(study: Study) -> str:
+    """The command of the default ranking, which needs no CNN."""
+    usual = type(study.settings.knockout)().by
+    return f"mnemoscope knockout {study.folder} --by {usual}"
+
+
+def _check_used(study: Study, delta: StoredDelta) -> None:
+    """Refuse a class without Δ: its largest edges mean nothing."""
+    for name, n_used in zip(delta.classes[1:], delta.n_used[1:], strict=True):
+        if n_used == 0:
+            raise UserError(
+                f"{study.folder}: {delta.shown}: no correctly classified sequence of class "
+                f"'{name}', so there is no Δ of it. Rank otherwise: {_otherwise(study)}."
+            )
+
+
+def _sequences_to_try(
+    study: Study, sample: SampleKey, shown: str, classes: Sequence[str]
+) -> pl.DataFrame:
     """Memorized sequences of each class, those not used to measure Δ first."""
     wanted = study.settings.knockout
-    measured = sample_rows(study, delta.sample).evaluation["sequence_id"].implode()
-    of_class = pl.col(delta.sample.taxonomy).alias("class")
+    measured = sample_rows(study, sample).evaluation["sequence_id"].implode()
+    of_class = pl.col(sample.taxonomy).alias("class")
     labels = study.read(LABELS_FILE).select("sequence_id", of_class)
     labels = labels.sample(fraction=1.0, shuffle=True, seed=wanted.seed)
     labels = labels.sort(pl.col("sequence_id").is_in(measured), maintain_order=True)
     chosen = []
-    for name in delta.classes[1:]:
+    for name in classes[1:]:
         rows = labels.filter(pl.col("class") == name).head(wanted.n_sequences)
         if rows.height < 2:
             raise UserError(
-                f"{study.folder}: {delta.shown}: {rows.height} memorized sequences of class "
-                f"'{name}'; cutting needs 2. Leave the class out (--drop-small-classes)."
+                f"{study.folder}: {shown}: {rows.height} memorized sequences of class '{name}'; "
+                "cutting needs 2. Leave the class out: mnemoscope run -o "
+                f"{study.folder} --drop-small-classes --redo."
             )
         chosen.append(rows)
     groups = find_groups(study.sequences).cast(pl.Int64).alias("group")

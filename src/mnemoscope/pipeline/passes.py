@@ -81,6 +81,13 @@ def graft_cost(settings: StudySettings, counts: Counts, n_scans: int, n_each: in
     return cost
 
 
+def knockout_cost(settings: StudySettings, counts: Counts, n_continued: int) -> Cost:
+    """Forward passes of stage `knockout`: one of each sequence; what breaks is decoded besides."""
+    cost = Cost(settings, counts)
+    cost.add_passes("sequences with edges cut", n_continued, settings.sequences.length - 1)
+    return cost
+
+
 def memory_bytes(
     shape: ModelShape, *, dtype: str, batch_size: int, length: int, suffix: int
 ) -> tuple[int, int]:
