@@ -114,6 +114,15 @@ def atomic_folder(
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise _explain(error, folder) from error
+    except Exception as error:
+        if (said := _OS_ERROR.search(str(error))) is None:
+            raise
+        number = int(said[1])
+        raise _explain(OSError(number, os.strerror(number)), folder) from error
+
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""What libraries in Rust, such as safetensors, say in an error that is no OSError."""
 
 
 @contextmanager
