@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from filelock import Timeout
+from safetensors import SafetensorError
 
 from mnemoscope.data.corpus import open_flat
 from mnemoscope.data.rows import read_pair
@@ -238,3 +239,10 @@ def test_a_reader_that_the_system_kills_or_cannot_start_is_no_damage(tmp_path, m
     monkeypatch.setattr(subprocess, "Popen", no_room)
     with pytest.raises(NoRoomError, match="its reader does not start: Cannot allocate"):
         read_table(path)
+
+
+def test_a_full_disk_that_a_library_in_rust_reports_is_named(tmp_path):
+    """safetensors' error of writing is no OSError."""
+    with pytest.raises(NoRoomError, match="out"), atomic_folder(tmp_path / "out"):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+    assert not [*tmp_path.iterdir()]

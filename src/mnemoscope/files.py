@@ -100,20 +100,35 @@ def atomic_folder(
         with suppress(UserError, OSError), _held(left, folder):
             shutil.rmtree(left, ignore_errors=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    with naming(folder), _held(temporary, folder):
+        try:
+            yield made_folder(temporary)
+            mask = os.umask(0)  # safetensors writes for the owner alone
+            os.umask(mask)
+            for file in filter(Path.is_file, temporary.rglob("*")):
+                file.chmod(0o666 & ~mask)
+            check(folder)
+            os.replace(temporary, folder)
+        finally:  # within the lock: the temporary folder of another is not ours to remove
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Turn errors of writing, those of libraries in Rust too, into UserError or NoRoomError."""
     try:
-        with _held(temporary, folder):
-            try:
-                yield made_folder(temporary)
-                mask = os.umask(0)  # safetensors writes for the owner alone
-                os.umask(mask)
-                for file in filter(Path.is_file, temporary.rglob("*")):
-                    file.chmod(0o666 & ~mask)
-                check(folder)
-                os.replace(temporary, folder)
-            finally:  # within the lock: the temporary folder of another is not ours to remove
-                shutil.rmtree(temporary, ignore_errors=True)
+        yield
     except OSError as error:
         raise _explain(error, folder) from error
+    except Exception as error:
+        if (said := _OS_ERROR.search(str(error))) is None:
+            raise
+        number = int(said[1])
+        raise _explain(OSError(number, os.strerror(number)), folder) from error
+
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""What libraries in Rust, such as safetensors, say in an error that is no OSError."""
 
 
 @contextmanager

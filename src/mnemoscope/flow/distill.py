@@ -26,6 +26,7 @@ from mnemoscope.files import (
     digest,
     hold_file,
     made_folder,
+    naming,
     refuse_existing,
 )
 from mnemoscope.lm.load import load_model
@@ -137,16 +138,19 @@ def distill(asked: DistillAsked, out: Path, *, teacher: Teacher | None = None) -
         work = _work_folder(out, digest(facts))
         before = np.tile(np.array(lm.before, dtype=np.int32), (len(rows), 1))
         n_layers = student.config.num_hidden_layers
-        trained = train_student(
-            student,
-            np.hstack([before, rows]),
-            asked.settings,
-            work,
-            teacher=(teacher or view_of(lm, n_layers, asked.settings)) if needs_teacher else None,
-            widths=(student.config.hidden_size, lm.model.config.hidden_size),
-            n_layers=lm.n_layers,
-            device=lm.device,
-        )
+        with naming(work):
+            trained = train_student(
+                student,
+                np.hstack([before, rows]),
+                asked.settings,
+                work,
+                teacher=(teacher or view_of(lm, n_layers, asked.settings))
+                if needs_teacher
+                else None,
+                widths=(student.config.hidden_size, lm.model.config.hidden_size),
+                n_layers=lm.n_layers,
+                device=lm.device,
+            )
         made = facts | {
             "steps": trained.steps,
             "history": list(trained.history),
