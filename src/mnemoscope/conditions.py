@@ -89,6 +89,8 @@ class GateResult(NamedTuple):
     `counted` are the passages (items, windows) that count; `failing` are the documents of which it
     holds, with the amount of each in words, where it is asked of each. `is_strict`: what is unread
     fails too. `baseline`: how the older result compares, where there is one.
+    `undecided`: how many passages and which share the condition leaves out because it cannot be
+    told of them; None where that is no question.
     """
 
     gate: Gate
@@ -101,6 +103,7 @@ class GateResult(NamedTuple):
     failing: Mapping[str, str] = {}
     is_strict: bool = False
     baseline: Mapping[str, Any] | None = None
+    undecided: Mapping[str, Any] | None = None
 
     def strictly(self) -> "GateResult":
         """The same where what nobody could ask fails."""
@@ -129,6 +132,7 @@ class GateResult(NamedTuple):
             "unread": self.n_unread,
             "strict": self.is_strict,
             "baseline": self.baseline,
+            "undecided": self.undecided,
         }
 
 
@@ -221,6 +225,7 @@ def parse_gate(text: str, measures: Measures) -> Gate:
     is_read = match and (measures.has_each or not match[5])
     if match is None or not is_read or match[1] not in (None, *measures.kinds):
         hint = nearest(match[1], measures.kinds) if match and is_read and match[1] else ""
+        hint = hint or _word_of(text, measures)
         raise UserError(
             f"--fail-if '{text}': not understood.{hint} Write for example {measures.examples} "
             f"({kinds}; > or >=)."
@@ -251,6 +256,14 @@ def parse_gate(text: str, measures: Measures) -> Gate:
         )
     limit = number / 100 if unit == "%" else number
     return Gate(text.strip(), kind, sign, limit, unit != "%", match[5] is not None, measures)
+
+
+def _word_of(text: str, measures: Measures) -> str:
+    """That a kind has another name in a condition, where one names it as results do; else empty."""
+    words = " ".join(re.split("[<>=]", text)[0].split())
+    named = measures.said.items() if " " in words else ()
+    found = (kind for kind, said in named if words in said)
+    return "".join(f" '{words}' is written {kind}." for kind in found)
 
 
 def _sign(value: float, limit: float) -> int:

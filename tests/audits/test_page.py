@@ -5,7 +5,7 @@ import json
 import math
 import re
 import shlex
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
 
@@ -33,7 +33,10 @@ from mnemoscope.audits.rule import UNDECIDED as OPEN
 from mnemoscope.audits.rule import VERDICTS, decide
 from mnemoscope.audits.shares import Passage, overall, summarize
 from mnemoscope.audits.verdict import (
+    EVIDENCE_PAGE,
+    KNOWN_APART,
     LEARNED,
+    NEARLY,
     RULES,
     error_rate,
     how_tested,
@@ -48,6 +51,7 @@ from sarif_logs import check_sarif
 from tests.audits.conftest import BRIEF, audit_documents
 
 WROTE = {"reason": "because", "score": 0.75, "reference_score": 0.25, "suffix_pieces": list("abcd")}
+WROTE |= {"otherwise": [{"start": 0, "end": 1, "written": "x"}], "reference_says": "recall"}
 BASE = {"name": "base"}
 VERDICT = {"sentence": "“m” recalls 2 passages.", "tested": RULES["rule"].tested, "tested_on": "m"}
 UNPRINTABLE = 'a&b <c> "d" ]]> \x00\x1b\ud800\ufffe é😀'
@@ -129,25 +133,32 @@ def test_the_report_says_what_the_record_says(made):
 def test_what_the_reference_does_not_write_comes_first_whatever_survives_grafts():
     rows = [
         {"verdict": "recall", "tokens": 32, "suffix_pieces": [""] * 32, "number": number}
-        | {"reference_reproduces": wrote, "text": "a" * length}
+        | {"reference_says": "guess" if wrote else "recall", "text": "a" * length}
         for number, wrote, length in ((1, False, 40), (2, False, 900))
     ]
-    rows.append(rows[1] | {"number": 3, "reference_reproduces": True, "text": "a" * 2000})
+    rows.append(rows[1] | {"number": 3, "reference_says": "guess", "text": "a" * 2000})
     rows += [rows[1] | {"number": 4 + at, "verdict": one} for at, one in enumerate(VERDICTS[::-1])]
     assert [row["number"] for row in in_order(rows)] == [2, 6, 1, 3, 5, 4]
 
 
-def test_the_report_names_the_documents_of_which_most_is_recalled(made):
-    first = made.record["documents"][0]
+@pytest.mark.parametrize(("n_found", "n_listed"), [(0, 6), (9, 9), (15, 12)])
+def test_the_report_names_the_documents_with_most_found_recalled_or_undecided(
+    made, n_found, n_listed
+):
+    first, n = made.record["documents"][0], 16
+    counts = [{"recall_spans": 0, "undecided_spans": at >= n - n_found} for at in range(n)]
     documents = [
-        first | {"document": f"in/{n}.txt", "recalled": {"characters": n, "share": n / 10}}
-        for n in range(9)
+        {**first, **own, "near_recall_spans": 0, "document": f"in/d{at:02}.txt"}
+        | {"recalled": {"share": 0.0}, "undecided": {"characters": at, "share": at / n}}
+        for at, own in enumerate(counts)
     ]
     said = words_of(render_brief(made.record | {"documents": documents}, made.spans.clear(), {}))
-    assert "8 documents have the text of another." in said
-    places = [said.find(f"{n}.txt") for n in range(9)]
-    assert places[:3] == [-1] * 3
-    assert places[3:] == sorted(places[3:], reverse=True)
+    assert "15 documents have the text of another." in said
+    places = [said.find(f"d{at:02}.txt") for at in range(n)]
+    assert places[: n - n_listed] == [-1] * (n - n_listed)
+    assert places[n - n_listed :] == sorted(places[n - n_listed :], reverse=True)
+    assert f"{n - n_listed} more stand in audit.html" in said
+    assert ("with something found in 3 of them" in said) == (n_found == 15)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +185,62 @@ def test_a_report_without_recall_acquits_nobody(made, rule, other, why):
     assert ("does not show that a guessed passage was not learned" in said) == (not is_open)
     last = said[said.index("What this shows, and what it does not") :]
     assert ("cannot be told whether the model recalls 1 passage" in last) == is_open
+    assert ("It did write 1 passage, " in last) == is_open
+    if is_open:
+        text = " ".join(spans["text"][0][:60].split())
+        assert text in said
+        assert re.search(rf"{spans['end'][0]:,} ?, cannot be told ?: ", said)
+
+
+@pytest.mark.parametrize("apart", [0.05, 0.38, 2.9])
+def test_a_reference_that_is_no_control_is_left_out_and_its_distance_stands_on_the_pages(
+    made, apart
+):
+    is_copy = apart < NEARLY
+    spans = made.spans.with_columns(reference_reproduces=True)
+    if is_copy:
+        spans = spans.with_columns(reference_says=pl.lit(None, dtype=pl.String))
+    reference = made.record["reference"] | {"apart": apart}
+    record = made.record | {"reference": reference}
+    record["verdict"] = verdict_of("m", reference, record["summary"], spans)
+    texts = {made.names[name]: text for name, text in made.texts.items()}
+    report = words_of(render_brief(record, spans, {}))
+    tables = {"ordinary": made.ordinary.filter(by="model"), "origins": made.origins}
+    page = words_of(render_page(record, spans, texts, tables))
+    assert "(known of the shipped model: its reference" in page
+    for said in (report, page):
+        assert f"differs from the model by {apart:.2f} nats a token" in said
+        assert ("it may hold the same memory" in said) == (apart == 0.38)
+        assert ("those that the reference does not write first" in said) != is_copy
+        assert "Shares are rounded so that they add up." in said
+    assert ("; the reference writes " in report) != is_copy
+    assert ("is nearly the same model, so what it writes does not count" in report) == is_copy
+    assert ("or one more test says recall" in report) != is_copy
+    assert "or one more test says" not in words_of((made.out / "report.html").read_text())
+
+
+def test_the_distances_that_are_named_are_those_that_were_measured():
+    page = Path(EVIDENCE_PAGE).read_text(encoding="utf-8")
+    for name, apart in KNOWN_APART.items():
+        assert f"\n| {name} | {apart} |" in page
+
+
+def test_where_the_model_wrote_other_words_pages_and_logs_say_so_in_print_too(made):
+    row = made.spans.filter(verdict="recall").row(0, named=True)
+    start = row["start"]
+    other = [{"start": start + at, "end": start + at + 2, "written": "zzyx"} for at in (0, 5)]
+    spans = pl.DataFrame([row | {"otherwise": other}], schema=made.spans.schema)
+    texts = {made.names[name]: text for name, text in made.texts.items()}
+    said = "n 2 places the model wrote other words: it may know another wording"
+    report = words_of(render_brief(made.record, spans, {}))
+    assert report.count(said) == 1
+    assert report.count("zzyx") == 2
+    assert "struck out is the document, bold what the model wrote in its place" in report
+    tables = {"ordinary": made.ordinary.filter(by="model"), "origins": made.origins}
+    assert said in words_of(render_page(made.record, spans, texts, tables))
+    (result,) = check_sarif(sarif_log(made.record, spans, texts))
+    assert said in result["message"]["text"]
+    assert "other words" not in words_of(render_brief(made.record, spans.clear(), {}))
 
 
 def test_one_verdict_is_said_everywhere_and_each_passage_has_one_place(made):

@@ -227,7 +227,7 @@ def test_a_gate_asks_for_a_share_or_a_number_of_all_or_of_each_document():
             ],
         }.items()
     ]
-    rows = [row | {"is_too_short": False} for row in rows]
+    rows = [row | {"is_too_short": False, "near": row["recalled"]} for row in rows]
     record = {"documents": rows, "summary": overall(rows), "skipped": []}
     for text, holds in {
         "recalled > 1.25%": False, "recalled >= 1.25 %": True, "recalled>1.2%": True,
@@ -241,6 +241,24 @@ def test_a_gate_asks_for_a_share_or_a_number_of_all_or_of_each_document():
         assert judge(parse_gate(text, PASSAGES), record, pl.DataFrame(), None).is_failed == holds, (
             text
         )
+    left_out = "; 1 passage (0.2 %) cannot be told and is not counted"
+    for text, is_said in {
+        "recalled > 2%": True, "near > 2%": True, "recalled > 2% in doc": True,
+        "recalled > 1%": False, "recalled > 1% in doc": False,
+        "reproduced > 50%": False, "undecided > 1%": False,
+    }.items():  # fmt: skip
+        found = judge(parse_gate(text, PASSAGES), record, pl.DataFrame(), None)
+        assert found.said.endswith(left_out) == (f"{left_out}." in found.line) == is_said, text
+        is_asked = text.startswith(("recalled", "near"))
+        counted = {"passages": 1, "share": 0.002} if is_asked else None
+        assert found.as_json()["undecided"] == counted, text
+
+
+def test_a_condition_that_is_named_as_results_are_is_told_its_word():
+    with pytest.raises(UserError, match="'cannot be told' is written undecided"):
+        parse_gate("cannot be told > 1%", PASSAGES)
+    with pytest.raises(UserError, match=r"not understood\. Write"):
+        parse_gate("of course > 1%", PASSAGES)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 999), st.sampled_from((">", ">=")))

@@ -13,7 +13,7 @@ import polars as pl
 from mnemoscope.audits.page import Part, in_order, parts_of, quoted, render, view_of
 from mnemoscope.audits.passages import GROUNDS
 from mnemoscope.audits.records import AuditRecord
-from mnemoscope.audits.rule import RECALL
+from mnemoscope.audits.rule import RECALL, UNDECIDED
 
 REPORT = "report.html"
 
@@ -21,7 +21,8 @@ _QUOTED = 3
 _LONGEST, _MOST_LINES = 240, 4  # characters and lines of a quotation
 _LINES_BEFORE = 2
 _BEFORE = 110  # characters of what stands before
-_DOCUMENTS = 6
+_DOCUMENTS, _FOUND = 6, 12
+"""Documents that are listed: so many, or so many of those in which something was found."""
 
 
 def render_brief(
@@ -29,12 +30,14 @@ def render_brief(
 ) -> str:
     """Render the report from `audit.json`, `spans.parquet` and the tables beside it."""
     rows = [{"number": number, **row} for number, row in enumerate(spans.rows(named=True), 1)]
-    recalled = [row for row in in_order(rows) if row["verdict"] == RECALL]
-    origins = tables.get("origins")
-    documents = sorted(
-        record["documents"],
-        key=lambda one: (-one["recalled"]["share"], -one["reproduced"]["share"]),
+    recalled, undecided = (
+        [row for row in in_order(rows) if row["verdict"] == one] for one in (RECALL, UNDECIDED)
     )
+    first = [*recalled[: _QUOTED - bool(undecided)], *undecided][:_QUOTED]
+    origins = tables.get("origins")
+    documents = sorted(record["documents"], key=_most_first)
+    n_found = sum(_is_found(one) for one in documents)
+    n_listed = max(_DOCUMENTS, min(n_found, _FOUND))
     return render(
         "brief",
         record=record,
@@ -42,11 +45,25 @@ def render_brief(
         views={"origins": view_of("origins", origins, {}) if origins is not None else None},
         rows=rows,
         recalled=recalled,
-        quoted=[{**row, **_shortened(row)._asdict()} for row in recalled[:_QUOTED]],
+        undecided=undecided,
+        quoted=[{**row, **_shortened(row)._asdict()} for row in first],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
-        documents=documents[:_DOCUMENTS],
-        n_more=max(len(documents) - _DOCUMENTS, 0),
+        documents=documents[:n_listed],
+        n_more=max(len(documents) - n_listed, 0),
+        n_more_found=max(n_found - n_listed, 0),
     )
+
+
+def _is_found(one: Mapping[str, Any]) -> bool:
+    """Whether a passage of a document is recalled, or it cannot be told of one."""
+    return bool(one["recall_spans"] or one["undecided_spans"] or one.get("near_recall_spans"))
+
+
+def _most_first(one: Mapping[str, Any]) -> tuple[float, ...]:
+    """Sorts documents: what is recalled or cannot be told, then what is recalled, then the rest."""
+    recalled, undecided = one["recalled"]["share"], one["undecided"]["share"]
+    found = not _is_found(one), -recalled - undecided
+    return *found, -recalled, -one["reproduced"]["share"]
 
 
 class Quotation(NamedTuple):

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import polars as pl
 
 from mnemoscope.audits.gate import new_parts
-from mnemoscope.audits.passages import right_of
+from mnemoscope.audits.passages import right_of, wordings_said
 from mnemoscope.audits.records import AuditRecord, Sarif, read_sarif, read_verdicts
 from mnemoscope.audits.rule import RECALL
 from mnemoscope.audits.verdict import LEARNED, error_rate
@@ -156,8 +156,10 @@ def about(record: AuditRecord) -> dict[str, str]:
 
 
 def _tokens(row: Mapping[str, Any]) -> dict[str, str]:
-    """How many tokens of its window model and reference wrote, and what the tests say."""
-    said = {"model writes": right_of(row), "reference writes": right_of(row, "reference_score")}
+    """How many tokens of its window model and reference wrote; not of one that is no control."""
+    is_control = row["reference_says"] is not None
+    beside = right_of(row, "reference_score") if is_control else None
+    said = {"model writes": right_of(row), "reference writes": beside}
     return {name: f"{one} tokens" for name, one in said.items() if one}
 
 
@@ -165,7 +167,8 @@ def _message(row: Mapping[str, Any], copy: str | None) -> str:
     """What is said of a passage; `copy` is the file whose lines are meant, if no text itself."""
     where = f" (lines of {copy})" if copy else ""
     found = f"{plural(row['end'] - row['start'], 'character')}{where}"
-    return f"Recalled, {found}: {LEARNED}; {row['reason']}"
+    said = [LEARNED, row["reason"], wordings_said(row)]
+    return f"Recalled, {found}: {'; '.join(filter(None, said))}"
 
 
 def _location(row: Mapping[str, Any], lines: Mapping[str, list[int]]) -> Sarif:

@@ -18,6 +18,7 @@ from mnemoscope.audits.shares import (
     number_of,
     overall,
     share_of,
+    share_words,
 )
 from mnemoscope.conditions import Gate, GateResult, Measures, lacking
 from mnemoscope.errors import UserError
@@ -70,6 +71,7 @@ def judge(
         new = "new "
     if gate.kind == "near" and "near" not in record["summary"]:
         raise UserError("--fail-if near: near copies were not looked for here. Choose recalled.")
+    left_out, passed_over = _left_out(gate, overall(rows), new)
     if gate.in_each:
         names = [row["document"] for row in record["documents"]]
         every = dict(zip(names, (amount_of(gate, row) for row in rows), strict=True))
@@ -77,18 +79,35 @@ def judge(
         name, most = max(every.items(), key=lambda one: one[1])
         where = f", the most, in {name}" if most else ""
         said = f"{gate.say(most, new)}{where}; {gate.allowed}{beside}"
+        said += "" if found else passed_over
         if found:
             too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
         found_of = passages, most, n_asked, n_unread, found
-        return GateResult(gate, bool(found), said, *found_of, baseline=compared)
+        return GateResult(gate, bool(found), said, *found_of, baseline=compared, undecided=left_out)
     whole, share = amount_of(gate, overall(rows)), None
     if not gate.of_number and baseline is None:
         share = estimate_of(share_of(record["summary"], gate.kind))
     in_all = "" if baseline is None else f" ({gate.say(amount_of(gate, record['summary']))} in all)"
     said = f"{gate.say(whole, new, share)}{in_all}, {gate.allowed}{beside}"
+    is_failed = gate.holds(whole)
+    said += "" if is_failed else passed_over
     figures = passages, whole, n_asked, n_unread
-    return GateResult(gate, gate.holds(whole), said, *figures, baseline=compared)
+    return GateResult(gate, is_failed, said, *figures, baseline=compared, undecided=left_out)
+
+
+def _left_out(gate: Gate, counts: Counts, new: str) -> tuple[dict[str, Any] | None, str]:
+    """Passages of which it cannot be told, where only recalled ones count: figures, and in words.
+
+    No words where there are none. A gate that passes says them: it acquits nobody of these.
+    """
+    if gate.kind not in ("recalled", "near"):
+        return None, ""
+    n, share = number_of(counts, "undecided"), share_of(counts, "undecided")["share"]
+    figures = {"passages": n, "share": share}
+    is_not = "is not counted" if n == 1 else "are not counted"
+    said = f"; {plural(n, f'{new}passage')} ({share_words(share)}) cannot be told and {is_not}"
+    return figures, said if n else ""
 
 
 def new_parts(passages: pl.DataFrame, before: pl.DataFrame, *, grown: bool) -> pl.DataFrame:

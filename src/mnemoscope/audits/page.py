@@ -20,13 +20,13 @@ import polars as pl
 from mnemoscope.audits.asking import Choice
 from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.heat import COLUMNS, LEVELS
-from mnemoscope.audits.passages import THIRD, right_of
+from mnemoscope.audits.passages import THIRD, right_of, wordings_said
 from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.records import WINDOWS_LINES, AuditRecord, copies_said
 from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL, UNDECIDED, VERDICTS
 from mnemoscope.audits.settings import checked, flag_of
 from mnemoscope.audits.shares import Passage, share_beside, share_words
-from mnemoscope.audits.verdict import error_rate, how_tested, model_title
+from mnemoscope.audits.verdict import distance_said, error_rate, how_tested, is_control, model_title
 from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.words import JOINT, MINUS, count
@@ -107,15 +107,15 @@ def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
     Of each those first that are at least half as long as what the model was asked for, since a
     fragment is weak evidence whatever the grounds say of its window; then those that the reference
-    does not write; then the longest, spaces not counted. Grafts do not count here: what was learned
-    very often may survive most of them.
+    does not write, if it is a control; then the longest, spaces not counted. Grafts do not count
+    here: what was learned very often may survive most of them.
     """
     return sorted(
         rows,
         key=lambda row: (
             VERDICTS.index(row["verdict"]),
             2 * row["tokens"] < len(row["suffix_pieces"]),
-            bool(row["reference_reproduces"]),
+            row["reference_says"] == GUESS,
             -len("".join(row["text"].split())),
             row["number"],
         ),
@@ -334,6 +334,9 @@ def environment(*first: str) -> jinja2.Environment:
         "token_rows": _token_rows,
         "quoted": quoted,
         "right_of": right_of,
+        "wordings_said": wordings_said,
+        "is_control": is_control,
+        "distance_said": distance_said,
         "most_cards": MOST_CARDS,
         "most_copied": MOST_COPIED,
         "heat_levels": LEVELS,
@@ -413,13 +416,16 @@ def _figure(value: float | None, digits: int = 2) -> str:
 def times(logarithm: float) -> str:
     """How many times likelier, from the natural logarithm of a ratio.
 
-    >>> times(2.0), times(-7.0), times(20.0), times(-20.0)
-    ('7.39 times', '0.00091 times', 'more than a million times', 'less than a millionth')
+    >>> times(2.0), times(9.5), times(-7.0)
+    ('7.39 times', '13,360 times', '0.00091 times')
+    >>> times(20.0), times(-20.0)
+    ('more than a million times', 'less than a millionth')
     """
     if abs(logarithm) > math.log(1e6):
         return "more than a million times" if logarithm > 0 else "less than a millionth"
     ratio = math.exp(logarithm)
-    return f"{ratio:,.2f} times" if ratio >= 0.1 else f"{ratio:.2g} times"
+    digits = 2 if ratio < 100 else 0
+    return f"{ratio:,.{digits}f} times" if ratio >= 0.1 else f"{ratio:.2g} times"
 
 
 class TokenRow(NamedTuple):

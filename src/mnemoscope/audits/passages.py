@@ -21,6 +21,7 @@ from mnemoscope.audits.tokens import (
     token_texts,
 )
 from mnemoscope.columns import Column, schema_of
+from mnemoscope.words import plural
 
 PASSAGE: dict[str, Column] = {
     "document": Column(pl.String, "its name: a path, of a table `path#row`"),
@@ -143,6 +144,14 @@ def passage_table(
             }
         )
     return pl.DataFrame(rows, schema=span_schema())
+
+
+def wordings_said(*passages: Mapping[str, Any]) -> str:
+    """In how many places of passages the model wrote other words; empty where in none."""
+    n = sum(bool(one["written"]) for row in passages for one in row["otherwise"])
+    if not n:
+        return ""
+    return f"in {plural(n, 'place')} the model wrote other words: it may know another wording"
 
 
 def _otherwise(own: Tokens, span: Span, tokenizer: Any) -> list[dict[str, Any]]:

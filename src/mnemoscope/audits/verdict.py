@@ -27,6 +27,11 @@ By `python -m experiments.audits.copies` the embedded model is 2.9 from its refe
 itself after 20 steps of training; 0.07 from itself with 1 % noise, 0.05 at 8 bits. A copy at 4 bits
 is 0.8 from it, and is not seen by this.
 """
+NEAR = 1.0
+"""Nats a token below which a reference that counts may hold the same memory: a copy may, at 4 bits.
+"""
+KNOWN_APART = {"its reference": 2.931, "itself at 4 bits": 0.831, "itself with 1 % noise": 0.066}
+"""The embedded model's distance from others, as `docs/audit-evidence.md` has it."""
 TESTED_ON = "the model of 4 million parameters that ships with mnemoscope"
 
 
@@ -226,11 +231,39 @@ def _of_reference(
     if n := len(did[UNDECIDED]):
         kept = plural(n, "more passage" if len(did[RECALL]) else "passage")
         yield f"Of {kept} it cannot be told: {_why_undecided(n, int(did[UNDECIDED].sum()))}."
+    apart = reference.get("apart")
+    if apart is not None and apart < NEAR:
+        yield (
+            f"The reference differs from the model by only {apart:.2f} nats a token: it may hold "
+            "the same memory, so what it writes too is no acquittal."
+        )
 
 
 def is_nearly_same(apart: float | None) -> bool:
     """Whether a reference so far from the model is nearly the same model, and so no control."""
     return apart is not None and apart < NEARLY
+
+
+def is_control(reference: ModelRecord | None) -> bool:
+    """Whether a reference was asked that counts."""
+    return reference is not None and not is_nearly_same(reference.get("apart"))
+
+
+def distance_said(reference: ModelRecord | None) -> str | None:
+    """How far a reference is from the model, beside what is known; None where nobody measured it.
+
+    What is known is `python -m experiments.audits.copies`.
+    """
+    apart = None if reference is None else reference.get("apart")
+    if apart is None:
+        return None
+    known = KNOWN_APART
+    return (
+        f"differs from the model by {apart:.2f} nats a token (known of the shipped model: its "
+        f"reference, which read other texts, by {known['its reference']:.1f}; copies of it at 4 "
+        f"bits by {known['itself at 4 bits']:.1f} and with 1 % noise by "
+        f"{known['itself with 1 % noise']:.2f}; below {NEARLY} it does not count)"
+    )
 
 
 def copy_said(apart: float | None) -> str | None:

@@ -479,7 +479,7 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
     from mnemoscope.audits.records import WINDOWS_LINES, copies_said
     from mnemoscope.audits.shares import number_of, share_beside, share_words
-    from mnemoscope.audits.verdict import error_rate
+    from mnemoscope.audits.verdict import distance_said, error_rate
     from mnemoscope.words import plural
 
     for row in record["documents"]:
@@ -517,6 +517,9 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
         copies = f"{n_near:,} near cop{'y' if n_near == 1 else 'ies'}"
         print(f"With {copies}: {_share(whole['near'])} recalled or nearly so.")
     print(record["verdict"]["sentence"])
+    distance = distance_said(record["reference"])
+    if distance and "nats a token" not in record["verdict"]["sentence"]:
+        print(f"The reference {distance}: {record['verdict']['page']}.")
     stride = int(str(record["settings"]["stride"]))
     if stride > 1 and not whole["recall_spans"]:
         print(
