@@ -51,7 +51,7 @@ _WHOLE: dict[Path, tuple[_Identity, str]] = {}  # files and the SHA-256 that the
 
 
 class OtherVersionError(ValueError):
-    """A record is as it was written, and does not say what this version asks of one."""
+    """A record is as it was written, and lacks what this version asks of one."""
 
 
 class _Signed(TypedDict):
@@ -366,13 +366,12 @@ def check_record(found: Any) -> None:
 
 
 def _check_fields(found: Facts, shape: Any) -> None:
-    try:
-        check_shape(found, shape)
-    except ValueError as error:
+    """Raise OtherVersionError where a key is not there, ValueError where one is of another type."""
+    if lacks := sorted(getattr(shape, "__required_keys__", frozenset()) - found.keys()):
         versions = found.get("versions")
         made = versions.get("mnemoscope") if isinstance(versions, dict) else None
-        by = f"made by {made}; " if made else ""
-        raise OtherVersionError(f"{by}{first_line(error)}") from None
+        raise OtherVersionError(f"{f'made by {made}; ' if made else ''}without {', '.join(lacks)}")
+    check_shape(found, shape)
 
 
 def store_of_parts(folder: Path) -> Store:
