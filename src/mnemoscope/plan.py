@@ -156,10 +156,12 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
     )
     cost = graft_cost(settings, counts, found.n_scans, found.n_each)
     there = f" ({found.n_there:,} are there)" if found.n_there else ""
+    grafts = [plural(found.n_parts, "part"), plural(found.n_grafts, "graft")]
+    walks = f"{plural(found.n_walks, 'random change')}, each tried at growing sizes"
+    counted = f"{', '.join(grafts)} and {walks}" if found.n_walks else " and ".join(grafts)
     said = (
-        f"In short: {plural(found.n_parts, 'part')}, {plural(found.n_grafts, 'graft')} and "
-        f"{plural(found.n_walks, 'random change')}, each tried at growing sizes{there}: about "
-        f"{found.n_scans:,} times {found.n_each:,} sequences are asked"
+        f"In short: {counted}{there}: about {found.n_scans:,} times {found.n_each:,} sequences "
+        "are asked"
     )
     return _of_stage(said, [NO_WALKS] if not found.n_walks else [], settings, known, counts, cost)
 

@@ -334,13 +334,14 @@ def _sign(character: str, *, breaks: bool) -> str | None:
     return f"U+{ord(character):04X}" if is_hidden else None
 
 
-_KIND_WORDS = {
+PART_KINDS = {
     "qk": "queries and keys",
     "values": "values",
     "output": "output projection",
     "mlp": "MLP",
     "norms": "norms",
 }
+"""Kinds of parts of a layer, in words."""
 
 
 def part_words(part: str) -> str:
@@ -349,8 +350,10 @@ def part_words(part: str) -> str:
     >>> part_words("layers.0.qk"), part_words("embedding")
     ('the queries and keys of layer 0', 'the embedding')
     """
+    if part in PART_KINDS and part != "norms":  # those outside the layers are `norms` too
+        return f"the {PART_KINDS[part]} of all layers"
     match = re.fullmatch(r"layers\.([\d-]+)\.(\w+)", part)
-    if match is None or match[2] not in _KIND_WORDS:
+    if match is None or match[2] not in PART_KINDS:
         return f"the {part}"
     layers = "layers" if "-" in match[1] else "layer"
-    return f"the {_KIND_WORDS[match[2]]} of {layers} {match[1]}"
+    return f"the {PART_KINDS[match[2]]} of {layers} {match[1]}"

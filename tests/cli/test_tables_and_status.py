@@ -126,7 +126,7 @@ def test_describe_a_study_and_a_folder_of_maps(tiny_studies, study_at, call, mon
     values = yaml.safe_load(path.read_text())
     values["localize"]["attributions"] = ["gradient"]
     path.write_text(yaml.safe_dump(values))
-    assert "\nOutdated: localize, report.\n" in call("status", path.parent).out
+    assert "\nOut of date: localize, report.\n" in call("status", path.parent).out
 
 
 def test_status_says_how_far_a_stage_is_and_where_it_was_stopped(study_at, call, answer):

@@ -609,6 +609,7 @@ FOLDERS = [  # files, which of them is given, words of the one line
     ({"a.txt": b"short", "b.txt": b""}, "", "no text of 64 tokens"),
     ({"a.bin": b"\0"}, "a.bin", "a.bin: not a text in UTF-8"),
     ({}, "gone", "gone: no such file or folder"),
+    ({"my-texts/a.txt": b"a"}, "my-text", "no such file or folder. Did you mean '.*my-texts'"),
     ({"a.txt": b"a b " * (9 << 18)}, "a.txt", r"longer than 8 MB\. Divide"),
 ]
 TABLES = [  # the columns of a table, words of the one line

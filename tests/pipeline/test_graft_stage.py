@@ -5,6 +5,7 @@ import re
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -383,9 +384,12 @@ def test_classes_too_small_for_a_verdict_are_grafted_without_random_changes(stud
         run_stage(study, "graft", settings_of(study, **ONE_PART | {"n_sequences": 3}))
     said = capfd.readouterr().err
     assert "no random changes are tried: a verdict needs 10 sequences" in said
-    assert "no verdict: it needs 10 sequences in each" in said
-    assert "of those tried, Recite[5] has 3, Recollect has 3" in said
     found = Study(study.folder)
+    capfd.readouterr()
+    print_grafts(found)
+    said = " ".join(capfd.readouterr().out.split())
+    assert said.count(f"under {TAXONOMY}: no verdict: it needs 10 sequences in each") == 1
+    assert "of those tried, Recite[5] has 3, Recollect has 3" in said
     assert found.read("graft_curves.parquet").is_empty()
     view = graft_of(found, TAXONOMY)
     assert (view["first"], view["doses"], view["has_interval"]) == (None, [], False)
@@ -472,3 +476,17 @@ def test_what_cannot_be_grafted_is_refused(study, section, change, words):
     with pytest.raises(UserError, match=words):
         run_stage(study, "graft", settings_with(study, **{section: change}), redo=True)
     assert not (study.folder / "graft.parquet").exists()
+
+
+def test_a_quick_look_at_a_model_whose_unembedding_is_its_embedding(tiny, study):
+    pair = []
+    for name in (tiny.model, tiny.reference):
+        lm = load_model(str(name))
+        lm.model.get_output_embeddings().weight = lm.model.get_input_embeddings().weight
+        pair.append(lm.model)
+    loaded = SimpleNamespace(pairs={"twin_in_model": Pair(*pair)}, study=study, models={})
+    study.settings = settings_of(study, parts=["mlp", "embedding", "unembedding"])
+    assert graft.wanted_parts(loaded) == ["mlp", "embedding"]
+    study.settings = settings_of(study, parts=["unembedding"])
+    with pytest.raises(UserError, match="part 'unembedding': the model has no such part"):
+        graft.wanted_parts(loaded)

@@ -56,12 +56,29 @@ def test_a_study_without_a_reference_says_so_and_how_to_give_one(tiny, tmp_path,
     page, said = folder / "report.html", succeed("status", folder).out
     assert "No reference was asked" in said
     assert "No reference was asked" in words_of(page.read_text())
-    (advised,) = re.findall(r"^ +mnemoscope (run .*REFERENCE)$", said, re.MULTILINE)
+    (advised,) = re.findall(r"^ +mnemoscope ((?:run|graft) .*REFERENCE)$", said, re.MULTILINE)
     succeed(*shlex.split(advised.replace("REFERENCE", str(tiny.reference))), "-q")
+    succeed("report", folder, "-q")
     for words in (succeed("status", folder).out, words_of(page.read_text())):
         assert "The reference repeats none of these: 0.0 %" in words
         assert "REFERENCE" not in words
         assert "may be guessable" not in words
+
+
+def test_a_model_and_a_reference_that_were_swapped_are_asked_about(tiny, tmp_path, succeed):
+    given = ("--sequences", tiny.values["sequences"]["source"], "-o", tmp_path / "study", "-q")
+    given = (*given, "--set", "sequences.limit=60")
+    said = succeed("run", "--model", tiny.reference, "--reference", tiny.model, *given).out
+    asked = " of 60 sequences that it was asked, the model 0 of all 60: did you swap them?"
+    page = words_of((tmp_path / "study" / "report.html").read_text())
+    assert asked in " ".join(said.split())
+    assert asked in page
+    assert "Did you swap model and reference?" in page
+    advised = re.findall(r"^ +mnemoscope (run .*)$", said, re.MULTILINE)[0]
+    (n,) = re.findall(r"The reference repeats (\d+) of 60", page)
+    said = succeed(*shlex.split(advised), "-q").out
+    assert f"{n} of 60 sequences repeated word for word." in said
+    assert "swap" not in said
 
 
 @pytest.mark.parametrize("is_captured", [False, True])

@@ -77,14 +77,26 @@ def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_eno
     (section,) = re.findall(r'<section id="next".*?</section>', page, re.DOTALL)
     assert re.findall(r"<code[^>]*>mnemoscope (.*?)</code>", section)[:3] == commands
     plan = succeed(*commands[0].split(), "--quick", "--dry-run").out
-    assert "4 parts, 10 grafts and 36 random changes" in plan
+    assert "6 parts, 14 grafts and 54 random changes" in plan
     assert "Nothing was written" in plan
     few = ("--set", "graft.n_sequences=10", "--set", "graft.parts=[layers.0.qk]")
     succeed(*commands[0].split(), "--quick", *few, "-q")
     settings = Study(folder).settings.graft
     assert (settings.parts, settings.draws) == (["layers.0.qk"], 9)
-    assert "graft" not in advised(succeed("status", folder).out)[0]
-    whole = succeed("graft", folder, "--full", "--redo", "--dry-run").out
+    state = succeed("status", folder).out
+    assert "\nOut of date: report.\n" in state
+    untried = (
+        "Grafts so far: layers.0.qk; not tried: values, output, mlp, norms, embedding, unembed"
+    )
+    assert untried in state
+    assert untried in succeed(*commands[0].split(), "--quick", *few, "-q").out  # nothing to do
+    assert advised(state)[0] == f"report {folder}"
+    succeed(*advised(state)[0].split(), "-q")
+    state = succeed("status", folder).out
+    assert "\nWithout CNNs: report.\n" in state
+    (again,) = (one for one in advised(state) if one.startswith("graft"))
+    assert again == f"graft {folder} --full --redo"
+    whole = succeed(*again.split(), "--dry-run").out
     assert not whole.startswith("In short: 1 part,")
 
 

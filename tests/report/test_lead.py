@@ -101,12 +101,35 @@ def test_one_badge_says_what_the_clearest_taxonomy_shows(content, excesses, said
     assert ("Attention" in whole) == bool(said)
 
 
+@pytest.mark.parametrize("impossible", ["", "too few"])
+def test_classes_left_out_are_not_named_as_compared(content, impossible):
+    shown = replace(
+        make_taxonomy(("Non-Memo", "Recall"), n_layers=1),
+        title="Guess or Recall",
+        dropped=[("Guess", 3)],
+    )
+    shown = replace(shown, impossible=impossible or None)
+    label = "Guess or Recall" if impossible else "Recall against Non-Memo (Guess left out)"
+    assert shown.label == label
+    badges = lead_of(replace(content, taxonomies=[shown])).badges
+    said = [one.answer for one in badges if one.question == "Attention"]
+    assert all(one.endswith(f", under “{label}”") for one in said)
+    assert bool(said) != bool(impossible)
+
+
 FINDINGS = {
     "SPECIFIC": f"{MECHANISM}: in this training Recall depends on the queries and keys of layer 0 ",
     "EITHER_WAY": f"{MECHANISM}: Recall breaks more than Guess along one direction of ",
     "ALIKE": f"{MECHANISM}: no part of the model breaks one class more than random ",
     "OUT_OF_REACH": f"{MECHANISM}: cannot be told (random changes never break as much",
     "FEW": f"{MECHANISM}: cannot be told (too few groups",
+}
+BROKEN = {
+    "classes": ["Guess", "Recall"],
+    "rows": [
+        {"part": "layers.0.qk", "cells": [Estimate(0.0), Estimate(0.9, 0.8, 1.0)]},
+        {"part": "layers.1.mlp", "cells": [Estimate(1.0), Estimate(0.2, 0.1, 0.31)]},
+    ],
 }
 OF_TRUTH = {
     "SPECIFIC": "Read or not: of text that can be guessed, what was read depends on the MLP of ",
@@ -124,10 +147,14 @@ def test_a_badge_says_what_grafts_decide(content, finding, said, truth):
     grafts = [{"first": None}, {"first": row | {"finding": finding}} | by_truth]
     if finding == "SPECIFIC":
         grafts.append({"first": row | {"finding": "ALIKE", "specific": Estimate(0.9)}})
+    grafts = [one | BROKEN for one in grafts]
     shown = replace(content, taxonomies=[make_taxonomy(n_layers=1, graft=one) for one in grafts])
     whole = conclusion(shown)
     assert said in whole
     assert OF_TRUTH.get(truth, "") in whole
+    most = "; the part that breaks most is the queries and keys of layer 0: with the reference’s "
+    most += "in its place 0 % of Guess is left."
+    assert (most in whole) == (finding in ("OUT_OF_REACH", "FEW"))
     assert ("Read or not" in whole) == (truth in OF_TRUTH)
     badge = lead_of(shown).badges[0]
     assert badge.target == "taxonomy-2-graft"
@@ -175,15 +202,22 @@ def test_what_cannot_be_asked_of_small_classes_is_said_with_the_number(content, 
     steps = [Step("", "mnemoscope graft s"), Step("", "mnemoscope audit m t -o a")]
     bare = replace(content, taxonomies=[shown], missing={"what": "x"}, next_steps=steps)
     whole = conclusion(bare)
-    answer = f"{MECHANISM}: Guess and Recall cannot be compared (Guess has 3, 10 needed); "
+    answer = "Guess and Recall cannot be compared (Guess has 3, 10 needed)"
     still = "the counts, the marked passages, what each part of the model breaks (mnemoscope graft)"
     still += ", an audit (mnemoscope audit)."
-    assert (f"{answer}what still answers: {still}" in whole) == said
-    grafted = replace(shown, graft={"first": None, "by_truth": None})
+    assert (f"{MECHANISM}: {answer}; what still answers: {still}" in whole) == said
+    grafted = replace(shown, graft={"first": None, "by_truth": None, **BROKEN})
     lead = lead_of(replace(bare, taxonomies=[grafted]))
-    assert (
-        f"{answer}what each part of the model breaks"
-        in conclusion(replace(bare, taxonomies=[grafted]))
-    ) == said
-    assert (lead.opened, [one.target for one in lead.badges]) == (1, ["taxonomy-1-graft"] * said)
+    (badge,) = lead.badges
+    assert badge.answer == (
+        "the part that breaks most is the MLP of layer 1: with the reference’s in its place "
+        "20 % [10, 31] of Recall is left (no random change was tried beside it); "
+        f"{answer if said else 'Guess and Recall were not compared'}"
+    )
+    assert (lead.opened, badge.target) == (1, "taxonomy-1-graft")
+    unharmed = BROKEN["rows"][0] | {"cells": [Estimate(0.5), Estimate(1.0)]}
+    whole_again = replace(grafted, graft=grafted.graft | {"rows": [unharmed]})
+    assert "no part of the reference in its place breaks any of Recall" in conclusion(
+        replace(bare, taxonomies=[whole_again])
+    )
     assert "Attention" not in whole  # which the page and the terminal say above, once

@@ -303,12 +303,12 @@ def _print_stage_plan(
 
 
 _QUICK = {
-    "parts": ["qk", "values", "output", "mlp"],
+    "parts": ["qk", "values", "output", "mlp", "embedding", "unembedding"],
     "draws": 9,
     "shares": [1.0],
     "n_sequences": 50,
 }
-"""Settings of a first look: every kind of part in all layers at once."""
+"""Settings of a first look: kinds of parts in all layers at once, and what is outside them."""
 
 
 def graft(
@@ -316,8 +316,9 @@ def graft(
     quick: bool | None = Option(
         None,
         "--quick/--full",
-        help="A first look: four kinds of parts in all layers at once, 9 random changes of each, "
-        "50 sequences of a class. --full: single parts again, with the default's numbers.",
+        help="A first look: four kinds of parts in all layers at once, embedding and unembedding, "
+        "9 random changes of each, 50 sequences of a class. --full: every single part, with the "
+        "default's numbers.",
     ),
     reference: options.Reference = None,
     dry_run: bool = Option(False, "--dry-run", help="Only say how much there is to do."),

@@ -1,5 +1,6 @@
 """What `run` prints on the terminal: its plan (`--dry-run`) and the table at its end."""
 
+import shlex
 import sys
 
 from rich.console import Console
@@ -98,6 +99,7 @@ def print_grafts(study: Study) -> None:
     """Print what each part breaks beside its control, those parts first whose finding says most."""
     if not study.is_done("graft"):
         return  # a share of the grafts was made
+    from mnemoscope.report.advice import untried_parts
     from mnemoscope.report.grafts import graft_of
 
     page = console()
@@ -124,7 +126,10 @@ def print_grafts(study: Study) -> None:
                 "the other. Difference: so many points fewer are left with the twin's part, within "
                 "kinds of text."
             )
-        page.print(view["statement"])
+    for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
+        page.print(line)
+    for why, command in untried_parts(study, shlex.quote(str(study.folder))):
+        page.print(f"{why}:\n    {command}", soft_wrap=True)
 
 
 def print_state(study: Study) -> None:

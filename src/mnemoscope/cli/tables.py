@@ -374,7 +374,7 @@ def _describe_study(study: Study, answer: options.JsonAnswer, *, verbose: bool) 
     from mnemoscope.cli.summary import print_state
     from mnemoscope.pipeline.label import nothing_to_train
     from mnemoscope.pipeline.reference import also_repeated
-    from mnemoscope.report.advice import next_steps
+    from mnemoscope.report.advice import steps_from_here
 
     console = Console(soft_wrap=not verbose, highlight=verbose)
     why_not = nothing_to_train(study) if study.is_done("label") else None
@@ -403,12 +403,14 @@ def _describe_study(study: Study, answer: options.JsonAnswer, *, verbose: bool) 
         settings=study.settings.as_dict(),
         untrained=why_not,
         also_repeated=None if also is None else also._asdict(),
-        next=[one.command for one in next_steps(study)],
+        next=[one.command for one in steps_from_here(study)],
     )
 
 
 def _stages_of(study: Study, *, is_trained: bool) -> Iterator[Mapping[str, Any]]:
     """Name, state, counts and seconds of each stage, and how far one is that was begun."""
+    from mnemoscope.report.advice import is_report_old
+
     seconds, note = study.seconds(), read_note(study.folder / NOTE_FILE)
     for stage in STAGES:
         manifest = study.manifest(stage.name)
@@ -419,7 +421,7 @@ def _stages_of(study: Study, *, is_trained: bool) -> Iterator[Mapping[str, Any]]
             and stage.name == "report"
             and all((study.folder / one).is_file() for one in stage.outputs)
         ):
-            state = "no CNNs"  # it shows what there is
+            state = "outdated" if is_report_old(study) else "no CNNs"  # it shows what there is
         elif manifest is None and not is_trained and rests_on(stage.name, "capture"):
             state = "impossible"
         further = {}
@@ -456,7 +458,8 @@ def _print_brief(
         by_state.setdefault(one["state"], []).append(f"{one['name']}{said}")
     for state, names in by_state.items():
         why = " without a CNN" if state == "impossible" else ""
-        words = {"missing": "not done", "no CNNs": "without CNNs"}.get(state, state)
+        shown = {"missing": "not done", "no CNNs": "without CNNs", "outdated": "out of date"}
+        words = shown.get(state, state)
         console.print(f"{words[0].upper()}{words[1:]}{why}: {', '.join(names)}.", markup=False)
 
 

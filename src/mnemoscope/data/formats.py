@@ -85,7 +85,16 @@ def check_there(path: Path | str, of_text: str = "") -> None:
         raise UserError(f"{first} …: {n} names in one argument. Give each as one of its own.")
     if len(name.encode("utf-8", "replace")) > _LONGEST_NAME:
         name, hint = f"{name[:_SHOWN]} … {name[-_SHOWN:].rstrip()}", of_text and f" {of_text}"
-    raise UserError(f"{name}: no such file or folder.{hint}")
+    raise UserError(f"{name}: no such file or folder.{hint or _near(Path(name))}")
+
+
+def _near(path: Path) -> str:
+    """The name beside a missing file or folder that was probably meant."""
+    try:
+        beside = [str(one) for one in path.parent.iterdir()]
+    except OSError:
+        return ""
+    return nearest(str(path), beside)
 
 
 @dataclass(frozen=True)

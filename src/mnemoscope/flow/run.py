@@ -106,10 +106,10 @@ def _drop_damaged(study: Study) -> None:
 
 def _report_without_cnns(study: Study, models: Models) -> None:
     from mnemoscope.report.content import report_content
-    from mnemoscope.report.page import REPORT_FILE, write_report
+    from mnemoscope.report.page import write_without_cnns
 
     ask_reference(study, models)
-    write_report(study.folder / REPORT_FILE, report_content(study, models.tokenizer()))
+    write_without_cnns(study, report_content(study, models.tokenizer()))
 
 
 def run_stage(

@@ -131,8 +131,7 @@ def chunk_rows(settings: StudySettings, n_sequences: int) -> int:
     >>> [chunk_rows(StudySettings(), n) for n in (1_000, 10_000, 20_000, 1_000_000)]
     [256, 320, 640, 1024]
     """
-    wanted, batch = settings.continue_.part_rows, settings.model.batch_size
-    batch = batch or 64  # the same on every machine
+    wanted, batch = settings.continue_.part_rows, settings.planned_rows
     return min(wanted, batch * max(4, -(-n_sequences // (_FEWEST_CHUNKS * batch))))
 
 

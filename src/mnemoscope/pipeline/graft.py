@@ -51,7 +51,6 @@ from mnemoscope.pipeline.causes import (
     PATCHES_FILE,
     SEQUENCES_FILE,
     TRUTH,
-    graft_statements,
 )
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.pipeline.reference import ask_reference, how_to_give
@@ -205,7 +204,7 @@ def graft_stage(study: Study, models: Models) -> None:
     with study.finishing("graft") as counts:
         counts |= _conclude(study, *make_grafts(study, models))
     ask_reference(study, models)
-    _say_what_came(study)
+    study.forget("report")  # the report includes the grafts
 
 
 def make_grafts(
@@ -311,12 +310,6 @@ def score_grafts_again(study: Study) -> None:
         counts |= _conclude(study, parts, made)
 
 
-def _say_what_came(study: Study) -> None:
-    study.forget("report")  # the report includes the grafts
-    for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
-        say(line)
-
-
 def _check_twin(study: Study, models: Models) -> int:
     """How many sequences a scan has; UserError, before models are loaded, where none can be made.
 
@@ -338,6 +331,10 @@ def wanted_parts(loaded: "Loaded") -> list[str]:
     """Names of the parts to graft, each once; UserError for one that the model does not have."""
     pair, wanted = loaded.pairs[INTO_MODEL], loaded.study.settings.graft
     parts = list(wanted.parts or pair.anatomy.parts)
+    lacks = [one for one in parts if one in OUTSIDE and one not in pair.anatomy.parts]
+    if lacks and len(lacks) < len(parts):  # such as the unembedding where it is the embedding
+        say(f"This model has no {' and no '.join(lacks)} of its own, so none is tried.")
+        parts = [one for one in parts if one not in lacks]
     for part in parts:
         pair.anatomy.find(part, pair.twin)
     for lm in loaded.models.values() if wanted.patch else ():

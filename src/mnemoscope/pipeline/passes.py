@@ -47,7 +47,7 @@ def capture_cost(settings: StudySettings, counts: Counts) -> Cost:
     per_head = settings.capture.per_head
     each = map_bytes(shape.n_layers, length, n_tensors=2 + (shape.n_heads if per_head else 0))
     cost.stored = need.n_least * each * n_stores, need.n_maps * each * n_stores
-    batch_size, dtype = settings.rows_at_once, settings.model.dtype
+    batch_size, dtype = settings.planned_rows, settings.model.dtype
     weights, batch = memory_bytes(
         shape, dtype=dtype, batch_size=batch_size, length=length, suffix=n_suffix
     )

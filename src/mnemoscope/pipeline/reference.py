@@ -19,13 +19,17 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.groups import find_groups
-from mnemoscope.words import plain_figure
+from mnemoscope.words import plain_figure, plural
 
 if TYPE_CHECKING:
     from mnemoscope.pipeline.questions import StudyModel
 
 _READING = "What the reference repeats too may be guessable."
 _NOT_ASKED = "No reference was asked, so whether another model repeats these too is open."
+_FEW = 0.1
+"""Share of the sequences below which the reference is asked of others too: is it not the model?"""
+_MOST_OTHERS = 500
+_SWAPPED = 5  # times as many as the model repeats, from which the two may have been swapped
 _LABEL = "Asking the reference"
 
 
@@ -70,7 +74,7 @@ def keep_answers(study: Study, asked: "StudyModel") -> None:
     table, mask = study.sequences, whole_mask(study.sequences)
 
     def make() -> pl.DataFrame:
-        rows = table.with_row_index("at").filter("is_memorized")
+        rows = table.with_row_index("at").filter(_is_asked(table))
         tokens, at = token_matrix(table)[rows["at"].to_numpy()], rows["at"].to_numpy()
         n = study.settings.continue_.part_rows
         questions = [
@@ -92,14 +96,44 @@ def keep_answers(study: Study, asked: "StudyModel") -> None:
     study.kept(_name(study), make)
 
 
-def also_repeated(study: Study) -> AlsoRepeated | None:
-    """What the reference reproduces too; None where it was not asked, or nothing is memorized."""
+def _is_asked(table: pl.DataFrame) -> pl.Series:
+    """Which sequences the reference is asked: the memorized; where these are few, others too."""
+    is_asked = table["is_memorized"]
+    others = (~is_asked).arg_true()
+    if not len(others) or is_asked.sum() >= _FEW * table.height:
+        return is_asked
+    return is_asked.scatter(others.gather_every(-(-len(others) // _MOST_OTHERS)), True)
+
+
+def is_swapped(study: Study) -> bool:
+    """Whether the reference repeats so much more than the model that the two may be swapped."""
+    return _more_repeated(study) is not None
+
+
+def _more_repeated(study: Study) -> tuple[int, int] | None:
+    """How many the reference repeats of those asked, where it is far more than the model."""
+    found = _answers(study)
+    if found is None:
+        return None
+    rows = study.sequences.select("sequence_id", "is_memorized").join(found, on="sequence_id")
+    n, n_own = int(rows["is_repeated"].sum()), int(rows["is_memorized"].sum())
+    return (n, rows.height) if n and n >= _SWAPPED * n_own else None
+
+
+def _answers(study: Study) -> pl.DataFrame | None:
+    """What the reference said; None where it was not asked."""
     if study.fingerprint("reference") is None or not study.is_done("continue"):
         return None
-    if not study.store.has(name := _name(study)):
+    name = _name(study)
+    return study.store.frame(name, f"{name}.parquet") if study.store.has(name) else None
+
+
+def also_repeated(study: Study) -> AlsoRepeated | None:
+    """What the reference reproduces too; None where it was not asked, or nothing is memorized."""
+    found = _answers(study)
+    if found is None:
         return None
     rows = study.sequences.filter("is_memorized")
-    found = study.store.frame(name, f"{name}.parquet")
     rows = rows.join(found, on="sequence_id", maintain_order="left")
     if rows.is_empty():
         return None
@@ -123,6 +157,11 @@ def also_repeated(study: Study) -> AlsoRepeated | None:
 
 def control_words(study: Study) -> str:
     """What the reference repeats too in words, or that there is none; empty where neither helps."""
+    if more := _more_repeated(study):
+        n, n_asked = more
+        said = f"The reference repeats {n:,} of {plural(n_asked, 'sequence')} that it was asked"
+        own = int(study.sequences["is_memorized"].sum())
+        return f"{said}, the model {own:,} of all {study.sequences.height:,}: did you swap them?"
     if also := also_repeated(study):
         return f"{also.words} {_READING}" if also.n else also.words
     is_open = study.is_done("continue") and study.settings.reference is None

@@ -33,6 +33,7 @@ from mnemoscope.study.models import Models
 from mnemoscope.study.settings import NO_MODEL, StudySettings, check_corpus
 from mnemoscope.study.shapes import other_suite
 from mnemoscope.taxonomy.catalogue import load_taxonomies
+from mnemoscope.words import plural
 
 if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
@@ -76,7 +77,7 @@ def create_study(
                 "unreadable": result.n_unreadable,
                 "given": [name for name in GIVEN if has_values(frame, name)],
             } | result.facts
-    parts = [f"{frame.height:,} sequences from {result.n_documents:,} documents"]
+    parts = [f"{plural(frame.height, 'sequence')} from {plural(result.n_documents, 'document')}"]
     if result.n_too_short:
         parts.append(f"{result.n_too_short:,} texts shorter than one sequence were skipped")
     if result.n_unreadable:

@@ -10,12 +10,13 @@ from mnemoscope.data.table import whole_mask
 from mnemoscope.files import free_name
 from mnemoscope.pipeline.causes import FEWEST_GRAFTED
 from mnemoscope.pipeline.label import SampleEntry, nothing_to_train, samples_of
+from mnemoscope.pipeline.reference import is_swapped
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.study.folder import Study
-from mnemoscope.study.settings import NO_MODEL
+from mnemoscope.study.settings import NO_MODEL, split_revision
 from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import plural
+from mnemoscope.words import PART_KINDS, plural
 
 FIRST = 3
 """Steps that a terminal names."""
@@ -50,6 +51,8 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     """
     is_here, place = place is None, place or study.folder
     folder, is_whole = shlex.quote(str(place)), study.is_done("localize")
+    if is_swapped(study):
+        yield _swap(study, place)
     grafts = list(_grafts(study, folder))
     if _has_two_classes(study):
         yield from grafts
@@ -84,7 +87,10 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
 
 def _grafts(study: Study, folder: str) -> Iterator[Step]:
     """The grafts of a study that has none, where they can be made."""
-    if why_no_grafts(study) is not None or study.is_done("graft"):
+    if study.is_done("graft"):
+        yield from untried_parts(study, folder)
+        return
+    if why_no_grafts(study) is not None:
         return
     what = "Which parts of the model hold each class"
     if not _has_two_classes(study):
@@ -101,21 +107,69 @@ def _grafts(study: Study, folder: str) -> Iterator[Step]:
     yield Step(why, command)
 
 
+def untried_parts(study: Study, folder: str) -> Iterator[Step]:
+    """Which parts finished grafts left out, as `--quick` does, and the command for all of them."""
+    wanted, manifest = study.settings.graft.parts, study.manifest("graft")
+    if wanted is None or manifest is None or not study.is_done("graft"):
+        return
+    kinds = {one.rpartition(".")[2] for one in wanted}
+    left = [one for one in (*PART_KINDS, "embedding", "unembedding") if one not in kinds]
+    why = f"Grafts so far: {', '.join(manifest['counts']['parts'])}"
+    why += f"; not tried: {', '.join(left)}" if left else ""
+    yield Step(f"{why}. All parts, one by one", f"mnemoscope graft {folder} --full --redo")
+
+
+def steps_from_here(study: Study) -> Iterator[Step]:
+    """The `next_steps` of a terminal: first the report, where one is out of date."""
+    if is_report_old(study):
+        command = f"mnemoscope report {shlex.quote(str(study.folder))}"
+        yield Step("Write the report again, which is out of date", command)
+    yield from next_steps(study)
+
+
 def first_steps(study: Study) -> Iterator[str]:
     """The first of them in lines, each command on its own; before, why there is no graft."""
     if study.is_done("label") and (reason := why_no_grafts(study)) is not None:
         yield f"No grafts: {reason}."
     yield "Next:"
-    for why, command in islice(next_steps(study), FIRST):
+    for why, command in islice(steps_from_here(study), FIRST):
         yield f"- {why}:"
         yield f"    {command}"
 
 
+def is_report_old(study: Study) -> bool:
+    """Whether the report that is there lacks what was made since, such as grafts."""
+    if study.is_done("report") or not (study.folder / "report.html").is_file():
+        return False
+    last = {stage: at for at, (stage, _) in enumerate(study.logged())}
+    made = max(last.get(one, -1) for one in ("graft", "knockout", "search"))
+    return made > last.get("report", made) or missing_of(study) is None
+
+
+def _anew(study: Study, place: Path) -> str:
+    """A run of another study with all that was set in this one, but for the flag to fill in."""
+    anew = shlex.join(["mnemoscope", "run", str(place / "study.yaml")])
+    return f"{anew} --{{}} -o {shlex.quote(_beside(study, place))}"
+
+
+def _swap(study: Study, place: Path) -> Step:
+    """The run with model and reference in each other's place."""
+    model = study.settings.model
+    named = model.name + (f"@{model.revision}" if model.revision else "")
+    name, revision = split_revision(str(study.settings.reference))
+    flags = f"model {shlex.quote(name)}"
+    if revision:
+        flags += f" --revision {shlex.quote(revision)}"
+    elif model.revision:
+        flags += " --set model.revision=null"
+    flags += f" --reference {shlex.quote(named)}"
+    why = "Did you swap model and reference? The other way round"
+    return Step(why, _anew(study, place).format(flags))
+
+
 def _go_on(study: Study, place: Path) -> Step:
     """The command that makes what is missing."""
-    folder = shlex.quote(str(place))
-    anew = shlex.join(["mnemoscope", "run", str(place / "study.yaml")])
-    anew += f" --{{}} -o {shlex.quote(_beside(study, place))}"  # with all that was set
+    folder, anew = shlex.quote(str(place)), _anew(study, place)
     if study.settings.model.name == NO_MODEL:
         return Step("Ask a model", anew.format("model MODEL"))
     if not study.is_done("label") or nothing_to_train(study) is None:

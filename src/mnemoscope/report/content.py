@@ -67,6 +67,7 @@ from mnemoscope.study.records import Model
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL
 from mnemoscope.taxonomy import PAPER, PRASHANTH, SHIPPED
 from mnemoscope.taxonomy.groups import find_groups
+from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.taxonomy.sample import SampleKey
 from mnemoscope.words import percent
 
@@ -265,7 +266,11 @@ class TaxonomyResult:
 
     @property
     def label(self) -> str:
-        """What the page calls it."""
+        """What the page calls it; where classes were left out, those that were compared."""
+        if self.dropped and not self.impossible:
+            named = sorted((one["name"] for one in self.classes), key=NON_MEMO.__eq__)
+            left = ", ".join(name for name, _ in self.dropped)
+            return f"{' against '.join(named)} ({left} left out)"
         return self.title or self.name
 
     @property

@@ -13,7 +13,7 @@ from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.store import Facts
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import count, part_words, share
+from mnemoscope.words import count, part_words, plain_figure, share
 
 MECHANISM = "Mechanism (which parts of the model a class needs)"
 _OF_FORM = ("Guess", "Reconstruct", "Code")
@@ -154,6 +154,8 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
     if number and graft:
         row, target = graft["first"], f"taxonomy-{number}-graft"
         said = _mechanism(row) + _of_classes(content, number, lead)
+        if finding_of(row) in (Finding.OUT_OF_REACH, Finding.FEW):
+            said += f"; {_breaks_most(content.taxonomies[number - 1])}"
         looks = _LOOKS[finding_of(row)]
         if looks is Standing.BEYOND and _differ_in_form(row):
             said += "; a rule on the text divides them, so form may be the reason, not memory"
@@ -188,11 +190,14 @@ def _uncompared(content: ReportContent, number: int) -> Iterator[Badge]:
         for name, n in counts.items()
         if n < FEWEST_GROUPS
     ]
-    if not few or len(counts) - len(few) > 1:
+    few = few if len(counts) - len(few) < 2 else []
+    grafted = taxonomy.graft and taxonomy.graft["rows"]
+    if not few and not grafted:
         return
-    said = f"{' and '.join(counts)} cannot be compared ({', '.join(few)})"
-    if taxonomy.graft:
-        said += "; what each part of the model breaks is measured, with no verdict between them"
+    said = f"{' and '.join(counts)} "
+    said += f"cannot be compared ({', '.join(few)})" if few else "were not compared"
+    if grafted:
+        said = f"{_breaks_most(taxonomy)}; {said}"
         yield Badge(MECHANISM, said, Standing.IMPOSSIBLE, f"taxonomy-{number}-graft")
         return
     commands = [one.command for one in content.next_steps]
@@ -207,6 +212,23 @@ def _uncompared(content: ReportContent, number: int) -> Iterator[Badge]:
         said += f"; what still answers: {', '.join(still)}"
     target = "next" if commands else f"taxonomy-{number}"
     yield Badge(MECHANISM, said, Standing.IMPOSSIBLE, target)
+
+
+def _breaks_most(taxonomy: TaxonomyResult) -> str:
+    """The part that leaves least of the largest memorized class, and how much it leaves."""
+    graft, largest = taxonomy.graft or {}, dict(taxonomy.dropped)
+    largest |= {one["name"]: one["n_sequences"] for one in taxonomy.classes}
+    name = max(graft["classes"], key=lambda one: largest.get(one, 0))
+    at = graft["classes"].index(name)
+    row = min(graft["rows"], key=lambda one: one["cells"][at].value)
+    if row["cells"][at].value == 1:
+        return f"no part of the reference in its place breaks any of {name}"
+    left = plain_figure(*row["cells"][at], digits=0)
+    alone = "" if graft["first"] else " (no random change was tried beside it)"
+    return (
+        f"the part that breaks most is {part_words(row['part'])}: with the reference’s in its "
+        f"place {left} of {name} is left{alone}"
+    )
 
 
 def _of_classes(content: ReportContent, number: int, lead: int | None) -> str:
@@ -229,9 +251,10 @@ def _differ_in_form(row: Mapping[str, Any]) -> bool:
 
 
 def _under(content: ReportContent, number: int) -> str:
-    """Name the taxonomy that an answer is of, where there are several."""
-    several = len(content.taxonomies) > 1
-    return f", under “{content.taxonomies[number - 1].label}”" if several else ""
+    """Name the taxonomy that an answer is of, where there are several or it lost classes."""
+    taxonomy = content.taxonomies[number - 1]
+    is_named = len(content.taxonomies) > 1 or taxonomy.dropped
+    return f", under “{taxonomy.label}”" if is_named else ""
 
 
 def _mechanism(row: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ Styles, script and pictures are within it, and its content security policy forbi
 import base64
 import hashlib
 import textwrap
+import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import groupby
@@ -55,7 +56,7 @@ def report_stage(study: Study, models: Models) -> None:
     content = report_content(study, models.tokenizer(to_decode=True) if has_model else None)
     path = study.folder / REPORT_FILE
     if content.missing is not None:
-        write_report(path, content)
+        write_without_cnns(study, content)
         say(f"{path} shows what there is.")
         for line in (*textwrap.wrap(content.missing, _LINE), *first_steps(study)):
             say(line)
@@ -64,6 +65,13 @@ def report_stage(study: Study, models: Models) -> None:
         page = render_report(content).encode("utf-8")
         study.write(REPORT_FILE, page)
         counts["bytes"] = len(page)
+
+
+def write_without_cnns(study: Study, content: ReportContent) -> None:
+    """Write the page of what there is, and that it was written."""
+    started = time.monotonic()
+    write_report(study.folder / REPORT_FILE, content)
+    study.log("report", time.monotonic() - started)
 
 
 def write_report(path: Path | str, content: ReportContent) -> int:

@@ -386,9 +386,13 @@ class Study:
                 }
             finally:
                 self._making = None
+        self.log(stage, time.monotonic() - started)
+
+    def log(self, stage: str, seconds: float) -> None:
+        """Write down that a stage was worked on, and how long."""
         line = {  # not in the manifests, which must be the same in every run
             "stage": stage,
-            "seconds": round(time.monotonic() - started, 3),
+            "seconds": round(seconds, 3),
             "at": time.strftime("%FT%TZ", time.gmtime()),
         }
         with open(self.folder / "log.jsonl", "a", encoding="utf-8") as log:
@@ -410,16 +414,21 @@ class Study:
 
     def seconds(self) -> dict[str, float]:
         """Seconds each stage took, summed over its runs."""
-        path = self.folder / "log.jsonl"
         total: dict[str, float] = {}
+        for stage, seconds in self.logged():
+            total[stage] = total.get(stage, 0.0) + seconds
+        return total
+
+    def logged(self) -> Iterator[tuple[str, float]]:
+        """Stages in the order in which they were worked on, each with its seconds."""
+        path = self.folder / "log.jsonl"
         if path.is_file():
             text = path.read_text(encoding="utf-8", errors="replace")
             for line in text.splitlines():
                 with suppress(ValueError, TypeError, KeyError):  # torn by a kill, or not ours
                     entry = parse_json(line)
-                    stage, seconds = str(entry["stage"]), float(entry["seconds"])
-                    total[stage] = total.get(stage, 0.0) + seconds
-        return total
+                    found = str(entry["stage"]), float(entry["seconds"])
+                    yield found
 
     # -- tables -----------------------------------------------------------------------------
 

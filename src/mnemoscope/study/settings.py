@@ -750,6 +750,11 @@ class StudySettings(BoundedSettings):
         return self.capture.reference or own
 
     @property
+    def planned_rows(self) -> int:
+        """Sequences a forward pass, as costs and chunks count them: alike on every machine."""
+        return self.model.batch_size or 64
+
+    @property
     def rows_at_once(self) -> int:
         """Sequences a forward pass on this machine."""
         from mnemoscope.lm.placement import find_device, rows_at_once

@@ -19,7 +19,7 @@ from mnemoscope.taxonomy.draw import Draw, Pool, draw_balanced, draw_lots, order
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.labels import count_classes
 from mnemoscope.taxonomy.names import Taxonomy
-from mnemoscope.words import rounded
+from mnemoscope.words import plural, rounded
 
 PAPER_N_TRAIN, PAPER_N_EVAL = 4000, 2000
 """Sequences a class in arXiv 2508.02573."""
@@ -427,13 +427,15 @@ def _name_one_sided(n_other: int, n_memorized: int) -> tuple[str, str]:
     """Nothing is memorized, or everything: no taxonomy can be trained, so fewer would not help."""
     if n_other:
         return (
-            f"none of the {n_other:,} sequences with a class is memorized",
+            f"none of the {plural(n_other, 'sequence')} with a class is memorized",
             "take sequences that the model saw in training, best many times, or a model that "
             "memorizes more, such as a larger one.",
         )
     if n_memorized:
         return (
-            f"all {n_memorized:,} sequences with a class are memorized",
+            f"all {n_memorized:,} sequences with a class are memorized"
+            if n_memorized > 1
+            else "the one sequence with a class is memorized",
             "add sequences that the model does not reproduce.",
         )
     return "no sequence has a class", "add the features that are missing."
