@@ -159,12 +159,12 @@ def test_a_watch_has_every_condition_and_nothing_to_upload(runner, status):
     fake = runner.folder.parent / "bin" / "mnemoscope"
     fake.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > ../said\nexit {status}\n")
     given = {"watch": "out", "documents": "docs\n", "fail_if": "recalled > 1%\n\nguessed > 9%\n"}
-    done = runner.run("audit", **given, junit="j.xml", baseline="older")
+    done = runner.run("audit", **given, junit="j.xml", baseline="older", strict="True")
     assert done.returncode == 0, done.stderr
     said = (runner.folder.parent / "said").read_text().splitlines()
     assert said == [
         *("watch", "--out", "mnemoscope-audit", "--baseline", "older"),
-        *("--fail-if", "recalled > 1%", "--fail-if", "guessed > 9%"),
+        *("--fail-if", "recalled > 1%", "--fail-if", "guessed > 9%", "--strict"),
         *("--junit", "j.xml", "--sequences", "docs", "--", "out"),
     ]
     found = {"sarif": "", "recalled": "", "failed": "true" if status else "false"}
@@ -185,8 +185,9 @@ def test_the_words_for_a_watch_are_those_that_the_command_takes(runner):
     [
         ({"documents": "docs", "model": ""}, "model: is missing"),
         ({"documents": "docs", "watch": "out"}, "watch: leave out model"),
-        ({"documents": "docs", "watch": "o", "model": "", "strict": "true"}, "for an audit"),
-        ({"documents": "docs", "strict": "true"}, "add fail-if"),
+        ({"documents": "docs", "strict": "TRUE"}, "add fail-if"),
+        ({"documents": "docs", "strict": "yes"}, "strict: true or false, not yes\n"),
+        ({"documents": "docs", "upload": "no\n::x::"}, r"upload: true or false, not $'no\n::x::'"),
         ({"documents": "docs/none.txt"}, "no such file"),
         ({"documents": "docs", "folder": "a\nfailed=false"}, "more than one line"),
     ],

@@ -17,6 +17,7 @@ from mnemoscope.audits.records import RECORD, changed_files, read_audit_record
 from mnemoscope.cluster.units import UnitStore
 from mnemoscope.embedded import sequences_path
 from mnemoscope.errors import DamagedDataError, MissingError, OutOfDateError
+from mnemoscope.files import digest
 from mnemoscope.pipeline.stored_maps import damaged_maps
 from mnemoscope.store import Store, kept_in_parts
 from mnemoscope.study.folder import Study, is_study
@@ -90,6 +91,22 @@ def test_a_file_of_another_size_is_damaged_unread(tmp_path, size):
     assert len(made.verify(["a/*"])) == 1
     assert units.get("unit") is None
     assert time.process_time() - began < 1  # reading 5 GB takes some seconds
+
+
+def test_a_record_without_what_this_version_asks_is_another_versions(tmp_path):
+    made = put(tmp_path)
+    path = made.record_path("a/one")
+    values = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("sizes", "sha256")}
+    values["versions"] = {"mnemoscope": "0.0.1"}
+    path.write_text(json.dumps(values | {"sha256": digest(values)}))
+    said = r"one\.json: of another version .* \(made by 0.0.1; without sizes\)\. .* make a/one"
+    for use in (made.record, made.has, lambda one: made.path(one, "one.parquet")):
+        refused(OutOfDateError, said, lambda use=use: use("a/one"))
+    assert made.kept("a/one", "it") is None
+    refused(OutOfDateError, said, lambda: made.already_made("a/one", "", "rows", redo=False))
+    assert made.already_made("a/one", "", "rows", redo=True) is None
+    path.write_text(json.dumps(values | {"sha256": "0" * 64}))
+    refused(DamagedDataError, "has changed since", lambda: made.record("a/one"))
 
 
 def test_a_file_is_read_once_while_it_stays_the_same(tmp_path, monkeypatch):

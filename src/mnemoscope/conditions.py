@@ -32,6 +32,7 @@ class Measures(NamedTuple):
     examples: str
     said: Mapping[str, str] = {}
     has_each: bool = False  # of documents
+    never_new: tuple[str, ...] = ()  # kinds that cannot be compared with an older result
 
 
 class Gate(NamedTuple):
@@ -51,6 +52,16 @@ class Gate(NamedTuple):
     def holds(self, amount: float) -> bool:
         """Whether it is beyond the limit."""
         return _COMPARE[self.sign](_sign(amount, self.limit), 0)
+
+    def check_new(self) -> None:
+        """Refuse a kind of which no older result says what was there (UserError)."""
+        if self.kind in self.measures.never_new:
+            others = [one for one in self.measures.kinds if one not in self.measures.never_new]
+            raise UserError(
+                f"--fail-if '{self.text}': with --baseline only what is new counts, and of "
+                f"{self.kind} it cannot be told what is new. Choose {' or '.join(others)}, or "
+                "leave out --baseline."
+            )
 
     def say(self, amount: float, new: str = "", share: Estimate | None = None) -> str:
         """An amount in words: `3 new passages recalled`, `2.8 % recalled`.
@@ -157,10 +168,13 @@ def junit_suite(
 ) -> str:
     """A JUnit report; each condition on all is a test of its own, before the others.
 
-    Every condition is a property too, with what was found. Characters that XML 1.0 forbids are
+    Every condition is a property too, with what was found. Skipped tests are, with `--strict`,
+    failed ones of the type `unread`. Characters that XML 1.0 forbids are
     written as U+FFFD.
     """
     properties = {**properties, **{one.gate.text: one.line for one in judged}}
+    if any(one.is_strict for one in judged):
+        cases = [_strictly(one) if one.skipped else one for one in cases]
     cases = [*(_of_all(one) for one in judged if not one.gate.in_each), *cases]
     suite = ElementTree.Element(
         "testsuite",
@@ -188,6 +202,10 @@ def junit_suite(
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}'
 
 
+def _strictly(case: Case) -> Case:
+    return case._replace(failure=Failure("unread", f"--strict: {case.skipped}"), skipped=None)
+
+
 def _of_all(judged: GateResult) -> Case:
     gate, said = judged.gate, f"{judged.gate.text}: {judged.said}"
     return Case(gate.text, Failure(gate.kind, said) if gate.holds(judged.value) else None)
@@ -208,6 +226,18 @@ def lacking(n: int, whole: int, unit: str, baseline: object) -> str:
         return ""
     more = whole - n
     return f"{plural(more, unit)} of {whole:,} {'is' if more == 1 else 'are'} not in {baseline}"
+
+
+def unchecked(n: int, whole: int) -> str:
+    """What a gate's line adds where `n` of all documents could not be asked."""
+    return f"; not checked: {n:,} of {plural(whole, 'document')}, unread or too short" if n else ""
+
+
+def newer(baseline: object, then: str | None, now: str | None) -> str:
+    """What a gate's line adds where the baseline was made after what is judged: dates in ISO."""
+    if then is None or now is None or then <= now:
+        return ""
+    return f"; {baseline} is newer ({then}) than what is judged ({now}): are the two swapped?"
 
 
 def parse_gate(text: str, measures: Measures) -> Gate:

@@ -50,6 +50,14 @@ _RECORDS: dict[Path, tuple[_Identity, Facts]] = {}  # those read, found to be wh
 _WHOLE: dict[Path, tuple[_Identity, str]] = {}  # files and the SHA-256 that they were found to have
 
 
+class OtherVersionError(ValueError):
+    """A record is as it was written, and lacks what this version asks of one."""
+
+
+class _Signed(TypedDict):
+    sha256: str
+
+
 class _Record(TypedDict):
     name: str
     owner: dict[str, str]
@@ -129,14 +137,20 @@ class Store:
     def record(self, name: str, *, key: str | None = None, shape: Any = dict) -> Facts:
         """Read the record of an artefact, which must be of this type (as `files.check_shape`).
 
-        Raises MissingError: there is none. OutOfDateError: it was made with another key, or by
-        another model. DamagedDataError: unreadable, changed, another's or of other sequences.
+        Raises MissingError: there is none. OutOfDateError: it was made with another key, by another
+        model, or by another version of mnemoscope. DamagedDataError: unreadable, changed,
+        another's or of other sequences.
         """
         path = self.record_path(name)
         try:
             found = self.found(name, shape=shape)
         except FileNotFoundError:
             raise self.missing(path, name) from None
+        except OtherVersionError as error:
+            raise OutOfDateError(
+                f"{path}: of another version of mnemoscope ({error}). Nothing is said against it: "
+                f"read it with the version that made it, or {self._remedy(name)}."
+            ) from None
         except (OSError, ValueError) as error:
             raise self.damaged(path, name, first_line(error)) from None
         if key is not None and found["key"] != key:
@@ -145,7 +159,7 @@ class Store:
 
     def found(self, name: str, *, shape: Any = dict) -> Facts:
         """As `record`; OSError or ValueError where there is none that may be read."""
-        check_shape(found := self.read_record(name), shape)
+        _check_fields(found := self.read_record(name), shape)
         if found["name"] != name:
             raise ValueError(f"it is '{found['name']}'")
         owner = self._owner()
@@ -234,7 +248,7 @@ class Store:
                 return found
         except MissingError:
             return None
-        except DamagedDataError:
+        except (DamagedDataError, OutOfDateError):
             if not redo:
                 raise
         if not redo:
@@ -341,10 +355,23 @@ class Making:
 
 
 def check_record(found: Any) -> None:
-    """Raise ValueError where a value from JSON is no record, or not as a store wrote it."""
-    check_shape(found, _Record)
+    """Raise ValueError where a value from JSON is no record, or not as a store wrote it.
+
+    OtherVersionError where it is, and lacks a field.
+    """
+    check_shape(found, _Signed)
     if found["sha256"] != digest({k: v for k, v in found.items() if k != "sha256"}):
         raise ValueError(CHANGED)
+    _check_fields(found, _Record)
+
+
+def _check_fields(found: Facts, shape: Any) -> None:
+    """Raise OtherVersionError where a key is not there, ValueError where one is of another type."""
+    if lacks := sorted(getattr(shape, "__required_keys__", frozenset()) - found.keys()):
+        versions = found.get("versions")
+        made = versions.get("mnemoscope") if isinstance(versions, dict) else None
+        raise OtherVersionError(f"{f'made by {made}; ' if made else ''}without {', '.join(lacks)}")
+    check_shape(found, shape)
 
 
 def store_of_parts(folder: Path) -> Store:

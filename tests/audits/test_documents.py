@@ -126,6 +126,27 @@ def test_rows_of_tables_are_documents_of_their_own(tmp_path, ending):
         read_documents([str(path)])
 
 
+def test_what_a_folder_holds_beside_files_is_named(tmp_path):
+    """Links to files are followed; only what is hidden is passed over in silence."""
+    folder, other = tmp_path / "texts", tmp_path / "other"
+    for one in (folder, other, folder / "out", folder / ".git"):
+        one.mkdir()
+        (one / "a.txt").write_text("text")
+    for name, target in {
+        "b.txt": other / "a.txt", "more": other, "gone.txt": "nothing", ".gone": "nothing",
+        ".more": other, "latest": "out",
+    }.items():  # fmt: skip
+        (folder / name).symlink_to(target)
+    os.mkfifo(folder / "pipe")
+    reading = read_documents([str(folder)], leave_out=folder / "out")
+    assert [Path(one.name).name for one in reading.documents] == ["a.txt", "b.txt"]
+    assert {Path(one.name).name: one.reason.split(".")[0] for one in reading.skipped} == {
+        "more": "a link to a folder",
+        "gone.txt": "a link to nothing",
+        "pipe": "a pipe or device, which can be read once",
+    }
+
+
 def test_a_folder_is_read_without_the_audit_that_lies_in_it_and_standard_input(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "out").mkdir()

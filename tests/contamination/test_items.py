@@ -49,6 +49,7 @@ from mnemoscope.lm.load import load_model
 from mnemoscope.progress import SILENT
 from sarif_logs import check_sarif
 from served import KEY, serving
+from study_files import rewrite_record
 
 ITEMS = [
     {"prompt": "def total(self):", "answer": "return self.total", "group": "code"},
@@ -323,6 +324,9 @@ def test_a_gate_on_finished_items_counts_what_is_new_and_writes_what_builds_read
     assert passed.status == 0
     lacks = f"1 item of 2 is not in {old}."
     assert f"): 1 new item recalled, at most 1 allowed; {lacks}" in passed.out
+    rewrite_record(old / "items.json", date="2099-01-01T00:00:00+00:00")
+    assert f"; {old} is newer (2099-01-01T" in call(*gate, "--baseline", old).out
+    rewrite_record(old / "items.json", date="2020-01-01T00:00:00+00:00")
     copied = shutil.copytree(now, tmp_path / "copied")
     assert "the same items as those that are judged" in refused(*gate, "--baseline", copied)
     share = call("items", "gate", now, "--fail-if", "recalled > 49%", "--baseline", old)

@@ -95,14 +95,15 @@ def test_a_file_that_may_not_be_read_is_counted(tmp_path, tokenizer, monkeypatch
     (tmp_path / "a.txt").write_text(LONG)
     (tmp_path / "b.txt").write_text(LONG)
 
-    def guarded(path, mode):
+    def guarded(path, mode, **more):
         if path.name == "b.txt":
             raise PermissionError(13, "Permission denied")
-        return open(path, mode)
+        return open(path, mode, **more)
 
     monkeypatch.setattr("mnemoscope.data.formats.open", guarded, raising=False)
     result = read_sequences(tmp_path, tokenizer)
     assert (result.n_documents, result.n_unreadable) == (1, 1)
+    assert result.unread[0].reason.startswith("no permission")
     assert "need a tokenizer" in refusal(read_sequences, tmp_path / "a.txt", None)
     assert "b.txt: no permission" in refusal(read_sequences, tmp_path / "b.txt", tokenizer)
 

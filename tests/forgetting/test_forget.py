@@ -39,6 +39,7 @@ from mnemoscope.forgetting.texts import Passages, Settings
 from mnemoscope.lm.load import load_model
 from mnemoscope.stats import Estimate, difference_of, pair_correlation, share_true
 from sarif_logs import check_sarif
+from study_files import rewrite_record
 from tiny_models import make_sequences, save_model
 
 FEW = {"suffix": 8, "batch_size": 256, "steps": 1, "batch": 4}
@@ -385,6 +386,10 @@ def test_beside_an_older_result_only_what_is_new_counts(
     assert (suite.get("tests"), suite.get("failures")) == (str(found.recalled.height + 1), "0")
     assert call(*gate[:-1], "hidden > 0%", "--baseline", old).status == 3
     shutil.copytree(old, tmp_path / "copy")
+    rewrite_record(old / "forget.json", date="2099-01-01T00:00:00+00:00")
+    assert f"; {old} is newer (2099-01-01T" in call(*gate, "--baseline", old).out
+    shutil.rmtree(old)
+    shutil.copytree(tmp_path / "copy", old)
     again = ("forget", "gate", old, *gate[3:], "--baseline", tmp_path / "copy")
     assert "the same result" in refused(*again)
 

@@ -10,9 +10,11 @@ import polars as pl
 import pytest
 
 from mnemoscope.errors import UserError
+from mnemoscope.files import digest
 from mnemoscope.flow import watch
 from mnemoscope.flow.watch import WatchAsked, watch_checkpoints, watch_results, write_watch_page
 from mnemoscope.training.history import FOLDER, read_history
+from study_files import rewrite_record
 from tiny_models import save_model
 
 
@@ -68,7 +70,7 @@ def test_a_second_run_loads_nothing_but_what_is_lost_or_changed(tiny, run, tmp_p
     def checks() -> tuple[dict[str, bytes], list[str]]:
         with stopped_at(watch, "load_model") as loaded:
             watch_checkpoints(asked(tiny, copy, decode=False), out)
-        found = {path.stem: path.read_bytes() for path in (out / "checks").iterdir()}
+        found = {path.stem: path.read_bytes() for path in (out / "checks").glob("*.parquet")}
         return found, [name.rsplit("/", 1)[-1] for name, *_ in loaded]
 
     before, _ = checks()
@@ -202,9 +204,15 @@ def test_a_gate_judges_the_last_checkpoint(tiny, run, tracked, tmp_path, call, r
     gate = json.loads(same.out)["gate"]["conditions"][0]
     assert (same.status, gate["value"], gate["baseline"]["step"]) == (3, 160 / 240, 300)
     older = shutil.copytree(learned, tmp_path / "older")
+    assert "a copy of the history that is judged" in refused(
+        "watch", learned, "--fail-if", "recalled > 0%", "--baseline", older
+    )
+    rewrite_record(older / "checks" / "step-000000200.json", date="2099-01-01T00:00:00+00:00")
     new = call("watch", learned, "--fail-if", "recalled > 0%", "--baseline", older)
     assert new.status == 0
-    assert "from their text reproduced newly (160 in all), at most 0 % allowed." in new.out
+    assert "from their text reproduced newly (160 in all), at most 0 % allowed; " in new.out
+    assert f"; {older} is newer (2099-01-01T00:00:00+00:00) than what is judged (" in new.out
+    assert f"; {older} checked the same weights." in new.out
     at = ("watch", learned, "--fail-if", "recalled > 0%", "--baseline")
     assert "the folder that is judged" in refused(*at, learned)
     assert "holds no history" in refused(*at, run)
@@ -286,3 +294,42 @@ def test_status_of_a_watched_training_says_its_last_check(tracked, call):
     assert "document, Recall: 0 of 240 windows reproduced at the last." in said
     facts = json.loads(call("status", tracked, "--json").out)
     assert (facts["kind"], facts["steps"]) == ("watch", [100, 200, 300])
+
+
+def test_documents_that_are_not_checked_are_named_and_counted(tiny, run, tmp_path, call, refused):
+    """Once each, and of another version's history it is said that it is one."""
+    texts, out, junit = tmp_path / "texts", tmp_path / "w", tmp_path / "j.xml"
+    (tmp_path / "elsewhere").mkdir()
+    texts.mkdir()
+    (texts / "whole.txt").write_text(" ".join(map(str, range(300))))
+    asked = ("watch", run / "checkpoint-200", "--sequences", texts, "--scan", "-q", "-o", out)
+    gate = ("--fail-if", "reproduced > 50%", "--fail-if", "guessed > 9 windows in doc", "--strict")
+    assert call(*asked, *gate).status == 0
+    for name, text in {"latin.txt": b"caf\xe9", "binary": b"\0" * 99, "short.txt": b"1"}.items():
+        (texts / name).write_bytes(text)
+    (texts / "more").symlink_to(tmp_path / "elsewhere")
+    (texts / "gone.txt").symlink_to("nothing")
+    made = call(*asked, *gate, "--junit", junit, "--json")
+    facts = json.loads(made.out)
+    names = ["gone.txt", "more", "binary", "latin.txt", "short.txt"]
+    assert (made.status, [one["document"] for one in facts["unread"]]) == (3, names)
+    conditions = facts["gate"]["conditions"]
+    assert [(one["unread"], one["failed"]) for one in conditions] == [(5, True)] * 2
+    assert all("; not checked: 5 of 6 documents" in one["said"] for one in conditions)
+    for name in names:
+        assert made.err.count(f"{name}: not checked: ") == 1
+    suite = ElementTree.fromstring(junit.read_text())
+    assert [
+        one.get("name")
+        for one in suite.iter("testcase")
+        if one.find("failure[@type='unread']") is not None
+    ] == names
+    assert call("watch", out, *gate[:-1]).status == 0
+    assert call("watch", out, *gate[:-1], "--junit", junit).err.count("not checked") == 5
+    assert ElementTree.fromstring(junit.read_text()).get("skipped") == "5"
+    record = json.loads((out / "watch.json").read_text())
+    del record["sizes"], record["sha256"]
+    (out / "watch.json").write_text(json.dumps(record | {"sha256": digest(record)}))
+    said = refused("watch", out)
+    assert "watch.json: of another version of mnemoscope (made by " in said
+    assert "damaged" not in said

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mnemoscope.data.formats import check_there, list_files, table_ending
+from mnemoscope.data.formats import Skipped, check_there, table_ending, walk_files
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.table import read_table
 from mnemoscope.errors import MnemoscopeError, UserError, a_kind, pip_install
@@ -45,14 +45,6 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A document that was passed over, and why, in words."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
 class Reading:
     """What was read, in order, what was not; the encoding of text files, the columns of tables."""
 
@@ -72,7 +64,7 @@ def read_documents(
 ) -> Reading:
     """Read all documents; the same name twice is read once.
 
-    `sources` are files, folders (read recursively, hidden files left out), tables with a column
+    `sources` are files, folders (read recursively, as `walk_files`), tables with a column
     `text` (`TABLE_ENDINGS`), data sets of the hub, or `-` for `stdin`. Files in `leave_out` are no
     documents: the audit itself goes there. `columns` of tables are taken by their paths, as a
     study's are (`take_columns`). Raises UserError: a source that does not exist, an encoding nobody
@@ -87,10 +79,13 @@ def read_documents(
     check_sources(sources)
     documents: dict[str, Document] = {}
     skipped: dict[str, Skipped] = {}
-    for name, path in _files(sources, leave_out):
+    for name, path, reason in _files(sources, leave_out):
         shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
         if shown != name:  # nothing that we write could name it
             skipped[shown] = Skipped(shown, "a name that is not UTF-8. Rename it.")
+            continue
+        if reason:
+            skipped[name] = Skipped(name, reason)
             continue
         try:
             for one in _read(name, path, stdin, encoding, columns):
@@ -118,26 +113,30 @@ def check_sources(sources: Sequence[str]) -> None:
             check_there(source, "Give a text as {name: text} in Python, or on standard input (-).")
 
 
-def _files(sources: Sequence[str], leave_out: Path | None) -> Iterator[tuple[str, Path | None]]:
+def _files(
+    sources: Sequence[str], leave_out: Path | None
+) -> Iterator[tuple[str, Path | None, str]]:
+    """Names, their files, and why one that a folder holds is passed over."""
     for source in sources:
         path = Path(source)
         hub = parse_hub_name(source)
         if source == "-":
-            yield source, None
+            yield source, None, ""
         elif hub is not None:
-            files = find_hub_files(hub).files
-            if len(files) > 1:  # rows are counted from 1 in each
+            tables = find_hub_files(hub).files
+            if len(tables) > 1:  # rows are counted from 1 in each
                 raise UserError(
-                    f"{source}: {len(files)} files, where an audit reads one. Fetch them and give "
+                    f"{source}: {len(tables)} files, where an audit reads one. Fetch them and give "
                     "their folder."
                 )
-            yield source, files[0]
+            yield source, tables[0], ""
         elif path.is_dir():
-            for file in list_files(path):
+            files, passed = walk_files(path)
+            for file, reason in [*((file, "") for file in files), *passed]:
                 if leave_out is None or not file.resolve().is_relative_to(leave_out.resolve()):
-                    yield file.as_posix(), file
+                    yield file.as_posix(), file, reason
         else:
-            yield source, path
+            yield source, path, ""
 
 
 def _read(

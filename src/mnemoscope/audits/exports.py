@@ -14,7 +14,7 @@ from mnemoscope.audits.passages import right_of, wordings_said
 from mnemoscope.audits.records import AuditRecord, Sarif, read_sarif, read_verdicts
 from mnemoscope.audits.rule import RECALL
 from mnemoscope.audits.verdict import LEARNED, error_rate
-from mnemoscope.conditions import Case, Failure, GateResult, failure_of, junit_suite
+from mnemoscope.conditions import Case, GateResult, failure_of, junit_suite
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.version import __version__
@@ -194,8 +194,7 @@ def junit_xml(record: AuditRecord, frame: pl.DataFrame, judged: Sequence[GateRes
     """Make a JUnit report that fails where a condition of a gate does.
 
     Each document is a test, which fails if a condition on each document holds of it; the passages
-    called recall stand in its output. Documents that were too short or not read are skipped tests,
-    or with `--strict` failed ones of the type `unread`.
+    called recall stand in its output. Documents that were too short or not read are skipped tests.
     """
     frame = max((one.counted for one in judged), key=len, default=frame)
     recalled = frame.filter(verdict=RECALL)
@@ -215,11 +214,4 @@ def junit_xml(record: AuditRecord, frame: pl.DataFrame, judged: Sequence[GateRes
     cases += (
         Case(one["document"], skipped=f"not read: {one['reason']}") for one in record["skipped"]
     )
-    if any(one.is_strict for one in judged):
-        cases = [
-            one._replace(failure=Failure("unread", f"--strict: {one.skipped}"), skipped=None)
-            if one.skipped
-            else one
-            for one in cases
-        ]
     return junit_suite(f"audit of {record['model']['name']}", about(record), judged, cases)

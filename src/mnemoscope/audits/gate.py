@@ -20,7 +20,7 @@ from mnemoscope.audits.shares import (
     share_of,
     share_words,
 )
-from mnemoscope.conditions import Gate, GateResult, Measures, lacking
+from mnemoscope.conditions import Gate, GateResult, Measures, lacking, newer, unchecked
 from mnemoscope.errors import UserError
 from mnemoscope.words import plural
 
@@ -36,6 +36,7 @@ PASSAGES = Measures(
     "'recalled > 0.5%', 'recalled > 3 passages' or 'recalled >= 1 passage in doc'",
     said={"near": "recalled or nearly so", "undecided": "of which it cannot be told"},
     has_each=True,
+    never_new=("near",),
 )
 
 
@@ -57,16 +58,13 @@ def judge(
     rows: Sequence[Counts] = record["documents"]
     n_asked = sum(not row["is_too_short"] for row in record["documents"])
     n_unread = len(record["skipped"]) + len(rows) - n_asked
-    whole_of = plural(len(record["skipped"]) + len(rows), "document")
-    beside = f"; not checked: {n_unread:,} of {whole_of}, unread or too short" if n_unread else ""
+    beside = unchecked(n_unread, len(record["skipped"]) + len(rows))
     new, compared = "", None
     if baseline is not None:
-        if gate.kind == "near":
-            raise UserError("--baseline: near copies have none. Choose recalled.")
         older, before = read_verdicts(baseline)
         passages = new_parts(passages, before, grown=not gate.of_number)
         compared = _compared(record, older, baseline)
-        beside += _compared_said(compared)
+        beside += newer(baseline, older["date"], record["date"]) + _compared_said(compared)
         rows = [count_document(row["document"], row, passages) for row in record["documents"]]
         new = "new "
     if gate.kind == "near" and "near" not in record["summary"]:

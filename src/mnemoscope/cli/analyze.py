@@ -1,5 +1,6 @@
 """The verbs analyze, watch and distill: further questions, to a study, a run and a student."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -220,6 +221,7 @@ def watch(
     baseline: Path | None = Option(
         None, "--baseline", help="An older folder of watch: only texts that are new there count."
     ),
+    strict: bool = Option(False, "--strict", help="Documents not read or too short fail too."),
     junit: Path | None = Option(None, "--junit", help="Write a JUnit report."),
     answer: JsonAnswer = ANSWER,
     quiet: Quiet = False,
@@ -231,7 +233,7 @@ def watch(
     from mnemoscope.cli.gates import gated_watch, read_gate
     from mnemoscope.training.history import history_folder
 
-    flags = GateFlags(fail_if=fail_if, baseline=baseline, junit=junit)
+    flags = GateFlags(fail_if=fail_if, baseline=baseline, strict=strict, junit=junit)
     history = history_folder(checkpoints[0]) if sequences is None else out or Path("watch")
     gates = read_gate(flags, gated_watch(), out=history)
     from mnemoscope.flow.watch import WatchAsked, watch_checkpoints
@@ -294,9 +296,13 @@ def _show_history(
             print(printable(f"{name}: {reproduced:,} of {plural(n, 'window')} reproduced{first}."))
         if (more := found.height - _DOCUMENTS) > 0:
             print(f"... and {plural(more, 'more document')}.")
+    for name, reason in read.unread.head(_DOCUMENTS).iter_rows():
+        print(printable(f"{name}: not checked: {reason}"), file=sys.stderr)
+    if (more := read.unread.height - _DOCUMENTS) > 0:
+        print(f"... and {plural(more, 'more document')}.", file=sys.stderr)
     print(f"Wrote {out / PAGE}.")
     shares = results.frames["shares"].filter(step=read.steps[-1])
-    facts = {"windows": reproduced_at_last(read), "shares": shares}
+    facts = {"windows": reproduced_at_last(read), "shares": shares, "unread": read.unread}
     answer.facts.update(folder=out, steps=read.steps, said=results.sentence, **facts)
     judge_found(read, gates, flags, gated_watch(), answer, step=read.steps[-1])
 

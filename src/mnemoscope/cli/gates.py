@@ -112,7 +112,11 @@ def read_gate(
         raise UserError("--strict: for documents; items that cannot be read end the command.")
     check_file("--junit", flags.junit)
     check_file("--sarif", flags.sarif)
-    return [parse_gate(one, of.measures) for one in dict.fromkeys(flags.fail_if or ())]
+    gates = [parse_gate(one, of.measures) for one in dict.fromkeys(flags.fail_if or ())]
+    if flags.baseline is not None:
+        for one in gates:
+            one.check_new()
+    return gates
 
 
 def check_file(flag: str, file: Path | None) -> None:

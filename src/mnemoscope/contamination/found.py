@@ -16,7 +16,7 @@ from mnemoscope.audits.exports import (
     sarif_rule,
 )
 from mnemoscope.audits.records import Sarif
-from mnemoscope.conditions import Case, Gate, GateResult, Measures, junit_suite, lacking
+from mnemoscope.conditions import Case, Gate, GateResult, Measures, junit_suite, lacking, newer
 from mnemoscope.contamination.judge import (
     FEWEST_VARIANTS,
     RECALLED,
@@ -142,8 +142,9 @@ def judge_items(gate: Gate, found: Items, baseline: Path | None) -> GateResult:
         n_both = every.join(older.table, on=_ITEM, how="semi").height
         compared = {"folder": str(baseline), "items_in_both": n_both}
         compared |= {"items_only_here": every.height - n_both}
+        beside = newer(baseline, older.record["date"], found.record["date"])
         if said := lacking(n_both, every.height, "item", baseline):
-            beside = f"; {said}"
+            beside += f"; {said}"
     n = own.height if gate.of_number else own.height / every.height
     share = None if baseline is not None else found.shares[RECALLED]
     said = f"{gate.say(n, new, share)}, {gate.allowed}{beside}"

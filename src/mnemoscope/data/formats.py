@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -96,14 +97,44 @@ def _near(path: Path) -> str:
     return nearest(str(path), beside)
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A document that was passed over, and why, in words."""
+
+    name: str
+    reason: str
+
+
 def list_files(folder: Path) -> list[Path]:
-    """Files of a folder and its subfolders, sorted by name; no hidden ones, no linked folders."""
+    """Files of a folder and its subfolders, as `walk_files`."""
+    return walk_files(folder)[0]
+
+
+def walk_files(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Files of a folder and its subfolders, and what else is there, with why it is passed over.
+
+    Both sorted by name, without what is hidden. Links to files are followed; links to folders, as
+    they may lead in a circle, and to nothing are passed over, as are pipes, sockets and devices,
+    and folders that may not be read.
+    """
     found: list[Path] = []
-    for root, folders, names in os.walk(folder):
+    passed: list[tuple[Path, str]] = []
+
+    def deny(error: OSError) -> None:
+        passed.append((Path(error.filename), f"a folder that cannot be read ({error.strerror})."))
+
+    for root, folders, names in os.walk(folder, onerror=deny):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(root, name) for name in names if not name.startswith(".")]
-    found = [path for path in found if path.is_file()]
-    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+        linked = (path for name in folders if (path := Path(root, name)).is_symlink())
+        passed += ((path, "a link to a folder. Name that folder too.") for path in linked)
+        for path in (Path(root, name) for name in names if not name.startswith(".")):
+            if path.is_file():
+                found.append(path)
+            elif path.is_symlink() and not path.exists():
+                passed.append((path, "a link to nothing."))
+            else:
+                passed.append((path, _READ_ONCE))
+    return sorted(found, key=lambda one: one.relative_to(folder).parts), sorted(passed)
 
 
 def name_below(path: Path, folder: Path) -> str:

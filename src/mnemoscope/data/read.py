@@ -11,7 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.data.formats import list_files, name_below, open_raw, refuse_as_prose, table_ending
+from mnemoscope.data.formats import (
+    Skipped,
+    name_below,
+    open_raw,
+    refuse_as_prose,
+    table_ending,
+    walk_files,
+)
 from mnemoscope.data.rows import read_rows
 from mnemoscope.data.table import (
     COLUMNS,
@@ -196,14 +203,14 @@ def as_words(tokenizer: Any, ids: npt.ArrayLike) -> str:
 
 
 class WindowCollector:
-    """Windows in the order of their texts; `n_too_short` texts of `n_texts` gave none."""
+    """Windows in the order of their `n_texts` texts; those numbered in `too_short` gave none."""
 
-    n_too_short: int
+    too_short: list[int]
     n_texts: int
 
     def __init__(self, cutter: WindowCutter, *, limit: int | None = None, pad: Pad = False) -> None:
         self.n_texts = 0
-        self.n_too_short = 0
+        self.too_short = []
         self._cutter, self._limit, self._pad = cutter, limit, pad
         self._windows: list[Window] = []
         self._sources: list[int] = []
@@ -218,7 +225,7 @@ class WindowCollector:
         windows = self._cutter.cut(text)
         self._windows += windows
         self._sources += [self.n_texts] * len(windows)
-        self.n_too_short += not windows
+        self.too_short += [] if windows else [self.n_texts]
         self.n_texts += 1
 
     @property
@@ -365,17 +372,36 @@ def _order_columns(frame: pl.DataFrame) -> pl.DataFrame:
 class ReadResult:
     """The sequences (columns of `table.COLUMNS`), and what was passed over.
 
-    `n_documents` gave at least one sequence; `n_unreadable` files are binary, not UTF-8, or may not
-    be read; `facts` are what else a study's manifest is to say of the source. Names that were given
-    here, and not by the source, are one of `labels`, or one and `, row N`.
+    `n_documents` gave at least one sequence; `unread` files are binary, not UTF-8, or may not be
+    read; `too_short` are the names of texts that are shorter than one sequence; `facts` are what
+    else a study's manifest is to say of the source. Names that were given here, and not by the
+    source, are one of `labels`, or one and `, row N`.
     """
 
     frame: pl.DataFrame
     n_documents: int
-    n_too_short: int = 0
-    n_unreadable: int = 0
+    too_short: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.String))
+    unread: tuple[Skipped, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     labels: frozenset[str] = frozenset()
+
+    @property
+    def n_too_short(self) -> int:
+        """How many texts are shorter than one sequence."""
+        return len(self.too_short)
+
+    @property
+    def n_unreadable(self) -> int:
+        """How many files could not be read."""
+        return len(self.unread)
+
+    def not_checked(self, length: int) -> list[Skipped]:
+        """Documents of which there is no sequence, each once, and why; sequences are so long."""
+        names = self.too_short.unique(maintain_order=True)
+        if has_values(self.frame, "document"):
+            names = names.filter(~names.is_in(self.frame["document"].implode()))
+        why = f"shorter than one window ({length} tokens)."
+        return [*self.unread, *(Skipped(name, why) for name in names)]
 
     def limited(self, limit: int | None, seed: int) -> "ReadResult":
         """Keep a seeded draw of `limit` sequences, in their order; all where there are no more."""
@@ -420,7 +446,8 @@ def read_sequences(
     rows = read_rows(source, columns or {}, prefix=prefix)
     if rows is not None:
         result = _read_rows(rows.frame, rows.where, tokenizer, length, stride, limit, least, pad)
-        return replace(result, facts=rows.facts, labels=rows.labels)
+        unread = _passed(Path(source)) if isinstance(source, str | Path) else ()
+        return replace(result, facts=rows.facts, labels=rows.labels, unread=tuple(unread))
     if columns:
         raise UserError(f"{source}: texts, which have no columns to take (--column).")
     path = Path(source)
@@ -448,8 +475,8 @@ def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadRes
     return ReadResult(
         _order_columns(frame.with_columns(_numbers())),
         sum(one.n_documents for one in results),
-        sum(one.n_too_short for one in results),
-        sum(one.n_unreadable for one in results),
+        pl.concat(one.too_short for one in results),
+        tuple(skipped for one in results for skipped in one.unread),
         {"sources": {name: one.facts for name, one in zip(names, results, strict=True)}},
     )
 
@@ -515,8 +542,11 @@ def _read_rows(
     check_columns(frame, "text", where=where)
     cutter = WindowCutter(_needed(tokenizer, where), length=length, stride=stride, least=least)
     collector = WindowCollector(cutter, limit=limit, pad=pad)
-    frame = cut_rows(frame, collector, where=where)
-    return ReadResult(frame, collector.n_texts - collector.n_too_short, collector.n_too_short)
+    rows, frame = frame, cut_rows(frame, collector, where=where)
+    too_short = pl.Series(dtype=pl.String)
+    if collector.too_short:
+        too_short = _others(rows, Path(where).name)["document"][collector.too_short]
+    return ReadResult(frame, collector.n_texts - len(too_short), too_short)
 
 
 def count_documents(frame: pl.DataFrame) -> int:
@@ -526,30 +556,44 @@ def count_documents(frame: pl.DataFrame) -> int:
 
 
 def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
-    unreadable: list[Path] = []
+    unread: list[Skipped] = _passed(path)
     documents: list[Path] = []
     with track("reading", unit="texts") as progress:
-        for document, text in _texts(path, unreadable):
+        for document, text in _texts(path, unread):
             documents.append(document)
             collector.add(text)
             progress.advance()
             if collector.is_full:
                 break
-    if not documents and not unreadable:
+    if not documents and not unread:
         raise UserError(f"{path}: a folder without a file (hidden ones are left out).")
     if not documents:
         raise UserError(
-            f"{path}: no text in it ({len(unreadable)} files are binary, not UTF-8 or not "
+            f"{path}: no text in it ({len(unread)} files are binary, not UTF-8 or not "
             "readable; hidden ones are left out). Give a folder of UTF-8 texts or code."
         )
     windows = collector.to_frame(where=str(path))
     frame = _name_documents(windows, collector.sources, path, documents)
-    n_documents = collector.n_texts - collector.n_too_short
+    names = _names(path, [documents[at] for at in collector.too_short])
+    too_short = pl.Series(names, dtype=pl.String)
+    n_documents = collector.n_texts - len(names)
     labels = frozenset(frame["document"])
-    return ReadResult(frame, n_documents, collector.n_too_short, len(unreadable), labels=labels)
+    return ReadResult(frame, n_documents, too_short, tuple(unread), labels=labels)
 
 
-def _texts(path: Path, unreadable: list[Path]) -> Iterator[tuple[Path, str]]:
+def _passed(path: Path) -> list[Skipped]:
+    """What a folder holds that is no file, by its path below it."""
+    passed = walk_files(path)[1] if path.is_dir() else []
+    return [Skipped(name_below(one, path), reason) for one, reason in passed]
+
+
+def _names(path: Path, documents: Sequence[Path]) -> list[str]:
+    """Paths below the folder."""
+    root = path if path.is_dir() else path.parent
+    return [name_below(file, root) for file in documents]
+
+
+def _texts(path: Path, unread: list[Skipped]) -> Iterator[tuple[Path, str]]:
     """Every readable text with its path; the others are put on the list."""
     if path.is_file():
         refuse_as_prose(path)
@@ -558,16 +602,18 @@ def _texts(path: Path, unreadable: list[Path]) -> Iterator[tuple[Path, str]]:
             raise UserError(f"{path}: not a text in UTF-8. Convert it, or give a table.")
         yield path, text
         return
-    files = list_files(path)
+    files = walk_files(path)[0]
     if tables := [file for file in files if table_ending(file)]:
         say(f"{path}: texts; {len(tables):,} tables beside them are passed over ({tables[0].name})")
     for file in files:
         try:
-            text = None if table_ending(file) else read_text(file)
-        except UserError:
-            text = None
+            text, reason = None, "a table among texts. Read it alone."
+            if not table_ending(file):
+                text, reason = read_text(file), "a binary file, or a text that is not UTF-8."
+        except UserError as error:
+            reason = str(error).removeprefix(str(file)).lstrip(":, ")
         if text is None:
-            unreadable.append(file)
+            unread.append(Skipped(name_below(file, path), reason))
         else:
             yield file, text
 
@@ -576,8 +622,7 @@ def _name_documents(
     windows: pl.DataFrame, sources: list[int], path: Path, documents: list[Path]
 ) -> pl.DataFrame:
     """Columns sequence_id, document (path below the folder) and genre for each window."""
-    root = path if path.is_dir() else path.parent
-    names = [name_below(file, root) for file in documents]
+    names = _names(path, documents)
     genres = [guess_genre(file) for file in documents]
     return windows.select(
         pl.int_range(pl.len(), dtype=pl.Int64).alias("sequence_id"),

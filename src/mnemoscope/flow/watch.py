@@ -15,8 +15,17 @@ import polars as pl
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
-from mnemoscope.conditions import Case, Gate, GateResult, failure_of, junit_suite, lacking
-from mnemoscope.data.read import read_sequences
+from mnemoscope.conditions import (
+    Case,
+    Gate,
+    GateResult,
+    failure_of,
+    junit_suite,
+    lacking,
+    newer,
+    unchecked,
+)
+from mnemoscope.data.read import ReadResult, read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest, hold_file, made_folder, write_parquet
@@ -87,9 +96,10 @@ def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
     find_device(asked.device)
     first, trust = checkpoints[0], asked.trust_remote_code
     tokenizer = load_tokenizer(first.name, revision=first.revision, trust_remote_code=trust)
-    windows = _windows(asked, asked.sequences, "document", tokenizer)
+    read, windows = _windows(asked, asked.sequences, "document", tokenizer)
+    unread = [(one.name, one.reason) for one in read.not_checked(asked.length)]
     if asked.control is not None:
-        windows += _windows(asked, asked.control, CONTROL, tokenizer)
+        windows += _windows(asked, asked.control, CONTROL, tokenizer)[1]
     elif (kept := kept_controls(out)) is not None:
         windows += WatchedWindows(kept, windows.bos_id)
     run = ", ".join(dict.fromkeys(one.run for one in checkpoints))
@@ -97,6 +107,8 @@ def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
     with hold_file(out.absolute()):
         history = HistoryWriter(
             *(out, windows),
+            unread=unread,
+            documents=read.n_documents,
             run=run,
             source=asked.sequences,
             control=asked.control,
@@ -130,17 +142,19 @@ def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
                             model, windows.tokens, decode=True, batch_size=asked.batch_size
                         )
                         check = check.with_columns(decoded["memorization_score"])
-                    history.add(one.step, check, key)
+                    history.add(one.step, check, key, model.fingerprint)
                 progress.advance(1)
 
 
-def _windows(asked: WatchAsked, path: str, source: str, tokenizer: Any) -> WatchedWindows:
+def _windows(
+    asked: WatchAsked, path: str, source: str, tokenizer: Any
+) -> tuple[ReadResult, WatchedWindows]:
     length = asked.length
     read = read_sequences(path, tokenizer, length=length, stride=length, columns=asked.columns)
     frame = read.frame
     name = pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")
     frame = frame.drop("source", strict=False).with_columns(name)
-    return WatchedWindows.from_table(
+    return read, WatchedWindows.from_table(
         frame, tokenizer, source=source, most=asked.most, seed=asked.seed
     )
 
@@ -267,13 +281,18 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     known = history.windows.select("window", "text", *PLACE)
     name_of = pl.col("document").fill_null(pl.col("window"))
     rows = rows.join(known, on="window", maintain_order="left").with_columns(document=name_of)
-    done, beside, compared = " reproduced", "", None
+    n_unread = history.unread.height
+    beside = unchecked(n_unread, history.n_documents + n_unread)
+    done, compared = " reproduced", None
     if baseline is not None:
         done += f" newly ({int(rows['is_memorized'].sum()):,} in all)"
-        rows, compared = _new_since(rows, baseline)
-        n_both = compared["windows_in_both"]
-        lacks = lacking(n_both, rows.height, "watched window", baseline)
-        beside = f"; {lacks}" if lacks else ""
+        older = read_history(baseline)
+        rows, compared = _new_since(rows, history, older, baseline)
+        beside += newer(baseline, older.last.get("date"), history.last.get("date"))
+        if compared["same_model"]:
+            beside += f"; {baseline} checked the same weights"
+        if lacks := lacking(compared["windows_in_both"], rows.height, "watched window", baseline):
+            beside += f"; {lacks}"
     at = f"at step {step:,}, the last, "
     if gate.in_each:
         parts = {
@@ -290,24 +309,40 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
         if failing:
             has = "has" if len(failing) == 1 else "have"
             said = f"{len(failing):,} of {plural(len(parts), 'document')} {has} too much: {said}"
-        found = rows.filter("is_memorized"), _amount(gate, parts[top]), rows.height, 0, failing
+        found = (
+            rows.filter("is_memorized"),
+            _amount(gate, parts[top]),
+            rows.height,
+            n_unread,
+            failing,
+        )
         return GateResult(gate, bool(failing), said, *found, baseline=compared)
     share = _share(rows.join(_groups(history.windows), on="window", maintain_order="left"))
     said = f"{at}{_amount_said(gate, rows, share)}{which}{done}, {gate.allowed}{beside}"
     value = _amount(gate, rows)
-    figures = rows.filter("is_memorized"), value, rows.height
+    figures = rows.filter("is_memorized"), value, rows.height, n_unread
     return GateResult(gate, gate.holds(value), said, *figures, baseline=compared)
 
 
-def _new_since(rows: pl.DataFrame, baseline: Path) -> tuple[pl.DataFrame, dict[str, Any]]:
+def _new_since(
+    rows: pl.DataFrame, history: History, older: History, baseline: Path
+) -> tuple[pl.DataFrame, dict[str, Any]]:
     """Rows in which nothing counts whose text another history's last check reproduces too."""
-    older = read_history(baseline)
+    if older.sums == history.sums:
+        raise UserError(
+            f"--baseline {baseline}: a copy of the history that is judged, beside which nothing is "
+            "new, so it never fails. Name the one of an earlier training."
+        )
     before, watched = reproduced_at_last(older)["text"], older.windows["text"]
     is_new = pl.col("is_memorized") & ~pl.col("text").is_in(before.implode())
     n_both = int(rows["text"].is_in(watched.implode()).sum())
-    compared = {"folder": str(baseline), "step": older.steps[-1], "windows_in_both": n_both}
-    return rows.with_columns(is_memorized=is_new), compared | {
-        "windows_only_here": rows.height - n_both
+    prints = [one.last.get("fingerprint") for one in (history, older)]
+    return rows.with_columns(is_memorized=is_new), {
+        "folder": str(baseline),
+        "step": older.steps[-1],
+        "same_model": prints[0] == prints[1] is not None,
+        "windows_in_both": n_both,
+        "windows_only_here": rows.height - n_both,
     }
 
 
@@ -344,6 +379,8 @@ def watch_junit(history: History, judged: Sequence[GateResult]) -> str:
         windows = history.windows.filter(pl.col("source") != CONTROL)
         names = windows.select(pl.col("document").fill_null(pl.col("window"))).to_series()
         cases += [Case(one, failure_of(judged, one)) for one in names.unique(maintain_order=True)]
+    for name, reason in history.unread.iter_rows():
+        cases.append(Case(name, skipped=f"not read: {reason}"))
     return junit_suite(f"watch of {history.run}", {}, judged, cases)
 
 
@@ -469,6 +506,9 @@ def _further(steps: Sequence[int], followed: pl.DataFrame, history: History) -> 
         "draw."
     )
     yield from describe_lacking(steps)
+    if n := history.unread.height:
+        whole = plural(history.n_documents + n, "document")
+        yield f"Not checked: {n:,} of {whole}, unread or too short (unread.parquet)."
     if not (followed["source"] == CONTROL).any():
         yield (
             "No window was kept out of training, so nothing here tells memory from text that the "

@@ -25,7 +25,7 @@ from mnemoscope.audits.records import Sarif
 from mnemoscope.audits.settings import checked
 from mnemoscope.cluster.run import run_units
 from mnemoscope.cluster.units import Opened, Result, UnitStore
-from mnemoscope.conditions import Case, Gate, GateResult, Measures, junit_suite, lacking
+from mnemoscope.conditions import Case, Gate, GateResult, Measures, junit_suite, lacking, newer
 from mnemoscope.errors import UserError
 from mnemoscope.files import json_bytes, made_folder
 from mnemoscope.forgetting.judge import (
@@ -421,8 +421,9 @@ def judge_forgetting(gate: Gate, found: Forgetting, baseline: Path | None = None
         n_both = own.join(older.recalled, on="text", how="semi").height
         compared = {"folder": str(baseline), "passages_in_both": n_both}
         compared |= {"passages_only_here": own.height - n_both}
+        beside = newer(baseline, older.record["date"], found.record["date"])
         if said := lacking(n_both, own.height, "passage", baseline):
-            beside = f"; {said}"
+            beside += f"; {said}"
     n = counted.height if gate.of_number else counted.height / own.height
     share = None if gate.of_number or baseline is not None else Estimate(n)
     said = f"{gate.say(n, new, share)}, {gate.allowed}{beside}"

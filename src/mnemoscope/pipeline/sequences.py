@@ -81,7 +81,7 @@ def create_study(
     if result.n_too_short:
         parts.append(f"{result.n_too_short:,} texts shorter than one sequence were skipped")
     if result.n_unreadable:
-        parts.append(f"{result.n_unreadable:,} files were not text")
+        parts.append(f"{result.n_unreadable:,} files were not read: no text in UTF-8, or no file")
     say("; ".join(parts))
     return Study(folder)
 

@@ -25,6 +25,7 @@ from mnemoscope.errors import (
     DamagedDataError,
     MissingError,
     MnemoscopeError,
+    OutOfDateError,
     UserError,
     a_kind,
     first_line,
@@ -306,7 +307,7 @@ class Study:
                 return []
             for file in self.store.record(name)["files"]:
                 self.store.path(name, file)
-        except DamagedDataError as error:
+        except (DamagedDataError, OutOfDateError) as error:
             return [error]
         return [error for *_, error in self._damaged_units(stage)]
 

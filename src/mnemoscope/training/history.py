@@ -2,15 +2,18 @@
 
 One file a check, so that a kill loses nothing.
 
-A folder holds `watched.parquet` (the windows), `watch.json` (of which windows, by which
-versions) and `checks/step-N.parquet`: `window`, `is_memorized`, `right` (share of suffix tokens
-that are the argmax after the true ones), `logprob` (mean a suffix token, nats) and, where the
-windows were decoded, `memorization_score`.
+A folder holds `watched.parquet` (the windows), `unread.parquet` (documents of which there are
+none), `watch.json` (of which windows, by which versions) and `checks/step-N.parquet`: `window`,
+`is_memorized`, `right` (share of suffix tokens that are the argmax after the true ones), `logprob`
+(mean a suffix token, nats) and, where the windows were decoded, `memorization_score`.
 """
 
 import re
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
@@ -36,13 +39,15 @@ WINDOWS = Measures(
     has_each=True,
 )
 """What a gate may be put to, of the windows of a check."""
-_WINDOWS = "watched.parquet"
+_WINDOWS, _UNREAD = "watched.parquet", "unread.parquet"
+_UNREAD_SCHEMA = {"document": pl.String, "reason": pl.String}
 _PART = re.compile(r"step-(\d+)\.json")
 _LIBRARIES = ("mnemoscope", "torch", "transformers")
 
 
 class _Watch(TypedDict):
     windows: str
+    documents: int
     run: NotRequired[str | None]
     source: NotRequired[str | None]
     columns: NotRequired[dict[str, str] | None]
@@ -62,6 +67,11 @@ class History:
     # the words of 'mnemoscope watch' that name what is watched; empty where a callback did
     command: tuple[str, ...] = ()
     folder: Path = Path()
+    # of the documents that were to be watched, those without a window: `document`, `reason`
+    unread: pl.DataFrame = field(default_factory=partial(pl.DataFrame, schema=_UNREAD_SCHEMA))
+    n_documents: int = 0  # with one
+    sums: tuple[str, ...] = ()  # of each check's record
+    last: Mapping[str, Any] = field(default_factory=dict)  # what the last one says
 
     @property
     def steps(self) -> list[int]:
@@ -77,31 +87,48 @@ class History:
 class HistoryWriter:
     """Adds checks to a folder, made where it is missing; opening it again goes on where it stood.
 
-    The `facts` of the run are recorded in `watch.json`. Raises UserError: the folder holds a
-    history of other windows, or cannot be written to.
+    The `facts` of the run are recorded in `watch.json`; beside them the documents that were to be
+    watched and have no window (`unread`: pairs of a name and the reason), and how many have one.
+    Raises UserError: the folder holds a history of other windows, or cannot be written to.
     """
 
-    def __init__(self, folder: Path | str, windows: WatchedWindows, **facts: Any) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        windows: WatchedWindows,
+        *,
+        unread: Sequence[tuple[str, str]] = (),
+        documents: int = 0,
+        **facts: Any,
+    ) -> None:
         self.folder: Path = Path(folder)
         self._store = _store_of(self.folder)
+        passed = pl.DataFrame(unread, schema=_UNREAD_SCHEMA, orient="row")
         if self._store.record_path(WATCH).exists():
             if _read_record(self.folder)["windows"] != windows.digest:
                 raise UserError(
                     f"{self.folder}: holds a history of other windows. Give another folder, or "
                     "watch the same texts with the same tokenizer."
                 )
-            return
+            if self._store.frame(WATCH, _UNREAD).equals(passed):
+                return
         versions = {name: metadata.version(name) for name in _LIBRARIES}
-        said = {"windows": windows.digest, "versions": versions} | facts
-        self._store.put(WATCH, {_WINDOWS: windows.table}, **said)
+        facts |= {"windows": windows.digest, "versions": versions, "documents": documents}
+        self._store.put(WATCH, {_WINDOWS: windows.table, _UNREAD: passed}, **facts)
 
     def has(self, step: int, key: str = "") -> bool:
         """Whether a step has been looked at, by what has this key."""
         return self._store.kept(_name(step), "this check", key=key) is not None
 
-    def add(self, step: int, check: pl.DataFrame, key: str = "") -> None:
-        """Write one check, whole or not at all; a check of the same step is replaced."""
-        self._store.put(_name(step), {f"{_name(step)}.parquet": check}, key=key)
+    def add(
+        self, step: int, check: pl.DataFrame, key: str = "", fingerprint: str | None = None
+    ) -> None:
+        """Write one check, whole or not at all; a check of the same step is replaced.
+
+        `fingerprint` is that of the weights, where they have one.
+        """
+        said = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "fingerprint": fingerprint}
+        self._store.put(_name(step), {f"{_name(step)}.parquet": check}, key=key, **said)
 
     def steps_after(self, step: int) -> list[int]:
         """Steps behind this one that have been looked at."""
@@ -146,6 +173,7 @@ def read_history(folder: Path | str) -> History:
         )
         for step in _steps(folder)
     ]
+    records = [store.record(_name(step)) for step in _steps(folder)]
     if not checks:
         raise UserError(f"{folder}: holds no check yet. Train on, or track checkpoints into it.")
     run = str(facts.get("run") or folder.resolve().name)
@@ -157,7 +185,17 @@ def read_history(folder: Path | str) -> History:
             command += ("--column", f"{name}={path}")
         if (length := len(windows["tokens"][0])) != LENGTH:
             command += ("--length", str(length))
-    return History(windows, pl.concat(checks, how="diagonal"), run, command, folder)
+    return History(
+        windows,
+        pl.concat(checks, how="diagonal"),
+        run,
+        command,
+        folder,
+        unread=store.frame(WATCH, _UNREAD),
+        n_documents=facts["documents"],
+        sums=tuple(one["sha256"] for one in records),
+        last=records[-1],
+    )
 
 
 def check_holds_history(folder: Path) -> None:
