@@ -6,9 +6,10 @@ The shipped reference, which read none of these passages, reads some: 80 of pros
 that repeat themselves, which are to be forgotten, and 40 that are not. That is the model before.
 The twin reads 160 others in place of the first. A second twin, with others again, must pass as
 forgotten. Unlearned are copies of the model before: by gradient ascent until no recalled passage
-comes out as it is; as far again; by ascent beside descent on the untouched passages; and by a
-change of low rank, learnt in the same way, which is then switched off. The model before at int8 and
-int4 unlearns nothing. What is done in the folder is not done again.
+comes out as it is; as far again; by ascent beside descent on the untouched passages; by negative
+preference optimization (Zhang et al. 2024, arXiv 2404.05868) beside the same descent; and by a
+change of low rank, learnt by ascent and descent, which is then switched off. The model before at
+int8 and int4 unlearns nothing. What is done in the folder is not done again.
 """
 
 import argparse
@@ -45,6 +46,7 @@ NAME = "forget"
 RECALLED, GUESSED, UNTOUCHED = 80, 80, 40
 READINGS, BATCH, RATE = 16, 32, 1e-3
 ASCENT, MOST_STEPS, RANK = 1e-4, 200, 4
+BETA, RETAIN = 0.2, 2.0  # of negative preference optimization, and the weight of descent beside it
 RELEARN = 3e-4  # learning rate of ten steps on neighbours
 PREFIX = 32
 
@@ -110,11 +112,14 @@ def unlearned(
     seed: int,
     longer: bool = False,
     low_rank: bool = False,
+    by_preference: bool = False,
 ) -> tuple[LanguageModel, LanguageModel]:
     """Go up the loss of what is to be gone, and down that of `kept`, until nothing comes out.
 
     `longer`: as many steps again. `low_rank`: only a change of rank 4 of each matrix in the layers
-    is learnt. Gives the model after, and it less that change (itself without one).
+    is learnt. `by_preference`: the loss goes up by negative preference optimization, whose gradient
+    fades as a passage grows unlikely. Gives the model after, and it less that change (itself
+    without one).
     """
     model = deepcopy(before.model)
     lm = replace(before, model=model.eval())
@@ -124,9 +129,10 @@ def unlearned(
     with one_thread():
         while steps < goal:
             up = gone[rng.permutation(len(gone))[:BATCH]]
-            loss = -_loss(lm, up)
+            loss = _preference(lm, before, up) if by_preference else -_losses(lm, up).mean()
             if kept is not None:
-                loss = loss + _loss(lm, kept[rng.permutation(len(kept))[:BATCH]])
+                down = _losses(lm, kept[rng.permutation(len(kept))[:BATCH]]).mean()
+                loss = loss + (RETAIN if by_preference else 1.0) * down
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
@@ -149,12 +155,21 @@ def unlearned(
     return named(lm, model), named(lm, off)
 
 
-def _loss(lm: LanguageModel, rows: np.ndarray) -> torch.Tensor:
+def _losses(lm: LanguageModel, rows: np.ndarray) -> torch.Tensor:
+    """Nats of each token of the passages (n, T)."""
     ids = torch.from_numpy(rows.astype(np.int64))
     fed = prepend_bos(lm, ids[:, :-1])
     n = min(ids.shape[1], fed.shape[1])
-    logits = last_logits(lm, fed, n)
-    return nn.functional.cross_entropy(logits.float().flatten(0, 1), ids[:, -n:].flatten())
+    logits = last_logits(lm, fed, n).float().transpose(1, 2)
+    return nn.functional.cross_entropy(logits, ids[:, -n:], reduction="none")
+
+
+def _preference(lm: LanguageModel, before: LanguageModel, rows: np.ndarray) -> torch.Tensor:
+    """Negative preference optimization: equation 3 of arXiv 2404.05868."""
+    with torch.no_grad():
+        first = _losses(before, rows).sum(dim=1)
+    gained = first - _losses(lm, rows).sum(dim=1)  # log-probability beyond the model before
+    return 2 / BETA * nn.functional.softplus(BETA * gained).mean()
 
 
 class _Delta(nn.Module):
@@ -211,6 +226,7 @@ def methods(
     yield "ascent", lambda: unlearn(None)[0]
     yield "ascent, twice as long", lambda: unlearn(None, longer=True)[0]
     yield "ascent and retain", lambda: unlearn(kept)[0]
+    yield "preference and retain", lambda: unlearn(kept, by_preference=True)[0]
     yield "low rank, ascent and retain", lambda: low_rank(0)
     yield "low rank, switched off", lambda: low_rank(1)
     yield "int8", lambda: rounded(before, 8)

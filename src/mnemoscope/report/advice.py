@@ -142,7 +142,7 @@ def is_report_old(study: Study) -> bool:
     if study.is_done("report") or not (study.folder / "report.html").is_file():
         return False
     last = {stage: at for at, (stage, _) in enumerate(study.logged())}
-    made = max(last.get(one, -1) for one in ("graft", "knockout", "search"))
+    made = max(last.get(one.name, -1) for one in STAGES if one.is_optional)
     return made > last.get("report", made) or missing_of(study) is None
 
 
