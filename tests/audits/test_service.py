@@ -8,7 +8,6 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from served import KEY, endpoint, serving
 
 import mnemoscope as ms
 from mnemoscope.audits import client as client_module
@@ -27,6 +26,7 @@ from mnemoscope.audits.verify import verify_audit
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import find_bos
 from mnemoscope.words import plural
+from served import KEY, endpoint, serving
 from tests.audits.conftest import audit_documents, with_word
 
 SETTINGS = audit_settings(top_k=0, stride=8, max_growth=24, edits=0, near_length=0, refine_from=24)
