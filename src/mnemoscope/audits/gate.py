@@ -17,6 +17,7 @@ from mnemoscope.audits.shares import (
     estimate_of,
     number_of,
     overall,
+    share_beside,
     share_of,
     share_words,
 )
@@ -104,7 +105,8 @@ def _left_out(gate: Gate, counts: Counts, new: str) -> tuple[dict[str, Any] | No
     n, share = number_of(counts, "undecided"), share_of(counts, "undecided")["share"]
     figures = {"passages": n, "share": share}
     is_not = "is not counted" if n == 1 else "are not counted"
-    said = f"; {plural(n, f'{new}passage')} ({share_words(share)}) cannot be told and {is_not}"
+    shown = share_words(share_beside(counts, "undecided")["share"])  # as it stands on the pages
+    said = f"; {plural(n, f'{new}passage')} ({shown}) cannot be told and {is_not}"
     return figures, said if n else ""
 
 
