@@ -20,6 +20,7 @@ from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.reference import apart
 from mnemoscope.embedded import model_path, reference_path, sequences_path
+from mnemoscope.forgetting.stress import round_rows
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
 
@@ -46,10 +47,7 @@ def rounded(bits: int) -> Change:
     """Each row of a matrix at so many bits."""
 
     def change(weights: Any) -> Any:
-        if weights.ndim < 2:
-            return weights
-        step = weights.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
-        return step * (weights / step).round()
+        return weights if weights.ndim < 2 else round_rows(weights, bits)
 
     return change
 

@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -111,6 +111,23 @@ def beside_baseline(
     every = zip([*run["results"], *before["results"]], states, strict=True)
     results = [{**one, "baselineState": state} for one, state in every if state]
     return {**log, "runs": [{**run, "results": results}]}
+
+
+def beside_by_key(
+    log: Mapping[str, Any],
+    older: Mapping[str, Any],
+    keys: Sequence[Hashable],
+    older_keys: Sequence[Hashable],
+) -> Sarif:
+    """As `beside_baseline`, of results that are the same where their keys are."""
+    mine, theirs = set(keys), set(older_keys)
+    is_new, is_gone = (one not in theirs for one in keys), (one not in mine for one in older_keys)
+    return beside_baseline(log, older, is_new, is_gone)
+
+
+def date_and_verdict(record: Mapping[str, Any]) -> dict[str, str]:
+    """What a log or a JUnit report says of a result with a date and a sentence."""
+    return {"date": record["date"], "verdict": record["sentence"]}
 
 
 def sarif_log(record: AuditRecord, frame: pl.DataFrame, texts: Mapping[str, str]) -> Sarif:

@@ -189,11 +189,11 @@ def _compared(record: AuditRecord, older: AuditRecord, baseline: Path) -> _Compa
         )
     now, then = record["settings"], older["settings"]
     prints = [one["model"]["fingerprint"] for one in (record, older)]
-    references = [one["reference"] for one in (record, older)]
-    asked = [one["fingerprint"] for one in references if one is not None]
-    reference = "same" if len({*asked}) == len(asked) // 2 else "other"
-    if len(asked) == 1:
-        reference = "only there" if references[0] is None else "only here"
+    own, its = (one["reference"] for one in (record, older))
+    if own is None or its is None:
+        reference = "same" if own is its else "only there" if own is None else "only here"
+    else:
+        reference = "same" if own["fingerprint"] == its["fingerprint"] else "other"
     n_both, n_known = _n_known(record, older), _n_known(older, record)
     return {
         "folder": str(baseline),

@@ -321,7 +321,8 @@ def error_rate(verdict: Verdict) -> str:
     return (
         f"How far to trust this: on {verdict['tested_on']}, where it is known what was read, "
         f"{which} passages called recalled had been read (by the 95 % interval at most "
-        f"{share_words(bound)} of such calls are wrong). It misses many: of {tested['trained']} "
+        f"{share_words(bound)} of such calls are wrong); those never read were {tested['never']} "
+        f"lists. It misses many: of {tested['trained']} "
         f"passages that had been read and came out it called {tested['missed']} guessed{more}."
     )
 

@@ -11,7 +11,8 @@ import polars as pl
 from mnemoscope.audits.exports import (
     Finding,
     address_of,
-    beside_baseline,
+    beside_by_key,
+    date_and_verdict,
     sarif_of,
     sarif_rule,
 )
@@ -151,10 +152,6 @@ def judge_items(gate: Gate, found: Items, baseline: Path | None) -> GateResult:
     return GateResult(gate, gate.holds(n), said, own, n, every.height, baseline=compared)
 
 
-def _about(record: Mapping[str, Any]) -> dict[str, str]:
-    return {"date": record["date"], "verdict": record["sentence"]}
-
-
 def items_junit(found: Items, judged: Sequence[GateResult]) -> str:
     """A JUnit report: each item is a test, a recalled one with its evidence in the output."""
     own = max((one.counted for one in judged), key=len, default=found.recalled)
@@ -164,7 +161,7 @@ def items_junit(found: Items, judged: Sequence[GateResult]) -> str:
     }
     cases = [Case(one, output=said.get(one)) for one in originals(found.table)["item"]]
     return junit_suite(
-        f"items of {found.record['model']['name']}", _about(found.record), judged, cases
+        f"items of {found.record['model']['name']}", date_and_verdict(found.record), judged, cases
     )
 
 
@@ -180,7 +177,7 @@ def items_sarif(found: Items) -> Sarif:
         )
         for row in originals(numbered).filter(verdict=RECALLED).iter_rows(named=True)
     ]
-    return sarif_of(_RULE, _about(found.record), findings)
+    return sarif_of(_RULE, date_and_verdict(found.record), findings)
 
 
 def _place(where: str | None, row: Mapping[str, Any]) -> Sarif:
@@ -197,6 +194,4 @@ def items_sarif_beside(found: Items, baseline: Path) -> Sarif:
     """The log with what is new, unchanged and gone since an older one; errors as `read_found`."""
     older = read_found(baseline)
     keys = [one.recalled.select(_ITEM).rows() for one in (found, older)]
-    mine, theirs = map(set, keys)
-    is_new, is_gone = (one not in theirs for one in keys[0]), (one not in mine for one in keys[1])
-    return beside_baseline(items_sarif(found), items_sarif(older), is_new, is_gone)
+    return beside_by_key(items_sarif(found), items_sarif(older), *keys)

@@ -556,7 +556,7 @@ def count_documents(frame: pl.DataFrame) -> int:
 
 
 def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
-    unread: list[Skipped] = _passed(path)
+    unread: list[Skipped] = []
     documents: list[Path] = []
     with track("reading", unit="texts") as progress:
         for document, text in _texts(path, unread):
@@ -583,7 +583,10 @@ def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
 
 def _passed(path: Path) -> list[Skipped]:
     """What a folder holds that is no file, by its path below it."""
-    passed = walk_files(path)[1] if path.is_dir() else []
+    return _skipped(path, walk_files(path)[1]) if path.is_dir() else []
+
+
+def _skipped(path: Path, passed: Sequence[tuple[Path, str]]) -> list[Skipped]:
     return [Skipped(name_below(one, path), reason) for one, reason in passed]
 
 
@@ -602,7 +605,8 @@ def _texts(path: Path, unread: list[Skipped]) -> Iterator[tuple[Path, str]]:
             raise UserError(f"{path}: not a text in UTF-8. Convert it, or give a table.")
         yield path, text
         return
-    files = walk_files(path)[0]
+    files, passed = walk_files(path)
+    unread += _skipped(path, passed)
     if tables := [file for file in files if table_ending(file)]:
         say(f"{path}: texts; {len(tables):,} tables beside them are passed over ({tables[0].name})")
     for file in files:

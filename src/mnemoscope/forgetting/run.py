@@ -15,7 +15,8 @@ import polars as pl
 from mnemoscope.audits.exports import (
     Finding,
     address_of,
-    beside_baseline,
+    beside_by_key,
+    date_and_verdict,
     sarif_of,
     sarif_rule,
 )
@@ -435,10 +436,6 @@ def _counted(gate: Gate, own: pl.DataFrame) -> pl.DataFrame:
     return own.filter(is_kept if gate.kind == "kept" else pl.col("back").list.len() > 0)
 
 
-def _about(record: Mapping[str, Any]) -> dict[str, str]:
-    return {"date": record["date"], "verdict": record["sentence"]}
-
-
 def forgetting_junit(found: Forgetting, results: Sequence[GateResult]) -> str:
     """A JUnit report: each recalled passage is a test, with what brings it back in its output."""
     cases = [
@@ -449,7 +446,7 @@ def forgetting_junit(found: Forgetting, results: Sequence[GateResult]) -> str:
         for row in found.recalled.iter_rows(named=True)
     ]
     name = f"forget {found.record['models']['after']['name']}"
-    return junit_suite(name, _about(found.record), results, cases)
+    return junit_suite(name, date_and_verdict(found.record), results, cases)
 
 
 def forgetting_sarif(found: Forgetting) -> Sarif:
@@ -462,7 +459,7 @@ def forgetting_sarif(found: Forgetting) -> Sarif:
         )
         for row in found.back.iter_rows(named=True)
     ]
-    return sarif_of(_RULE, _about(found.record), findings)
+    return sarif_of(_RULE, date_and_verdict(found.record), findings)
 
 
 def _place(row: Mapping[str, Any]) -> Sarif:
@@ -479,9 +476,8 @@ def forgetting_sarif_beside(found: Forgetting, baseline: Path) -> Sarif:
     Errors as `judge_forgetting`.
     """
     older = read_forgetting(baseline)
-    mine, theirs = (one.back["text"].to_list() for one in (found, older))
-    is_new, is_gone = (one not in {*theirs} for one in mine), (one not in {*mine} for one in theirs)
-    return beside_baseline(forgetting_sarif(found), forgetting_sarif(older), is_new, is_gone)
+    texts = (one.back["text"].to_list() for one in (found, older))
+    return beside_by_key(forgetting_sarif(found), forgetting_sarif(older), *texts)
 
 
 def page_of(found: Forgetting) -> str:

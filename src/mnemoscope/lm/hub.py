@@ -42,6 +42,8 @@ _TOKENIZER_FILES = (
 )
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
+ROWS = 64
+"""Sequences a forward pass on a processor."""
 _PATIENCE = 10.0  # seconds for the one question
 
 

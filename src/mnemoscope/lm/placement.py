@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mnemoscope.errors import UserError, check_installed, nearest
-from mnemoscope.lm.hub import check_device_name, check_dtype_name
+from mnemoscope.lm.hub import ROWS, check_device_name, check_dtype_name
 from mnemoscope.progress import say
 
 DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -44,7 +44,7 @@ _STORAGE = {
     "llm_int8_skip_modules",
 }
 _MAX_THREADS = 8
-_ROWS, _TOKENS_ON_ACCELERATOR = 64, 65_536
+_TOKENS_ON_ACCELERATOR = 65_536
 
 
 def check_dtype(name: str) -> str | torch.dtype:
@@ -79,7 +79,7 @@ def rows_at_once(batch_size: int | None, device: str, length: int) -> int:
     """
     if batch_size is not None:
         return batch_size
-    return _ROWS if device == "cpu" else max(1, _TOKENS_ON_ACCELERATOR // length)
+    return ROWS if device == "cpu" else max(1, _TOKENS_ON_ACCELERATOR // length)
 
 
 def find_cnn_device(name: str) -> torch.device:

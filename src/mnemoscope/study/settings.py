@@ -27,7 +27,7 @@ from pydantic import (
 from mnemoscope.cnn.presets import GRIDS, INPUTS, CnnInput, Grid, Precision, PresetName
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.files import as_path
-from mnemoscope.lm.hub import check_device_name, check_model, check_other_model
+from mnemoscope.lm.hub import ROWS, check_device_name, check_model, check_other_model
 from mnemoscope.parse import parse_yaml, read_bounded
 from mnemoscope.taxonomy import PAPER, PRASHANTH
 
@@ -752,7 +752,7 @@ class StudySettings(BoundedSettings):
     @property
     def planned_rows(self) -> int:
         """Sequences a forward pass, as costs and chunks count them: alike on every machine."""
-        return self.model.batch_size or 64
+        return self.model.batch_size or ROWS
 
     @property
     def rows_at_once(self) -> int:
