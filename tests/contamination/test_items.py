@@ -146,6 +146,7 @@ def test_differing_words_are_the_least_over_all_beginnings(written, answer) -> N
 def answered(n, **changed):
     """Answers that are all right, but for these columns."""
     rows = {"written": ["x"] * n, "edits": [0] * n, "logprob": [-0.1] * n, "prior": [-20.0] * n}
+    rows["order_rank"] = [None] * n
     return pl.DataFrame(rows | changed, schema=ANSWERS)
 
 

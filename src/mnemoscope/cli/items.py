@@ -161,6 +161,8 @@ def _report(found: "Items", conditions: "list[Gate]", flags: GateFlags, answer: 
         print(f"  {name}: {share}")
     if found.record["together"]:
         print(found.record["together"])
+    if found.record["orders"]:
+        print(found.record["orders"]["sentence"])
     scores = found.scores
     without = f"; without the recalled items {scores['without']}" if found.recalled.height else ""
     print(f"Score {scores['all']}{without}.")

@@ -13,6 +13,7 @@ import torch
 
 from mnemoscope.audits.client import Client
 from mnemoscope.audits.sampling import answer_ends, by_length, is_chat_model, prompts_shown
+from mnemoscope.contamination.order import order_ranks
 from mnemoscope.contamination.table import Item, words_of
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import greedy_tokens
@@ -33,11 +34,13 @@ ANSWERS = pl.Schema(
         "edits": pl.Int64,
         "logprob": pl.Float64,
         "prior": pl.Float64,
+        "order_rank": pl.Int64,
     }
 )
 """What a model's answers are: `written`, what it writes; `edits`, words by which that differs from
 the answer; `logprob`, ln of the answer's probability after its prompt; `prior`, that after other
-prompts or none: the larger of the two. Null where a model does not say."""
+prompts or none: the larger of the two; `order_rank`, as `order_ranks`. Null where a model does not
+say."""
 
 
 class AskedModel(Protocol):
@@ -56,10 +59,13 @@ class AskedModel(Protocol):
     def write(self, items: Sequence[Item], progress: Progress) -> list[str]:
         """What it writes after each prompt, greedily."""
 
-    def logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[float] | None:
+    def logprobs(
+        self, pairs: Sequence[tuple[str, str]], *, as_given: bool = False
+    ) -> list[float] | None:
         """Log-probabilities (ln) of answers after prompts; None: it does not say.
 
-        An answer may be written with a blank before it or without: that of either. After an empty
+        An answer may be written with a blank before it or without: that of either, unless it is
+        asked `as_given`. After an empty
         prompt nothing but what the tokenizer puts before a text is read; NaN where it puts nothing.
         """
 
@@ -110,14 +116,18 @@ class LocalModel:
             progress.advance(len(members))
         return [found[one] for one in range(len(items))]
 
-    def logprobs(self, pairs: Sequence[tuple[str, str]]) -> list[float] | None:
+    def logprobs(
+        self, pairs: Sequence[tuple[str, str]], *, as_given: bool = False
+    ) -> list[float] | None:
         """As `AskedModel`, from one teacher-forced forward; rows of one length go together.
 
         None in a chat, which may say anything before its answer.
         """
         if self.is_chat:
             return None
-        forms = [(at, *one) for at, pair in enumerate(pairs) for one in self._forms(*pair)]
+        forms = [
+            (at, *one) for at, pair in enumerate(pairs) for one in self._forms(*pair, as_given)
+        ]
         rows, answers = [before + own for _, before, own in forms], [len(one[2]) for one in forms]
         bare, scores = replace(self.lm, bos_id=None, chat=()), np.full(len(rows), np.nan)
         for _, members in by_length(rows):
@@ -139,7 +149,9 @@ class LocalModel:
             found[at] = np.logaddexp(found[at], score) if found[at] == found[at] else score
         return cast(list[float], found.tolist())
 
-    def _forms(self, prompt: str, answer: str) -> Iterator[tuple[list[int], list[int]]]:
+    def _forms(
+        self, prompt: str, answer: str, as_given: bool
+    ) -> Iterator[tuple[list[int], list[int]]]:
         """Tokens of the prompt, and of the answer as it may be written: with a blank and not.
 
         Also with the blanks that it is given with. Nothing where none is read before the answer.
@@ -150,7 +162,8 @@ class LocalModel:
             return
         given, bare = blanks_before(answer), answer.lstrip()
         plain = [""] if prompt[-1:].isspace() else ["", " "]
-        for own in dict.fromkeys(tuple(self._tokens(one + bare)) for one in (*plain, given)):
+        blanks = [given] if as_given else [*plain, given]
+        for own in dict.fromkeys(tuple(self._tokens(one + bare)) for one in blanks):
             yield before, list(own)
 
 
@@ -179,7 +192,7 @@ class ServedModel:
         ]
         return [one.text for one in self.client.ask(bodies, progress)]
 
-    def logprobs(self, pairs: Sequence[tuple[str, str]]) -> None:
+    def logprobs(self, pairs: Sequence[tuple[str, str]], *, as_given: bool = False) -> None:
         """A service does not say."""
 
 
@@ -219,6 +232,7 @@ def _part(
     logprobs = model.logprobs([(one.prompt, one.answer) for one in said])
     priors = _priors(model, items, said) if with_prior and logprobs is not None else None
     columns = {"written": written, "edits": edits, "logprob": logprobs, "prior": priors}
+    columns["order_rank"] = order_ranks(model, some)
     n = len(some)
     return pl.DataFrame(
         {name: [None] * n if one is None else one for name, one in columns.items()}, schema=ANSWERS

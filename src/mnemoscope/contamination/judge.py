@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from mnemoscope.contamination.order import order_pairs
 from mnemoscope.contamination.table import (
     Item,
     frame_of_items,
@@ -63,6 +64,7 @@ def judged(
         answer_share=pl.Series([one.share for one in guesses], dtype=pl.Float64),
         ngrams_produce=pl.Series([one.is_written for one in guesses]),
         choices=pl.Series([len(one.choices) or None for one in items], dtype=pl.Int64),
+        orders=pl.Series([len(order_pairs(one) or ()) or None for one in items], dtype=pl.Int64),
     )
     twin = answers.twin
     missing = [None] * frame.height
@@ -72,6 +74,7 @@ def judged(
             missing if twin is None else (twin["edits"] <= allowed), dtype=pl.Boolean
         ),
         twin_logprob=pl.Series(missing if twin is None else twin["logprob"], dtype=pl.Float64),
+        twin_order_rank=pl.Series(missing if twin is None else twin["order_rank"], dtype=pl.Int64),
     )
     frame = _with_variants(frame)
     rows = [_verdict(row, chance) for row in frame.iter_rows(named=True)]

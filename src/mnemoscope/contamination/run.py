@@ -38,6 +38,7 @@ from mnemoscope.contamination.judge import (
     scores_of,
     shares_of,
 )
+from mnemoscope.contamination.order import orders_of
 from mnemoscope.contamination.table import Item, digest_of, lines_of, read_items
 from mnemoscope.errors import UserError
 from mnemoscope.files import json_bytes, made_folder
@@ -193,6 +194,7 @@ def _made(
     )
     table = judged(read, answers, **settings)
     table = table.with_columns(line=pl.Series(lines, dtype=pl.Int64))
+    orders = orders_of(originals(table))
     record: Mapping[str, Any] = {
         "schema": "mnemoscope items",
         "schema_version": SCHEMA_VERSION,
@@ -208,6 +210,7 @@ def _made(
         "scores": {name: one._asdict() for name, one in scores_of(table).items()},
         "sentence": sentence_of(table),
         "together": together_of(table) if twin is not None else None,
+        "orders": None if orders is None else orders.record,
     }
     found = Items(table, record, folder)
     if store is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from mnemoscope.errors import NoRoomError, UserError
 from mnemoscope.lm.model import LanguageModel, check_tokens, last_logits, prepend_bos
@@ -51,7 +52,8 @@ class FineTuning:
                 "one device."
             )
         with _room_for(lm):
-            model = copy.deepcopy(lm.model).float()
+            # `model.float()` refuses what was read from GGUF, whose weights are plain by now.
+            model = nn.Module.float(copy.deepcopy(lm.model))
         for weight in model.parameters():
             weight.requires_grad_(True)
         self.lm: LanguageModel = replace(lm, model=model.eval(), dtype="float32")
