@@ -6,6 +6,7 @@ import shutil
 from functools import partial
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from tiny_families import edit_json
@@ -14,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from gguf_files import write_gguf
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
+from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 from mnemoscope.lm.load import convert_gguf, load_model
 from mnemoscope.lm.model import check_fits, wrap_model
 from mnemoscope.lm.tokenizer import load_tokenizer
@@ -288,6 +290,9 @@ def test_a_gguf_and_the_folder_made_of_it_hold_the_original_model(original, file
     (tmp_path / "new").touch()  # files have the mode of any new one
     mode = (tmp_path / "new").stat().st_mode
     assert {one.stat().st_mode for one in converted.iterdir()} == {mode}
+    rows = np.arange(12, dtype=np.int32).reshape(2, 6)
+    losses = [FineTuning(lm, StepSettings(1e-3)).train(rows) for lm in (first, second)]
+    assert losses[0] == losses[1]  # what was read from GGUF can be trained too
 
 
 def test_convert_makes_a_folder_of_a_gguf(file, tmp_path, call, refused):
