@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 import mnemoscope as ms
 from mnemoscope.contamination.ask import LocalModel
-from mnemoscope.contamination.order import MOST_ORDERS, order_pairs, order_ranks, orders_of
+from mnemoscope.contamination.order import (
+    MOST_ITEMS,
+    MOST_ORDERS,
+    items_with_orders,
+    order_pairs,
+    order_ranks,
+    orders_of,
+)
 from mnemoscope.contamination.table import Item
 from mnemoscope.embedded import model_path
 from mnemoscope.lm.load import load_model
@@ -60,10 +67,19 @@ def test_the_choices_are_those_nearest_to_the_answer() -> None:
     assert order_pairs(item)[1] == ("A house is red. Is it", " blue or red?")
 
 
+def test_of_many_items_the_same_ones_are_asked_in_any_order_and_no_variants() -> None:
+    items = [question(NAMES[:2], key=str(at)) for at in range(MOST_ITEMS + 9)]
+    chosen = items_with_orders(items)
+    assert len(chosen) == MOST_ITEMS
+    assert items_with_orders(items[::-1]) == chosen
+    assert not items_with_orders([one._replace(variant_of="0", choices=()) for one in items])
+    assert not items_with_orders([one._replace(variant_of="0") for one in items])
+
+
 def test_ranks_are_those_of_transformers() -> None:
     lm = load_model(model_path())
     items = [question(NAMES[:4]), Item("1", "Of what?", "x", "g"), question(NAMES[1:4], key="2")]
-    found = order_ranks(LocalModel(lm, record={}, batch_size=8, as_chat=False), items)
+    found = order_ranks(LocalModel(lm, record={}, batch_size=8, as_chat=False), items, {*"012"})
     assert found[1] is None
     for item, rank in ((items[0], found[0]), (items[2], found[2])):
         scores = []
@@ -92,14 +108,15 @@ class Remembers:
 def test_orders_that_the_model_alone_remembers_are_memory() -> None:
     items = [question([f"{name} {at}" for name in NAMES[:4]], key=str(at)) for at in range(30)]
     held, none = Remembers(one.prompt for one in items[:15]), Remembers([])
-    ranks = order_ranks(held, items)
+    keys = items_with_orders(items)
+    ranks = order_ranks(held, items, keys)
     assert ranks == [1] * 15 + [24] * 15  # where all are alike the printed one is the last
     table = pl.DataFrame(
         {
             "group": [one.group for one in items],
             "orders": [24] * 30,
             "order_rank": ranks,
-            "twin_order_rank": order_ranks(none, items),
+            "twin_order_rank": order_ranks(none, items, keys),
         }
     )
     found = orders_of(table)

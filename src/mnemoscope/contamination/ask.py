@@ -1,7 +1,7 @@
 """Put items to a model: what it writes after each prompt, and how likely it finds the answer."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 
 from mnemoscope.audits.client import Client
 from mnemoscope.audits.sampling import answer_ends, by_length, is_chat_model, prompts_shown
-from mnemoscope.contamination.order import order_ranks
+from mnemoscope.contamination.order import items_with_orders, order_ranks
 from mnemoscope.contamination.table import Item, words_of
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import greedy_tokens
@@ -203,9 +203,10 @@ def answers_of(
 
     Gives `ANSWERS`, one row an item. Errors as `AskedModel`.
     """
+    ordered = items_with_orders(items)
 
     def make(some: Sequence[Item], progress: Progress) -> pl.DataFrame:
-        return _part(model, items, some, progress, with_prior=with_prior)
+        return _part(model, items, some, progress, with_prior=with_prior, ordered=ordered)
 
     return pl.concat(kept_in_parts(kept, label, items, _PART, make, unit="items"))
 
@@ -217,6 +218,7 @@ def _part(
     progress: Progress = SILENT,
     *,
     with_prior: bool,
+    ordered: Container[str] = (),
 ) -> pl.DataFrame:
     written = model.write(some, progress)
     edits = []
@@ -232,7 +234,7 @@ def _part(
     logprobs = model.logprobs([(one.prompt, one.answer) for one in said])
     priors = _priors(model, items, said) if with_prior and logprobs is not None else None
     columns = {"written": written, "edits": edits, "logprob": logprobs, "prior": priors}
-    columns["order_rank"] = order_ranks(model, some)
+    columns["order_rank"] = order_ranks(model, some, ordered)
     n = len(some)
     return pl.DataFrame(
         {name: [None] * n if one is None else one for name, one in columns.items()}, schema=ANSWERS

@@ -8,7 +8,7 @@ Source: Ni et al., arXiv 2409.01790.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.contamination.table import Item
+from mnemoscope.files import digest
 from mnemoscope.stats import Estimate, difference_of, pair_correlation, share_true
 from mnemoscope.words import plural
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 MOST_ORDERS = 24
 """Orders that are put to a model, the printed one among them: all of four choices."""
+MOST_ITEMS = 500
+"""Items whose orders are asked: a share of as many has an interval of at most 9 points."""
 _BLOCK = 32  # items whose orders are put together
 
 
@@ -74,13 +77,26 @@ def _orders(n: int, key: str) -> list[tuple[int, ...]]:
     return list(drawn)
 
 
-def order_ranks(model: "AskedModel", items: Sequence[Item]) -> list[int | None]:
+def items_with_orders(items: Sequence[Item]) -> set[str]:
+    """Keys of the items whose orders are asked: variants left out, of many some by their keys."""
+    keys = [one.key for one in items if one.choices and one.variant_of is None]
+    return {*sorted(keys, key=lambda key: digest([key]))[:MOST_ITEMS]}
+
+
+def order_ranks(
+    model: "AskedModel", items: Sequence[Item], keys: Container[str]
+) -> list[int | None]:
     """The place of the printed order among all that are tried, 1 for the likeliest.
 
-    Of equally likely ones it is the last. None where no order can be asked.
+    Of equally likely ones it is the last. None where no order can be asked, and of an item that is
+    not among `keys`.
     """
     ranks: list[int | None] = [None] * len(items)
-    asked = [(at, pairs) for at, one in enumerate(items) if (pairs := order_pairs(one))]
+    asked = [
+        (at, pairs)
+        for at, one in enumerate(items)
+        if one.key in keys and (pairs := order_pairs(one))
+    ]
     for start in range(0, len(asked), _BLOCK):
         block = asked[start : start + _BLOCK]
         scores = model.logprobs([pair for _, pairs in block for pair in pairs], as_given=True)
