@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 from typing_extensions import TypedDict
 
+from mnemoscope.audits.passages import numbered
 from mnemoscope.audits.records import AuditRecord, read_verdicts
 from mnemoscope.audits.shares import (
     KINDS,
@@ -63,6 +64,7 @@ def judge(
     new, compared = "", None
     if baseline is not None:
         older, before = read_verdicts(baseline)
+        passages = passages.with_columns(passage=pl.Series(numbered(passages), dtype=pl.Int64))
         passages = new_parts(passages, before, grown=not gate.of_number)
         compared = _compared(record, older, baseline)
         beside += newer(baseline, older["date"], record["date"]) + _compared_said(compared)
@@ -104,10 +106,12 @@ def _left_out(gate: Gate, counts: Counts, new: str) -> tuple[dict[str, Any] | No
         return None, ""
     n, share = number_of(counts, "undecided"), share_of(counts, "undecided")["share"]
     figures = {"passages": n, "share": share}
-    is_not = "is not counted" if n == 1 else "are not counted"
     shown = share_words(share_beside(counts, "undecided")["share"])  # as it stands on the pages
-    said = f"; {plural(n, f'{new}passage')} ({shown}) cannot be told and {is_not}"
-    return figures, said if n else ""
+    if not n:  # pieces of passages that hold recalled text too
+        said = f"; {shown} cannot be told, in parts of {new}recalled passages, and is not counted"
+        return figures, said if share else ""
+    is_not = "is not counted" if n == 1 else "are not counted"
+    return figures, f"; {plural(n, f'{new}passage')} ({shown}) cannot be told and {is_not}"
 
 
 def new_parts(passages: pl.DataFrame, before: pl.DataFrame, *, grown: bool) -> pl.DataFrame:
