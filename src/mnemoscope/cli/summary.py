@@ -107,12 +107,16 @@ def print_grafts(study: Study) -> None:
         view = graft_of(study, key.taxonomy) if key.is_main else None
         if view is None:
             continue
-        beside = ["at random", "difference", "finding"] if view["first"] else []
+        beside = [f"{one}, random" for one in view["classes"]]
+        if view["first"]:
+            beside = ["at random", "difference", "finding"]
         title = f"{key.taxonomy}: left of each class with the twin's part, %"
         table = Table("part", *view["classes"], *beside, title=title, title_justify="left")
         for row in view["rows"][:_MOST_PARTS]:
             found, cells = row["found"], [figure(one) for one in row["cells"]]
-            if beside and found:
+            if not view["first"]:
+                cells += [figure(one) for one in row["random"]]
+            elif found:
                 left = percent(found["random_broken"], unit=False)
                 difference = figure(found["specific"], signed=True)
                 cells += [f"{found['broken']} {left}", difference, found["words"]]
@@ -120,12 +124,14 @@ def print_grafts(study: Study) -> None:
         page.print(table)
         if (more := len(view["rows"]) - _MOST_PARTS) > 0:
             page.print(f"And {plural(more, 'more part')}, in the report.")
-        if beside:
+        if view["first"]:
             page.print(
                 "At random: what is left of that class under random changes that break as much of "
                 "the other. Difference: so many points fewer are left with the twin's part, within "
                 "kinds of text."
             )
+        else:
+            page.print("Random: what is left under random changes as large as the twin's, a mean.")
     for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
         page.print(line)
     for why, command in untried_parts(study, shlex.quote(str(study.folder))):

@@ -1,25 +1,42 @@
 """What a study lacks and what may come next: one list for the terminal, `status` and the report."""
 
+import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from mnemoscope.benchmark.gain import times_wanted
+from mnemoscope.benchmark.verdict import EFFECT, wants_trainings
 from mnemoscope.data.table import whole_mask
 from mnemoscope.files import free_name
-from mnemoscope.pipeline.causes import FEWEST_GRAFTED
+from mnemoscope.localize.grafts import FEWEST_WALKS, Finding
+from mnemoscope.pipeline.causes import (
+    FEWEST_GRAFTED,
+    GRAFT_FILE,
+    GRAFT_SPECIFICITY_FILE,
+    INTO_MODEL,
+    KNOCKOUT_FILE,
+    SPECIFICITY_FILE,
+    by_weight,
+    finding_of,
+    spoken_strength,
+)
 from mnemoscope.pipeline.label import SampleEntry, nothing_to_train, samples_of
 from mnemoscope.pipeline.reference import is_swapped
-from mnemoscope.stats import FEWEST_GROUPS
+from mnemoscope.stats import FEWEST_GROUPS, rows_of
 from mnemoscope.study.folder import Study
-from mnemoscope.study.settings import NO_MODEL, split_revision
+from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
 from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import PART_KINDS, plural
+from mnemoscope.words import PART_KINDS, count, nats, plural, ranged, rounded, whole_kind
 
 FIRST = 3
 """Steps that a terminal names."""
+_MOST_TIMES = 50
+"""So many times the sequences are beyond reach."""
+_MOST_SCALE = 1000  # of `graft.largest_scale`
 
 
 class Step(NamedTuple):
@@ -42,6 +59,18 @@ def missing_of(study: Study) -> str | None:
     return f"Not done yet: {', '.join(lacking)}."
 
 
+class Deciding(NamedTuple):
+    """What would answer a question that is left open, and the command; empty where there is none.
+
+    `question` is "attention", "parts" (do two classes need different ones?) or "cuts".
+    """
+
+    question: str
+    taxonomy: str
+    why: str
+    command: str
+
+
 def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     """What may come next, what says most of this study first; each command works as it stands.
 
@@ -54,13 +83,18 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     if is_swapped(study):
         yield _swap(study, place)
     grafts = list(_grafts(study, folder))
+    open_ones = {one.question: one for one in reversed([*deciding(study, place)]) if one.command}
+    decide = [Step(one.why, one.command) for one in reversed(open_ones.values())]
     if _has_two_classes(study):
         yield from grafts
         grafts = []
+    if is_whole:
+        yield from decide
+        decide = []
     audits: list[Step] = []
     if missing_of(study) is not None:
         go_on, audits = _go_on(study, place), list(_audit_instead(study, place))
-        steps = [go_on, *audits, *grafts, *_ask_reference(study, folder)]
+        steps = [go_on, *audits, *grafts, *_ask_reference(study, folder), *decide]
         yield from sorted(steps, key=lambda one: "OTHER_TEXTS" in one.command)
     else:
         yield from grafts
@@ -112,11 +146,13 @@ def untried_parts(study: Study, folder: str) -> Iterator[Step]:
     wanted, manifest = study.settings.graft.parts, study.manifest("graft")
     if wanted is None or manifest is None or not study.is_done("graft"):
         return
-    kinds = {one.rpartition(".")[2] for one in wanted}
+    kinds, tried = {one.rpartition(".")[2] for one in wanted}, manifest["counts"]["parts"]
     left = [one for one in (*PART_KINDS, "embedding", "unembedding") if one not in kinds]
-    why = f"Grafts so far: {', '.join(manifest['counts']['parts'])}"
+    left = [PART_KINDS.get(one, one) for one in left]
+    left += [] if any("layers." in one for one in tried) else ["single layers"]
+    why = f"Grafts so far: {', '.join(map(whole_kind, tried))}"
     why += f"; not tried: {', '.join(left)}" if left else ""
-    yield Step(f"{why}. All parts, one by one", f"mnemoscope graft {folder} --full --redo")
+    yield Step(f"{why}. Every part of every layer", f"mnemoscope graft {folder} --full --redo")
 
 
 def steps_from_here(study: Study) -> Iterator[Step]:
@@ -245,3 +281,207 @@ def _has_two_classes(study: Study) -> bool:
 
 def _memorized(sample: SampleEntry) -> dict[str, int]:
     return {name: n for name, n in sample.counts.items() if name != NON_MEMO}
+
+
+def deciding(study: Study, place: Path) -> Iterator[Deciding]:
+    """What would decide the questions that finished stages left open, taxonomy by taxonomy.
+
+    Numbers of sequences hold if the figure stays what it is. `place` is what the study is called.
+    """
+    if not study.is_done("label") or whole_mask(study.sequences) is not None:
+        return
+    mains = [one for one in samples_of(study).values() if one.key.is_main]
+    if study.is_done("benchmark"):
+        of = {
+            (one["taxonomy"], one["variant"]): one
+            for one in rows_of(study.benchmark)
+            if one["is_headline"]
+        }
+        for entry in mains:
+            if row := of.get((entry.key.taxonomy, entry.key.variant)):
+                yield from _decide_attention(study, place, entry, row)
+    for entry in mains:
+        yield from _decide_parts(study, place, entry)
+    if study.is_done("knockout"):
+        for entry in mains:
+            yield from _decide_cuts(study, place, entry)
+
+
+def _decide_attention(
+    study: Study, place: Path, entry: SampleEntry, row: Mapping[str, Any]
+) -> Iterator[Deciding]:
+    """More trainings, a reference, or more sequences, by what the verdict lacks."""
+    if row["verdict_kind"] not in ("unclear", "cannot") or not row["did_train"]:
+        return
+    folder, settings = shlex.quote(str(place)), study.settings
+    key = "attention", entry.taxonomy
+    if wants_trainings(row["verdict"]):
+        more = "--set 'train.seeds=[0,1,2]'"
+        if len(settings.train.seeds) > 2:
+            more = "--set benchmark.control_seeds=3"
+        yield Deciding(
+            *key,
+            "A verdict on attention needs three trainings",
+            f"mnemoscope run -o {folder} {more} --redo",
+        )
+        return
+    if settings.reference is None and settings.benchmark.controls:
+        yield Deciding(
+            *key,
+            "A verdict on attention needs a reference (a model that never saw the "
+            "texts, such as the base)",
+            f"mnemoscope run -o {folder} --reference REFERENCE --redo",
+        )
+        return
+    gain, n = row["gain"], entry.n_train + entry.n_eval
+    n = entry.n_eval if entry.split_by == "folds" else n
+    times = times_wanted(gain, EFFECT)
+    if times is None or times <= 1:
+        return
+    found = f"it stays at {nats(gain.value)} nats a sequence"
+    if times > _MOST_TIMES:
+        yield Deciding(
+            *key,
+            "No number of sequences within reach decides whether attention adds "
+            f"to the text: if {found}, it would take {rounded(times):,} times as many",
+            "",
+        )
+        return
+    wanted = _rounded_up(times * n)
+    side = "above 0" if gain.value > EFFECT else f"above 0 or below {EFFECT:g}"
+    why = (
+        f"About {count(wanted)} sequences of each class in place of {count(n)} would put the "
+        f"gain of attention {side}, if {found}"
+    )
+    names = entry.trained_classes or entry.classes
+    yield Deciding(*key, *_more_of(study, place, entry, dict.fromkeys(names, wanted), why, n))
+
+
+def _decide_parts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Deciding]:
+    """More sequences of small classes, more or larger random changes, by what the verdict lacks."""
+    memorized, key = _memorized(entry), ("parts", entry.taxonomy)
+    if len(memorized) < 2 or not sum(memorized.values()):
+        return
+    again = f"mnemoscope graft {shlex.quote(str(place))} --set graft.{{}} --redo"
+    specific = []
+    if study.is_done("graft"):
+        inside = study.read(GRAFT_FILE).filter(taxonomy=entry.taxonomy, direction=INTO_MODEL)
+        groups = dict(inside.select("class", "n_groups").iter_rows())
+        memorized = {one: groups.get(one, n) for one, n in memorized.items()}
+        rows = study.read(GRAFT_SPECIFICITY_FILE).filter(taxonomy=entry.taxonomy)
+        specific = by_weight(list(rows_of(rows)))
+    few = {one: FEWEST_GROUPS for one, n in memorized.items() if n < FEWEST_GROUPS}
+    pair = " and ".join(memorized)
+    if len(memorized) - len(few) < 2:
+        has = ", ".join(f"{one} has {count(memorized[one])}" for one in few)
+        why = (
+            f"Whether {pair} need different parts takes {FEWEST_GROUPS} sequences of each, near "
+            f"duplicates counted once ({has})"
+        )
+        yield Deciding(*key, *_more_of(study, place, entry, few, why, 0, memorized))
+    elif specific and finding_of(specific[0]) is Finding.OUT_OF_REACH:
+        largest = study.settings.graft.largest_scale
+        if largest < _MOST_SCALE:
+            why = f"Whether {pair} need different parts takes larger random changes"
+            larger = f"largest_scale={min(2 * largest, _MOST_SCALE):g}"
+            yield Deciding(*key, why, again.format(larger))
+    elif specific and finding_of(specific[0]) is Finding.FEW:
+        if study.settings.graft.draws < FEWEST_WALKS:
+            why = f"Whether {pair} need different parts takes {FEWEST_WALKS} random changes or more"
+            draws = type(study.settings.graft)().draws
+            yield Deciding(*key, why, again.format(f"draws={draws}"))
+        else:
+            why = (
+                f"Whether {pair} need different parts takes {FEWEST_GROUPS} sequences of each "
+                "in kinds of text that both have"
+            )
+            yield Deciding(*key, *_more_texts(study, place, why, "more texts of these kinds"))
+
+
+def _decide_cuts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Deciding]:
+    """More sequences, where a cut breaks of a class as much as random edges of equal mass do."""
+    rows = study.read(SPECIFICITY_FILE).filter(**entry.key._asdict())
+    if rows.is_empty():
+        return
+    tried = dict(
+        study.read(KNOCKOUT_FILE).filter(**entry.key._asdict()).select("class", "n").iter_rows()
+    )
+    rows = rows.filter(strength=spoken_strength(rows["strength"]))
+    row = max(rows_of(rows), key=lambda one: entry.counts.get(one["class"], 0))
+    beyond, name = row["beyond_equal_mass"], row["class"]
+    times = times_wanted(beyond)
+    if times is None or times <= 1:
+        return
+    found = f"the difference stays at {ranged(beyond, scale=100, unit=' points', digits=0)}"
+    key, n = ("cuts", entry.taxonomy), tried[name]
+    if times > _MOST_TIMES:
+        yield Deciding(
+            *key,
+            "No number of sequences within reach decides whether the edges most "
+            f"decisive for {name} break more of it than others, if {found}",
+            "",
+        )
+        return
+    wanted = _rounded_up(times * n)
+    why = (
+        f"About {count(wanted)} sequences of {name} in place of {count(n)} would tell what the "
+        f"cut edges break from what others do, if {found}"
+    )
+    if wanted <= entry.counts.get(name, 0):
+        more = f"--set knockout.n_sequences={wanted} --redo"
+        yield Deciding(*key, why, f"mnemoscope knockout {shlex.quote(str(place))} {more}")
+        return
+    yield Deciding(*key, *_more_of(study, place, entry, {name: wanted}, why, 0))
+
+
+def _more_of(
+    study: Study,
+    place: Path,
+    entry: SampleEntry,
+    wanted: Mapping[str, int],
+    why: str,
+    n_drawn: int,
+    there: Mapping[str, int] | None = None,
+) -> tuple[str, str]:
+    """`why` with what is wanting of each class, and the command that gives more.
+
+    `n_drawn` is the size of a sample, which settings may limit; 0 where none is drawn. `there` is
+    how many of a class count, those in the table unless it says so.
+    """
+    counts, label = there or entry.counts, study.settings.label
+    wanting = {one: n - counts.get(one, 0) for one, n in wanted.items() if n > counts.get(one, 0)}
+    if not wanting and n_drawn >= label.per_class:
+        n, parts = max(wanted.values()), label.per_class
+        sizes = [math.ceil(n * one / parts) for one in (label.n_train, label.n_eval)]
+        sets = f"--set label.n_train={sizes[0]} --set label.n_eval={sizes[1]}"
+        return why, f"mnemoscope run -o {shlex.quote(str(place))} {sets} --redo"
+    if not wanting:
+        return _more_texts(study, place, f"{why}; near duplicates count once", "more texts")
+    said = ", ".join(f"{count(n)} of {name}" for name, n in wanting.items())
+    what = "texts that the model read many times"
+    if set(wanting) == {NON_MEMO}:
+        what = "texts that the model never read"
+    name = max(wanting, key=lambda one: wanting[one] / max(counts.get(one, 0), 0.1))
+    if counts.get(name):
+        rows = rounded(wanting[name] / counts[name] * study.sequences.height)
+        what += f"; of text like this about {count(rows)} more sequences"
+    return _more_texts(study, place, f"{why}. Wanting: {said}", what)
+
+
+def _more_texts(study: Study, place: Path, why: str, what: str) -> tuple[str, str]:
+    """`why` with `what` to add, and a study of these texts and more."""
+    wanted = study.settings.sequences
+    if wanted.limit is not None and study.sequences.height >= wanted.limit:
+        anew = _anew(study, place).format("set sequences.limit=MORE")
+        return f"{why} (a larger limit, if the source has more: {what})", anew
+    if wanted.source == EMBEDDED or study.settings.model.name == NO_MODEL:
+        return f"{why} ({what})", ""
+    also = ", ".join([*wanted.also, "OTHER_TEXTS"])
+    flag = f"set {shlex.quote(f'sequences.also=[{also}]')}"
+    return f"{why} (OTHER_TEXTS: {what})", _anew(study, place).format(flag)
+
+
+def _rounded_up(n: float) -> int:
+    """Two digits, never below."""
+    step = int(10 ** max(0, len(str(int(n))) - 2))
+    return math.ceil(n / step) * step
