@@ -120,7 +120,7 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             f"Study {folder} ({'there already' if study else 'new'}).",
             *known.lines,
             *data.lines,
-            *expected_lines(settings, data, possible),
+            *expected_lines(settings, data, possible, need),
             *taxonomy_lines(settings, taxonomies, need, lacking, is_found=is_found),
             _stages_said(todo, trains=bool(need.samples)),
             *([lost] if lost else []),
