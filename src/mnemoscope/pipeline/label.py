@@ -322,7 +322,7 @@ def _entry(
         meanings=[
             "the model's continuation differs from the text's suffix",
             *[f"memorized, and {node.meaning}" for node in taxonomy.nodes],
-            "memorized, and none of the rules before holds",
+            f"memorized, and not {' or '.join(node.name for node in taxonomy.nodes)}",
         ],
         counts=count_classes(labels, taxonomy.classes),
         unlabelled=labels.null_count(),

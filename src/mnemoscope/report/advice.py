@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,7 +84,9 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
         yield _swap(study, place)
     grafts = list(_grafts(study, folder))
     open_ones = {one.question: one for one in reversed([*deciding(study, place)]) if one.command}
-    decide = [Step(one.why, one.command) for one in reversed(open_ones.values())]
+    # One a question, and where the same command answers two of them the first.
+    asked = {one.command: Step(one.why, one.command) for one in open_ones.values()}
+    decide = list(reversed(asked.values()))
     if _has_two_classes(study):
         yield from grafts
         grafts = []
@@ -94,7 +96,9 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     audits: list[Step] = []
     if missing_of(study) is not None:
         go_on, audits = _go_on(study, place), list(_audit_instead(study, place))
-        steps = [go_on, *audits, *grafts, *_ask_reference(study, folder), *decide]
+        steps = [go_on, *audits, *grafts, *_ask_reference(study, folder)]
+        if not any("OTHER_TEXTS" in one.command for one in steps):
+            steps += decide
         yield from sorted(steps, key=lambda one: "OTHER_TEXTS" in one.command)
     else:
         yield from grafts
@@ -348,13 +352,20 @@ def _decide_attention(
         )
         return
     wanted = _rounded_up(times * n)
-    side = "above 0" if gain.value > EFFECT else f"above 0 or below {EFFECT:g}"
+    sides = ["above 0"] * (gain.value > 0) + [f"below {EFFECT:g}"] * (gain.value < EFFECT)
+    side = " or ".join(sides)
     why = (
         f"About {count(wanted)} sequences of each class in place of {count(n)} would put the "
         f"gain of attention {side}, if {found}"
     )
-    names = entry.trained_classes or entry.classes
-    yield Deciding(*key, *_more_of(study, place, entry, dict.fromkeys(names, wanted), why, n))
+    of_each = dict.fromkeys(entry.trained_classes or entry.classes, wanted)
+    label = settings.label
+    sets: Sequence[str] = ()
+    if wanted > label.per_class:
+        sizes = {"n_train": label.n_train, "n_eval": label.n_eval}
+        parts = {one: math.ceil(wanted * n / label.per_class) for one, n in sizes.items()}
+        sets = tuple(f"label.{one}={n}" for one, n in parts.items())
+    yield Deciding(*key, *_more_of(study, place, entry, of_each, why, sets))
 
 
 def _decide_parts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Deciding]:
@@ -378,7 +389,7 @@ def _decide_parts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Dec
             f"Whether {pair} need different parts takes {FEWEST_GROUPS} sequences of each, near "
             f"duplicates counted once ({has})"
         )
-        yield Deciding(*key, *_more_of(study, place, entry, few, why, 0, memorized))
+        yield Deciding(*key, *_more_of(study, place, entry, few, why, there=memorized))
     elif specific and finding_of(specific[0]) is Finding.OUT_OF_REACH:
         largest = study.settings.graft.largest_scale
         if largest < _MOST_SCALE:
@@ -427,11 +438,16 @@ def _decide_cuts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Deci
         f"About {count(wanted)} sequences of {name} in place of {count(n)} would tell what the "
         f"cut edges break from what others do, if {found}"
     )
+    more = f"knockout.n_sequences={wanted}"
     if wanted <= entry.counts.get(name, 0):
-        more = f"--set knockout.n_sequences={wanted} --redo"
-        yield Deciding(*key, why, f"mnemoscope knockout {shlex.quote(str(place))} {more}")
+        command = f"mnemoscope knockout {shlex.quote(str(place))} --set {more} --redo"
+        yield Deciding(*key, why, command)
         return
-    yield Deciding(*key, *_more_of(study, place, entry, {name: wanted}, why, 0))
+    yield Deciding(*key, *_more_of(study, place, entry, {name: wanted}, why, (more,)))
+
+
+_ITSELF = "lists, tables and other texts whose beginnings tell how they go on"
+_KINDS_OF_TEXT = {NON_MEMO: "texts that the model never read", "Guess": _ITSELF}
 
 
 def _more_of(
@@ -440,45 +456,53 @@ def _more_of(
     entry: SampleEntry,
     wanted: Mapping[str, int],
     why: str,
-    n_drawn: int,
+    sets: Sequence[str] = (),
+    *,
     there: Mapping[str, int] | None = None,
 ) -> tuple[str, str]:
     """`why` with what is wanting of each class, and the command that gives more.
 
-    `n_drawn` is the size of a sample, which settings may limit; 0 where none is drawn. `there` is
-    how many of a class count, those in the table unless it says so.
+    `sets` are settings that would cut off what is added. `there` is how many of a class count,
+    those in the table unless it says so.
     """
-    counts, label = there or entry.counts, study.settings.label
+    counts, rows = there or entry.counts, study.sequences.height
     wanting = {one: n - counts.get(one, 0) for one, n in wanted.items() if n > counts.get(one, 0)}
-    if not wanting and n_drawn >= label.per_class:
-        n, parts = max(wanted.values()), label.per_class
-        sizes = [math.ceil(n * one / parts) for one in (label.n_train, label.n_eval)]
-        sets = f"--set label.n_train={sizes[0]} --set label.n_eval={sizes[1]}"
-        return why, f"mnemoscope run -o {shlex.quote(str(place))} {sets} --redo"
+    if not wanting and sets:
+        flags = " ".join(f"--set {one}" for one in sets)
+        return why, f"mnemoscope run -o {shlex.quote(str(place))} {flags} --redo"
     if not wanting:
-        return _more_texts(study, place, f"{why}; near duplicates count once", "more texts")
+        return _more_texts(study, place, f"{why}; near duplicates count once", "more texts", sets)
     said = ", ".join(f"{count(n)} of {name}" for name, n in wanting.items())
-    what = "texts that the model read many times"
-    if set(wanting) == {NON_MEMO}:
-        what = "texts that the model never read"
-    name = max(wanting, key=lambda one: wanting[one] / max(counts.get(one, 0), 0.1))
-    if counts.get(name):
-        rows = rounded(wanting[name] / counts[name] * study.sequences.height)
-        what += f"; of text like this about {count(rows)} more sequences"
-    return _more_texts(study, place, f"{why}. Wanting: {said}", what)
+    read = "texts that the model read many times"
+    what = " and ".join(dict.fromkeys(_KINDS_OF_TEXT.get(one, read) for one in wanting))
+    n_more = None
+    if all(counts.get(one) for one in wanting):
+        n_more = rounded(max(n / counts[one] for one, n in wanting.items()) * rows)
+        what += f"; of texts like these about {count(n_more)} more sequences"
+    return _more_texts(study, place, f"{why}. Wanting: {said}", what, sets, n_more)
 
 
-def _more_texts(study: Study, place: Path, why: str, what: str) -> tuple[str, str]:
-    """`why` with `what` to add, and a study of these texts and more."""
-    wanted = study.settings.sequences
-    if wanted.limit is not None and study.sequences.height >= wanted.limit:
-        anew = _anew(study, place).format("set sequences.limit=MORE")
-        return f"{why} (a larger limit, if the source has more: {what})", anew
-    if wanted.source == EMBEDDED or study.settings.model.name == NO_MODEL:
+def _more_texts(
+    study: Study,
+    place: Path,
+    why: str,
+    what: str,
+    sets: Sequence[str] = (),
+    n_more: int | None = None,
+) -> tuple[str, str]:
+    """`why` with `what` to add, and a study of these texts and `n_more` sequences."""
+    wanted, rows = study.settings.sequences, study.sequences.height
+    if wanted.limit is not None and rows >= wanted.limit:
+        larger = "MORE" if n_more is None else rows + n_more
+        flags = [f"sequences.limit={larger}", *sets]
+        said = f"{why} (a larger limit, if the source has more: {what})"
+    elif wanted.source == EMBEDDED or study.settings.model.name == NO_MODEL:
         return f"{why} ({what})", ""
-    also = ", ".join([*wanted.also, "OTHER_TEXTS"])
-    flag = f"set {shlex.quote(f'sequences.also=[{also}]')}"
-    return f"{why} (OTHER_TEXTS: {what})", _anew(study, place).format(flag)
+    else:
+        flags = [f"sequences.also=[{', '.join([*wanted.also, 'OTHER_TEXTS'])}]", *sets]
+        said = f"{why} (OTHER_TEXTS: {what})"
+    first, *others = (f"set {shlex.quote(one)}" for one in flags)
+    return said, _anew(study, place).format(" --".join([first, *others]))
 
 
 def _rounded_up(n: float) -> int:

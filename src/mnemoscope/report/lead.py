@@ -245,7 +245,7 @@ def _breaks_most(taxonomy: TaxonomyResult, target: str) -> Badge:
         whole = "; parts were tried in all layers at once, no single layer alone"
     own, random = row["cells"][at], [*row["random"], NO_ESTIMATE, NO_ESTIMATE][at]
     if own.value == 1:
-        said = f"none of the {len(parts)} parts tried breaks any of {name}{whole}"
+        said = f"no part that was tried breaks any of {name}{whole}"
         return Badge(PARTS, said, Standing.WITHIN, target)
     said = f"{name} breaks most with {part_words(row['part'])}: {_left(own)} of it is left"
     looks = Standing.UNCONTROLLED
@@ -288,7 +288,7 @@ def _cuts(content: ReportContent, lead: int | None) -> Iterator[Badge]:
     )
     if looks is Standing.UNDECIDED and value is not None:
         said += ", so whether these do more is undecided"
-    said += _under(content, number)
+    said += _under(content, number) if len(content.taxonomies) > 1 else ""
     target = f"taxonomy-{number}-knockout"
     yield Badge(CUTS, said, looks, target, *_deciding(content, "cuts", taxonomy))
 
