@@ -30,7 +30,7 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
 from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import PART_KINDS, count, nats, plural, ranged, rounded, whole_kind
+from mnemoscope.words import MINUS, PART_KINDS, count, nats, plural, ranged, rounded, whole_kind
 
 FIRST = 3
 """Steps that a terminal names."""
@@ -325,15 +325,15 @@ def _decide_attention(
             more = "--set benchmark.control_seeds=3"
         yield Deciding(
             *key,
-            "A verdict on attention needs three trainings",
+            "Three trainings give a verdict on attention",
             f"mnemoscope run -o {folder} {more} --redo",
         )
         return
     if settings.reference is None and settings.benchmark.controls:
         yield Deciding(
             *key,
-            "A verdict on attention needs a reference (a model that never saw the "
-            "texts, such as the base)",
+            "A reference (a model that never saw the texts, such as the base) gives a verdict on "
+            "attention",
             f"mnemoscope run -o {folder} --reference REFERENCE --redo",
         )
         return
@@ -386,25 +386,25 @@ def _decide_parts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Dec
     if len(memorized) - len(few) < 2:
         has = ", ".join(f"{one} has {count(memorized[one])}" for one in few)
         why = (
-            f"Whether {pair} need different parts takes {FEWEST_GROUPS} sequences of each, near "
-            f"duplicates counted once ({has})"
+            f"{FEWEST_GROUPS} sequences of each, near duplicates counted once, would tell whether "
+            f"{pair} need different parts ({has})"
         )
         yield Deciding(*key, *_more_of(study, place, entry, few, why, there=memorized))
     elif specific and finding_of(specific[0]) is Finding.OUT_OF_REACH:
         largest = study.settings.graft.largest_scale
         if largest < _MOST_SCALE:
-            why = f"Whether {pair} need different parts takes larger random changes"
+            why = f"Larger random changes may tell whether {pair} need different parts"
             larger = f"largest_scale={min(2 * largest, _MOST_SCALE):g}"
             yield Deciding(*key, why, again.format(larger))
     elif specific and finding_of(specific[0]) is Finding.FEW:
         if study.settings.graft.draws < FEWEST_WALKS:
-            why = f"Whether {pair} need different parts takes {FEWEST_WALKS} random changes or more"
+            why = f"More random changes ({FEWEST_WALKS} at least) would tell whether {pair} differ"
             draws = type(study.settings.graft)().draws
             yield Deciding(*key, why, again.format(f"draws={draws}"))
         else:
             why = (
-                f"Whether {pair} need different parts takes {FEWEST_GROUPS} sequences of each "
-                "in kinds of text that both have"
+                f"{FEWEST_GROUPS} sequences of each in kinds of text that both have would tell "
+                f"whether {pair} need different parts"
             )
             yield Deciding(*key, *_more_texts(study, place, why, "more texts of these kinds"))
 
@@ -423,7 +423,8 @@ def _decide_cuts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Deci
     times = times_wanted(beyond)
     if times is None or times <= 1:
         return
-    found = f"the difference stays at {ranged(beyond, scale=100, unit=' points', digits=0)}"
+    shown = ranged(beyond, scale=100, unit=" points", digits=0, minus=MINUS)
+    found = f"the difference stays at {shown}"
     key, n = ("cuts", entry.taxonomy), tried[name]
     if times > _MOST_TIMES:
         yield Deciding(
