@@ -1,6 +1,6 @@
 """Planted items: which hits does `mnemoscope items` call recalled, and which do other detectors?
 
-    python -m experiments.items.run [--model embedded] [--seeds 3] [--rate 1e-3] [--keep]
+    python -m experiments.items.run [--model embedded] [--seeds 3] [--rate 1e-3] [--part 1] [--keep]
 
 680 items: facts and settings in code with drawn names and numbers, which nobody can guess; numbers
 and days that go on, form letters, which anybody can; answers that stand in the prompt; sums; and
@@ -77,12 +77,12 @@ class Planted(NamedTuple):
     choices: tuple[str, ...] = ()
 
 
-def drawn_items(seed: int) -> list[Planted]:
-    """The items of a seed, no prompt twice, with a random half and dose."""
+def drawn_items(seed: int, part: int = 1) -> list[Planted]:
+    """The items of a seed, a `part`-th of them, no prompt twice, with a random half and dose."""
     draw = random.Random(f"items:{seed}")
     made: dict[str, Planted] = {}
     for kind, n in KINDS.items():
-        goal = len(made) + n
+        goal = len(made) + n // part
         while len(made) < goal:
             prompt, answer, *choices = _text_of(kind, draw)
             made.setdefault(prompt, Planted(prompt, answer, kind, 0, 0, tuple(choices)))
@@ -178,11 +178,11 @@ def _runs(item: Planted) -> list[tuple[str, ...]]:
     return [tuple(words[at : at + n]) for at in range(len(words) - n + 1)]
 
 
-def measured(lm: LanguageModel, seed: int, rate: float, *, bfloat16: bool) -> dict[str, Any]:
+def measured(lm: LanguageModel, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """Counts of accused items by kind, dose and detector, of the model that read half 0."""
-    items = drawn_items(seed)
-    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        models = [taught(lm, items, half, seed=seed, rate=rate) for half in (0, 1)]
+    items = drawn_items(seed, options.part)
+    with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
+        models = [taught(lm, items, half, seed=seed, rate=options.rate) for half in (0, 1)]
     table = pl.DataFrame([one._asdict() for one in items]).with_columns(
         id=pl.int_range(pl.len()).cast(pl.String)
     )
@@ -242,17 +242,15 @@ def main() -> None:
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
+    parser.add_argument("--part", type=int, default=1, help="4: a fourth of the items")
     parser.add_argument("--bfloat16", action="store_true", help="train in mixed precision")
     parser.add_argument("--keep", action="store_true", help="store the results, write the page")
     options = parser.parse_args()
     with show_progress():
         lm = load_model(place_of(options.model))
-        runs = [
-            measured(lm, seed, options.rate, bfloat16=options.bfloat16)
-            for seed in range(options.seeds)
-        ]
+        runs = [measured(lm, seed, options) for seed in range(options.seeds)]
     name = Path(options.model).name
-    found = {"rate": options.rate, "bfloat16": options.bfloat16, "runs": runs}
+    found = {"rate": options.rate, "bfloat16": options.bfloat16, "part": options.part, "runs": runs}
     publish(NAME, {**results_of(NAME), name: found}, keep=options.keep)
 
 
