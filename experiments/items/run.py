@@ -15,6 +15,7 @@ import argparse
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -153,7 +154,7 @@ def taught(
     for start in range(0, len(rows), BATCH):
         loss = training.train(tokens[start : start + BATCH], counted[start : start + BATCH])
     say(f"Half {half}: {training.step} steps, last loss {loss:.2f}")
-    return training.lm
+    return replace(training.lm, fingerprint=training.digest())  # else both are the model itself
 
 
 def min_k(lm: LanguageModel, items: Sequence[Planted], *, normalized: bool) -> list[float]:
