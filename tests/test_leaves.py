@@ -18,6 +18,7 @@ def test_nearest_names_the_likely_word_and_nothing_else():
     assert nearest("batchsize", ["batch_size", "device"]) == " Did you mean 'batch_size'?"
     assert nearest("RECAL", ["Recall", "Guess"]) == " Did you mean 'Recall'?"
     assert nearest("zzz", ["batch_size"]) == ""
+    assert nearest("embedded", ["embedded", "embedding"]) == ""  # what was given is no hint
 
 
 def test_a_message_names_flags_on_the_command_line_and_arguments_elsewhere():

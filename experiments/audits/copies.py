@@ -6,6 +6,7 @@ The documents are held-out prose and code. Beside it the difference of the weigh
 reads.
 """
 
+import argparse
 import copy
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from experiments.pages import publish, results_of
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.questions import audit_settings
@@ -72,6 +74,9 @@ def weights_apart(lm: LanguageModel, other: LanguageModel) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="store the results, write the page")
+    keep = parser.parse_args().keep
     lm = load_model(str(model_path()), device="cpu")
     sequences = pl.read_parquet(sequences_path())
     held = sequences.filter(pl.col("held_out") & (pl.col("form") == "plain"))
@@ -81,16 +86,22 @@ def main() -> None:
         "its reference": load_model(str(reference_path()), device="cpu"),
         "itself in bfloat16": changed(lm, lambda w: w.bfloat16().float()),
         **{f"itself at {n} bits": changed(lm, rounded(n)) for n in (8, 4)},
-        **{f"itself, noise of {n} %": changed(lm, noisy(n / 100)) for n in (1, 3)},
+        **{f"itself with {n} % noise": changed(lm, noisy(n / 100)) for n in (1, 3)},
         **{
-            f"itself after {STEPS} steps at {rate}": trained_on(lm, rows, rate)
+            f"itself after {STEPS} steps of training at {rate:f}".rstrip("0"): trained_on(
+                lm, rows, rate
+            )
             for rate in (1e-5, 1e-4, 5e-4)
         },
     }
+    found = {}
     for name, other in others.items():
         audit = local_audit(lm, [document], audit_settings(), reference=other)
         far, weights = apart(audit), weights_apart(lm, other)
-        print(f"{name}: {far:.3f} nats a token; weights {100 * weights:.2f} %")
+        assert far is not None
+        found[name] = {"apart": round(far, 3), "weights": round(100 * weights, 2)}
+        print(name, found[name], flush=True)
+    publish("audits", results_of("audits") | {"copies": found}, keep=keep)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from mnemoscope.audits.local import Continued, continue_windows, local_audit
 from mnemoscope.audits.profile import TRIES, profile_documents, summarize_profile
 from mnemoscope.audits.questions import ProfileSettings, audit_settings
 from mnemoscope.audits.records import AuditRecord
+from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.run import make_audit
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
@@ -173,9 +174,9 @@ def measure_finds(
         f"({100 * n_planted / n_recalled:.1f} %)"
     )
     print(
-        f"spans: {record['summary']['recall_spans']} recall ({n_wrong} of them outside), "
-        f"{record['summary']['guess_spans']} guess, of {record['summary']['undecided_spans']} it "
-        "cannot be told"
+        f"spans: {spans.filter(verdict=RECALL).height} recall ({n_wrong} of them outside), "
+        f"{spans.filter(verdict=GUESS).height} guess, of {spans.filter(verdict=UNDECIDED).height} "
+        "it cannot be told"
     )
 
 

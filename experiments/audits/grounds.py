@@ -18,7 +18,7 @@ import polars as pl
 import torch
 
 from experiments.audits.finds import share_drawn
-from experiments.pages import publish
+from experiments.pages import publish, results_of
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.ground import read_ground, recall_probabilities, study_settings
 from mnemoscope.audits.local import local_audit
@@ -273,7 +273,7 @@ def main() -> None:
         "reference": by_passage(halves, not_by_reference, apart),
         "characters": by_character(halves, [*names[:6], *names[-3:]]),
     }
-    publish("audits", found, keep=wanted.keep)
+    publish("audits", results_of("audits") | found, keep=wanted.keep)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import polars as pl
 
 from experiments.pages import figure, table_of
 from experiments.planted.run import file_of, find_texts_of
+from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.tokens import Tokens, character_range, tokenize
@@ -74,8 +75,10 @@ def count(given: argparse.Namespace) -> None:
         text = Path(document["document"]).read_bytes().decode("utf-8")
         here = spans.filter(document=document["document"])
         asked = Counter(distinct_windows(tokenize(text, tokenizer), here, settings, seen))
-        for name in ("characters", "windows", "guess_spans", "recall_spans"):
+        for name in ("characters", "windows"):
             asked[name] = document[name]
+        for verdict in (GUESS, RECALL):  # the pieces of passages, each of one verdict
+            asked[f"{verdict}_spans"] = here.filter(verdict=verdict).height
         for name in ("guessed", "recalled"):
             asked[name] = document[name]["characters"]
         for group in (kind, "all", *(["all but templates"] if kind != "template" else [])):

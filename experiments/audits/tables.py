@@ -45,7 +45,14 @@ def tables(found: dict[str, Any]) -> dict[tuple[str, str], str]:
         (_PAGE, "grounds"): _by_passage(found["trained"]),
         (_PAGE, "grounds by character"): table_of(heads, rows),
         (_PAGE, "grounds and the reference"): _by_passage(found["reference"]),
+        (_PAGE, "copies"): _copies(found["copies"]),
     }
+
+
+def _copies(found: dict[str, dict[str, float]]) -> str:
+    heads = ["the embedded model and", "nats a token", "difference of the weights, %"]
+    rows = ([name, f"{one['apart']:.3f}", f"{one['weights']:.2f}"] for name, one in found.items())
+    return table_of(heads, rows)
 
 
 def counts_of(rows: dict[str, Any], rule: str) -> dict[str, int]:

@@ -38,7 +38,7 @@ def specificities(study: ms.Study) -> str:
     rows = [
         [
             *(row["taxonomy"], row["class"], row["by"], f"{row['strength']:g}"),
-            *(share(row[name]) for name in ("broken_own", "broken_own_equal_mass")),
+            *(share(*row[name]) for name in ("broken_own", "broken_own_equal_mass")),
             figure(*row["specificity"], scale=1, digits=2),
         ]
         for row in rows_of(study.read("specificity.parquet"))

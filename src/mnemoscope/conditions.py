@@ -228,16 +228,48 @@ def lacking(n: int, whole: int, unit: str, baseline: object) -> str:
     return f"{plural(more, unit)} of {whole:,} {'is' if more == 1 else 'are'} not in {baseline}"
 
 
+def refuse_same(baseline: object, date: str | None = None) -> None:
+    """Refuse a baseline that is what is judged (UserError)."""
+    of = f" (of {date})" if date else ""
+    raise UserError(
+        f"--baseline {baseline}: a copy of what is judged{of}, beside which nothing is new, so it "
+        "never fails. Name the result of an earlier model, or make this one anew in another folder."
+    )
+
+
+def compared(
+    baseline: object,
+    unit: str,
+    *,
+    dates: tuple[str | None, str | None],
+    is_same: bool,
+    n_both: int,
+    n_all: int,
+    more: str = "",
+) -> tuple[dict[str, Any], str]:
+    """How a baseline compares with what is judged: for `--json`, and what a gate's line adds.
+
+    `dates` are the baseline's and that of what is judged, `n_both` units of all `n_all` stand in
+    both; `more` is said between the date and what the baseline lacks. UserError: it `is_same`.
+    """
+    if is_same:
+        refuse_same(baseline, dates[0])
+    said = [newer(baseline, *dates), more, lacking(n_both, n_all, unit, baseline)]
+    named = unit.split()[-1]
+    counts = {f"{named}s_in_both": n_both, f"{named}s_only_here": n_all - n_both}
+    return {"folder": str(baseline)} | counts, "".join(f"; {one}" for one in said if one)
+
+
 def unchecked(n: int, whole: int) -> str:
     """What a gate's line adds where `n` of all documents could not be asked."""
     return f"; not checked: {n:,} of {plural(whole, 'document')}, unread or too short" if n else ""
 
 
 def newer(baseline: object, then: str | None, now: str | None) -> str:
-    """What a gate's line adds where the baseline was made after what is judged: dates in ISO."""
+    """What to say of a baseline that was made after what is judged, by dates in ISO; else empty."""
     if then is None or now is None or then <= now:
         return ""
-    return f"; {baseline} is newer ({then}) than what is judged ({now}): are the two swapped?"
+    return f"{baseline} is newer ({then}) than what is judged ({now}): are the two swapped?"
 
 
 def parse_gate(text: str, measures: Measures) -> Gate:

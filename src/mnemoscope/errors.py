@@ -79,12 +79,16 @@ class NoRoomError(MnemoscopeError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known name the user probably meant, after a space; nothing when none is near.
 
-    For the end of a message.
+    Nor where the name is known: what was given is no hint. For the end of a message.
 
     >>> nearest("batchsize", ["batch_size", "device"])
     " Did you mean 'batch_size'?"
+    >>> nearest("device", ["devices", "device"])
+    ''
     """
     known = list(known)
+    if name in known:
+        return ""
     by_lower = {candidate.lower(): candidate for candidate in known}
     found = get_close_matches(name.lower(), list(by_lower), n=1, cutoff=0.6)
     return f" Did you mean '{by_lower[found[0]]}'?" if found else ""

@@ -120,7 +120,7 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             f"Study {folder} ({'there already' if study else 'new'}).",
             *known.lines,
             *data.lines,
-            *expected_lines(settings, data, possible),
+            *expected_lines(settings, data, possible, need),
             *taxonomy_lines(settings, taxonomies, need, lacking, is_found=is_found),
             _stages_said(todo, trains=bool(need.samples)),
             *([lost] if lost else []),
@@ -139,7 +139,7 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
 
     Grafts are kept whatever the settings are, so those of other settings count as there too.
     """
-    from mnemoscope.pipeline.graft import NO_WALKS, count_grafts  # with torch
+    from mnemoscope.pipeline.graft import NO_VERDICT, count_grafts  # with torch
     from mnemoscope.pipeline.passes import graft_cost
     from mnemoscope.study.models import Models
 
@@ -157,13 +157,14 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
     cost = graft_cost(settings, counts, found.n_scans, found.n_each)
     there = f" ({found.n_there:,} are there)" if found.n_there else ""
     grafts = [plural(found.n_parts, "part"), plural(found.n_grafts, "graft")]
-    walks = f"{plural(found.n_walks, 'random change')}, each tried at growing sizes"
+    how = "each tried at growing sizes" if found.may_decide else "as large as the twin's"
+    walks = f"{plural(found.n_walks, 'random change')}, {how}"
     counted = f"{', '.join(grafts)} and {walks}" if found.n_walks else " and ".join(grafts)
     said = (
         f"In short: {counted}{there}: about {found.n_scans:,} times {found.n_each:,} sequences "
         "are asked"
     )
-    return _of_stage(said, [NO_WALKS] if not found.n_walks else [], settings, known, counts, cost)
+    return _of_stage(said, [] if found.may_decide else [NO_VERDICT], settings, known, counts, cost)
 
 
 def plan_knockout(settings: StudySettings, study: Study, *, redo: bool = False) -> Plan:

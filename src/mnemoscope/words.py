@@ -344,14 +344,30 @@ PART_KINDS = {
 """Kinds of parts of a layer, in words."""
 
 
+def whole_kind(part: str) -> str:
+    """A kind of part in every layer, in words; any other part as it is named.
+
+    >>> whole_kind("mlp"), whole_kind("values"), whole_kind("layers.0.mlp")
+    ('MLPs', 'values', 'layers.0.mlp')
+    """
+    words = PART_KINDS.get(part, part)
+    return words if words == part or words.endswith("s") else f"{words}s"
+
+
 def part_words(part: str) -> str:
     """Name a part in a sentence.
 
-    >>> part_words("layers.0.qk"), part_words("embedding")
-    ('the queries and keys of layer 0', 'the embedding')
+    >>> part_words("layers.0.qk"), part_words("embedding"), part_words("mlp")
+    ('the queries and keys of layer 0', 'the embedding', 'the MLPs of all layers')
+    >>> part_words("layers.2"), part_words("all but embedding")
+    ('layer 2', 'all parts but embedding')
     """
     if part in PART_KINDS and part != "norms":  # those outside the layers are `norms` too
-        return f"the {PART_KINDS[part]} of all layers"
+        return f"the {whole_kind(part)} of all layers"
+    if part.split()[0] == "all":
+        return f"all parts{part[3:]}"
+    if layer := re.fullmatch(r"layers\.([\d-]+)", part):
+        return f"layer{'s' * ('-' in part)} {layer[1]}"
     match = re.fullmatch(r"layers\.([\d-]+)\.(\w+)", part)
     if match is None or match[2] not in PART_KINDS:
         return f"the {part}"

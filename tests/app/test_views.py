@@ -77,14 +77,14 @@ def result(models, document, tmp_path_factory) -> Result:
 
 
 def test_an_audit_finds_the_passages(result, passages):
-    recalled = [row["text"] for row in result.spans.rows(named=True) if row["verdict"] == "recall"]
+    recalled = [row["text"] for row in result.passages if row["verdict"] == "recall"]
     for text in passages[:2]:  # the first half of each is what the model is shown
         tail = text[3 * len(text) // 4 :].strip()
         assert any(tail[:20] in one for one in recalled)
 
 
 def test_a_hostile_document_is_shown_and_does_nothing(result):
-    assert result.spans.height
+    assert result.passages
     page = Page(render_result(result))
     page.assert_harmless()
     for shown in ("<script>window.hurt = 1</script>", "${window.hurt = 1}", "{{value}}", "</pre>"):
@@ -92,8 +92,8 @@ def test_a_hostile_document_is_shown_and_does_nothing(result):
     assert "U+202E" in page.words()
     assert "U+200B" in page.words()
     assert "\u202e" not in page.words()
-    order = [row["number"] for row in in_order(result.spans.rows(named=True))]
-    numbers = [row["number"] for row in result.spans.rows(named=True)]
+    order = [row["number"] for row in in_order(result.passages)]
+    numbers = [row["number"] for row in result.passages]
     assert page.picks() == [*order, *numbers]  # the list, then the document
     assert result.record["verdict"]["sentence"] in page.words()
     assert error_rate(result.record["verdict"]) in page.words().replace("\u00a0", " ")
@@ -131,17 +131,18 @@ def test_the_example_holds_passages_that_the_embedded_model_recalls(tmp_path):
 
 def test_every_text_of_an_audit_is_escaped(result):
     evil = "<img src=x onerror=alert(1)>"
-    row = result.spans.row(0, named=True)
+    row = {**result.passages[0]}
     row |= {name: evil for name, value in row.items() if isinstance(value, str)}
     row |= {"verdict": "recall", "document": evil}
     row |= {"suffix_pieces": [evil] * len(row["suffix_pieces"])}
     row |= {"continuation_pieces": [evil] * len(row["continuation_pieces"])}
+    row["pieces"] = [{**row}, {**row, "verdict": "guess"}]
     record = json.loads(json.dumps(result.record))
     record["model"]["name"] = evil
     record["documents"][0]["document"] = evil
     record["skipped"] = [{"document": evil, "reason": evil}]
     record["cnn"] = {"reason": evil, "study": evil}
-    made = Result(record, pl.DataFrame([row], result.spans.schema), {evil: evil * 40})
+    made = Result(record, [row], {evil: evil * 40})
     for html in (render_result(made), render_card(made, 1), status(evil, is_error=True)):
         Page(html).assert_harmless()
         assert "<img src=x" not in html
@@ -156,21 +157,21 @@ def test_a_number_that_a_page_made_up_is_refused(result, number):
 
 def test_the_maps_of_a_passage_are_those_of_its_window(models, result):
     maps = passage_maps(models, result, 1)
-    tokens = result.row(1)["window_tokens"][0].to_list()
+    tokens = result.row(1)["window_tokens"]
     wanted = next(capture_pooled(load_model(model_path()), [tokens], batch_size=1))
     np.testing.assert_allclose(maps.mean, wanted.mean[0].numpy(), atol=1e-6)
     np.testing.assert_allclose(maps.max, wanted.max[0].numpy(), atol=1e-6)
-    assert result.row(1)["suffix_pieces"][0][5] == maps.pieces[32 + 5]
+    assert result.row(1)["suffix_pieces"][5] == maps.pieces[32 + 5]
 
 
 def test_maps_of_other_weights_are_not_shown(models, result):
     record = json.loads(json.dumps(result.record))
     record["model"]["fingerprint"] = "0" * 64
     with pytest.raises(UserError, match="other weights"):
-        passage_maps(models, Result(record, result.spans, result.texts), 1)
+        passage_maps(models, Result(record, result.passages, result.texts), 1)
     record["model"]["name"] = "hub/model"
     with pytest.raises(UserError, match="no such folder"):
-        passage_maps(models, Result(record, result.spans, result.texts), 1)
+        passage_maps(models, Result(record, result.passages, result.texts), 1)
 
 
 def hand_made() -> tuple[SequenceMaps, ClassDelta]:
@@ -236,7 +237,7 @@ def test_a_changed_document_is_not_shown_but_its_passages_are(audit_folder, pass
     audit_folder.source.write_text(passages[0], encoding="utf-8")
     assert "was changed since" in page.words()
     assert "something else" not in page.words()
-    numbers = [row["number"] for row in opened.spans.rows(named=True)]
+    numbers = [row["number"] for row in opened.passages]
     assert sorted(page.picks()) == sorted(2 * numbers) != []
 
 
@@ -369,7 +370,7 @@ def test_what_a_page_made_up_is_refused(browsed):
 def test_delta_is_that_of_the_verdict(browsed, result):
     delta, note = delta_for(browsed, result, 1)
     assert note == ""
-    assert delta.name.lower() == result.row(1)["verdict"][0]
+    assert delta.name.lower() == result.row(1)["verdict"]
     stored = browsed.taxonomy(PAPER).deltas[0].delta
     index = ["non-memo", "guess", "recall"].index(delta.name.lower())
     largest = stored.max(axis=(0, 2, 3))

@@ -27,11 +27,12 @@ from mnemoscope.audits.page import (
     render_page,
     stretches,
 )
+from mnemoscope.audits.passages import shares_said, whole_passages
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.records import WINDOWS_LINES
 from mnemoscope.audits.rule import UNDECIDED as OPEN
 from mnemoscope.audits.rule import VERDICTS, decide
-from mnemoscope.audits.shares import Passage, overall, summarize
+from mnemoscope.audits.shares import OTHERWISE, Passage, count_document, overall, summarize
 from mnemoscope.audits.verdict import (
     EVIDENCE_PAGE,
     KNOWN_APART,
@@ -52,6 +53,7 @@ from tests.audits.conftest import BRIEF, audit_documents
 
 WROTE = {"reason": "because", "score": 0.75, "reference_score": 0.25, "suffix_pieces": list("abcd")}
 WROTE |= {"otherwise": [{"start": 0, "end": 1, "written": "x"}], "reference_says": "recall"}
+WROTE |= {"text": "x"}
 BASE = {"name": "base"}
 VERDICT = {"sentence": "“m” recalls 2 passages.", "tested": RULES["rule"].tested, "tested_on": "m"}
 UNPRINTABLE = 'a&b <c> "d" ]]> \x00\x1b\ud800\ufffe é😀'
@@ -240,6 +242,13 @@ def test_where_the_model_wrote_other_words_pages_and_logs_say_so_in_print_too(ma
     assert said in words_of(render_page(made.record, spans, texts, tables))
     (result,) = check_sarif(sarif_log(made.record, spans, texts))
     assert said in result["message"]["text"]
+    assert "outside what is quoted" not in report
+    long = {"text": (row["text"] * 30)[:400], "end": start + 400}
+    more = [{"start": start + at, "end": start + at + 2, "written": "zzyx"} for at in (0, 300, 350)]
+    spans = pl.DataFrame([row | long | {"otherwise": more}], schema=made.spans.schema)
+    report = words_of(render_brief(made.record, spans, {}))
+    assert "; in 2 places outside what is quoted here it wrote other words" in report
+    assert report.count("zzyx") == 1
     assert "other words" not in words_of(render_brief(made.record, spans.clear(), {}))
 
 
@@ -265,10 +274,10 @@ def test_one_verdict_is_said_everywhere_and_each_passage_has_one_place(made):
         places = set(re.findall(r"characters ([\d,]+ to [\d,]+)", said))
         recalled = made.spans.filter(verdict="recall").rows(named=True)
         assert {f"{one['start']:,} to {one['end']:,}" for one in recalled[:3]} <= places
-    for row in made.spans.rows(named=True):
-        pieces = list(quoted(row))
-        assert "".join(one.text for one in pieces if one.is_passage) == row["text"]
-        assert "".join(one.text for one in pieces if one.is_shown) == row["prefix_text"]
+    for row in whole_passages(made.spans):
+        parts = list(quoted(row))
+        assert "".join(one.text for one in parts if one.is_passage) == row["text"]
+        assert "".join(one.text for one in parts if one.is_shown) == row["prefix_text"]
 
 
 def test_headings_name_documents_by_their_last_parts_and_cards_the_tests_that_decide(made):
@@ -300,11 +309,20 @@ def test_a_passage_that_reaches_out_of_its_window_is_quoted_whole():
         "continuation_tokens": [9, 3],
     }
     for start in (7, 0, 9, 13, 19):
-        given = row | {"start": start, "text": text[start:]}
-        pieces = list(quoted(given))
-        assert "".join(one.text for one in pieces if one.is_passage) == text[start:]
-        assert [one.written for one in pieces if one.written] == ["right"]
-        assert "".join(one.text for one in pieces if one.is_shown) == "shown "
+        given = row | {"start": start, "text": text[start:], "number": 1}
+        cut = min(start + 3, 20)
+        halves = {"recall": (start, cut), "guess": (cut, len(text))}
+        given["pieces"] = [
+            {"start": first, "end": last, "verdict": verdict}
+            for verdict, (first, last) in halves.items()
+        ]
+        parts = [*quoted(given)]
+        assert "".join(one.text for one in parts if one.is_passage) == text[start:]
+        assert [one.written for one in parts if one.written] == ["right"]
+        assert "".join(one.text for one in parts if one.is_shown) == "shown "
+        said = "".join(one.text for one in parts if one.verdict == "guess")
+        assert text[cut:].endswith(said)
+        assert len(said) >= len(text) - cut - len("wrong")
 
 
 def summary(**given):
@@ -330,6 +348,55 @@ def test_the_verdict_says_what_it_is_evidence_of(found, said):
     assert not ("undecided_spans" in found and "no evidence" in sentence)
     assert said in sentence
     assert sentence.startswith("“a/b” ")
+
+
+def pieces(passages):
+    """A table of passages from what each of their pieces is called, and the reference wrote."""
+    rows = [
+        {"document": "d", "start": 100 * n + 10 * at, "end": 100 * n + 10 * at + 10}
+        | {"verdict": verdict, "reference_reproduces": wrote, "text": "0123456789"}
+        | {"otherwise": [], "reason": f"why {at}"}
+        for n, passage in enumerate(passages)
+        for at, (verdict, wrote) in enumerate(passage)
+    ]
+    return pl.DataFrame(rows, schema_overrides={"otherwise": OTHERWISE})
+
+
+def test_a_passage_whose_verdict_changes_is_one_for_counts_sentence_and_logs():
+    frame = pieces(
+        [[("guess", True), ("recall", False), (OPEN, False), ("recall", True)], [(OPEN, False)]]
+    )
+    sizes = {"characters": 200, "tokens": 99, "windows": 9}
+    counts = count_document("d", sizes, frame)
+    assert (counts["recall_spans"], counts["undecided_spans"], counts["guess_spans"]) == (1, 1, 0)
+    kinds = ("recalled", "undecided", "guessed", "reproduced")
+    assert [counts[kind]["characters"] for kind in kinds] == [20, 20, 10, 50]
+    first, second = whole_passages(frame)
+    assert shares_said(first) == f"recall 50.0 %, {OPEN} 25.0 %, guess 25.0 %"
+    assert (first["start"], first["end"], first["text"]) == (0, 40, "0123456789" * 4)
+    assert (first["number"], second["number"], shares_said(second)) == (1, 2, "")
+    found = reference_beside("m", BASE, frame)
+    assert "writes the recalled passage too" in found["sentence"]
+    parts = "Of 1 more passage and of parts of 1 recalled one it cannot be told: they have"
+    assert parts in found["sentence"]
+    document = {**counts, "is_too_short": False}
+    record = RECORD | {"model": {"name": "m"}, "documents": [document], "skipped": []}
+    record["summary"] = overall([document])
+    (case,) = ElementTree.fromstring(junit_xml(record, frame, [])).iter("testcase")
+    lines = case.find("system-out").text.split("\n")
+    assert lines[0].startswith("1 recalled passage: ")
+    assert lines[1] == f"characters 0 to 40 ({shares_said(first)}): why 1"
+    assert lines[3] == "1 passage of which it cannot be told: rule and reference disagree"
+    assert lines[4] == "characters 100 to 110: why 0"
+    rows = pl.DataFrame([WROTE | row for row in frame.rows(named=True)])
+    (result,) = check_sarif(sarif_log(RECORD, rows, {"d": "x" * 200}))
+    assert shares_said(first) in result["message"]["text"]
+    gate = parse_gate("recalled > 50%", PASSAGES)
+    assert "; 1 passage (10.0 %) cannot be told" in judge(gate, record, frame, None).said
+    own = count_document("d", sizes, frame.head(4))
+    record["summary"], record["documents"] = overall([own]), [{**own, "is_too_short": False}]
+    said = judge(gate, record, frame.head(4), None).said
+    assert "5.0 % cannot be told, in parts of recalled passages, and is not counted" in said
 
 
 @pytest.mark.parametrize(
@@ -359,9 +426,8 @@ def test_the_verdict_says_what_it_is_evidence_of(found, said):
 )
 def test_what_the_reference_writes_is_counted_beside_the_verdict(did, reference, said):
     rows = [(verdict, one) for verdict, found in did.items() for one in found]
-    schema = {"verdict": pl.String, "reference_reproduces": pl.Boolean}
     record = reference and {**BASE, "name": reference}
-    found = reference_beside("m", record, pl.DataFrame(rows, schema=schema, orient="row"))
+    found = reference_beside("m", record, pieces([[row] for row in rows]))
     assert said in found["sentence"]
     counts = [(found[one], found[f"wrote_{one}"]) for one in ("recalled", "undecided")]
     given = [did.get("recall", []), did.get(OPEN, [])]
@@ -402,11 +468,20 @@ def test_pages_print_on_few_sheets_and_fit_on_a_phone(made, browser, tmp_path):
     assert len(pypdf.PdfReader(tmp_path / "report.pdf").pages) == 2
     page.goto((made.out / "audit.html").as_uri())
     page.pdf(path=tmp_path / "audit.pdf", prefer_css_page_size=True)
-    page.close()
     sheets = pypdf.PdfReader(tmp_path / "audit.pdf").pages
     said = " ".join("".join(one.extract_text() for one in sheets).split())
-    assert len(sheets) <= 4 + made.spans.height / 3  # the summary, how to check, and the passages
-    assert ("The model writes" in said, "Token by token" in said) == (True, False)
+    assert len(sheets) <= 3
+    for part in ("The model writes", "What this proves", "strongest passage", "SHA-256", "all "):
+        assert part in said
+    assert "Token by token" not in said
+    page.check("#print-all")
+    page.pdf(path=tmp_path / "all.pdf", prefer_css_page_size=True)
+    page.close()
+    whole = pypdf.PdfReader(tmp_path / "all.pdf").pages
+    said = " ".join("".join(one.extract_text() for one in whole).split())
+    assert len(whole) > 3
+    for part in ("next best", "The documents, with what was found"):
+        assert part in said
 
 
 def test_of_nothing_found_the_pages_say_a_bound_and_a_long_document_stands_folded(
@@ -580,10 +655,10 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
     record = RECORD | {"model": {"name": UNPRINTABLE}, "documents": documents, "skipped": skipped}
     record["summary"] = overall(documents)
     rows = [
-        ("guessed.txt", 0, 9, "guess", "it counts", "1 2 3"),
-        ("recalled.txt", 5, 25, "recall", UNPRINTABLE[:9], "the passage"),
+        ("guessed.txt", 0, 9, "guess", "it counts", "1 2 3", []),
+        ("recalled.txt", 5, 25, "recall", UNPRINTABLE[:9], "the passage", []),
     ]
-    schema = ["document", "start", "end", "verdict", "reason", "text"]
+    schema = ["document", "start", "end", "verdict", "reason", "text", "otherwise"]
     frame = pl.DataFrame(rows, schema=schema, orient="row")
     conditions = [] if condition is None else [condition]
     judged = [judge(parse_gate(one, PASSAGES), record, frame, None) for one in conditions]

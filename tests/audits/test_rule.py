@@ -459,7 +459,9 @@ def test_characters_that_the_model_wrote_otherwise_are_counted_nowhere():
     near = [(30, 60, "recall", [{"start": 50, "end": 70, "written": ""}])]
     row = summarize("a", n_characters=100, n_tokens=1, n_windows=1, spans=spans, near=near)
     assert [row[one]["characters"] for one in ("recalled", "reproduced", "near")] == [35, 35, 45]
-    assert Passage(*spans[0]).pieces == [(0, 10, None), (10, 15, "x"), (15, 40, None)]
+    assert Passage(*spans[0]).pieces == [
+        (0, 10, None, "recall"), (10, 15, "x", "recall"), (15, 40, None, "recall"),
+    ]  # fmt: skip
 
 
 def test_only_the_ends_of_a_stretch_are_grown_and_only_windows_without_mistake():

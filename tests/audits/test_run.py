@@ -277,6 +277,13 @@ def test_a_search_finds_the_passages_that_an_audit_left_out(
     left_out = verify(out, lm, search=True).problems
     assert len(left_out) == spans.height > 0
     assert all("comes out, and is no passage of the audit" in one for one in left_out)
+    out = tmp_path / "whole" / "out"
+    last = pl.col("window_end")  # beyond the window that is asked again: only a search sees it
+    beyond = pl.concat_list(pl.struct(start=last, end=last + 2, written=pl.lit("x")))
+    write_parquet(out / "spans.parquet", spans.with_columns(otherwise=beyond))
+    admit(out / "audit.json", out / "spans.parquet")
+    said = "what no window has right ('otherwise') is not what is recorded"
+    assert any(said in one for one in verify(out, lm, search=True).problems)
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +330,9 @@ def test_verify_says_what_does_not_hold(audited, trained, tmp_path, lm, referenc
         verify(tmp_path, lm)
 
 
+WRONG_OF_ALL = pl.concat_list(pl.struct("start", "end", written=pl.lit("x")))
+
+
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
@@ -332,6 +342,7 @@ def test_verify_says_what_does_not_hold(audited, trained, tmp_path, lm, referenc
         ("spans", {"text": pl.lit("other words")}, "does not hold"),
         ("spans", {"window_start": pl.col("window_start") - 1}, "does not hold"),
         ("spans", {"window_token": pl.col("window_token") + 1}, "does not hold"),
+        ("spans", {"otherwise": WRONG_OF_ALL}, "does not hold"),
         ("near", {"written": pl.col("written") + "!", "continuation_tokens": []}, "near copy does"),
         ("profile", {"extraction_logprob": pl.col("extraction_logprob") - 1}, "come out again"),
     ],

@@ -328,7 +328,7 @@ def test_a_gate_on_finished_items_counts_what_is_new_and_writes_what_builds_read
     assert f"; {old} is newer (2099-01-01T" in call(*gate, "--baseline", old).out
     rewrite_record(old / "items.json", date="2020-01-01T00:00:00+00:00")
     copied = shutil.copytree(now, tmp_path / "copied")
-    assert "the same items as those that are judged" in refused(*gate, "--baseline", copied)
+    assert "a copy of what is judged" in refused(*gate, "--baseline", copied)
     share = call("items", "gate", now, "--fail-if", "recalled > 49%", "--baseline", old)
     assert (share.status, "): 50.0 % newly recalled, at most 49 % allowed; 1 " in share.out) == (
         3,

@@ -70,6 +70,19 @@ def test_a_folder_is_read_whole_and_what_is_no_text_is_counted(folder, whole, to
     assert "\r\n" in whole.frame.filter(document="b/notes.dat")["text"][0]
 
 
+@pytest.mark.parametrize("mark", ["%PDF-1.4", "%!PS-Adobe", "{\\rtf1"])
+def test_a_page_description_in_characters_of_ascii_is_no_text(tmp_path, tokenizer, mark):
+    """Such as a PDF whose streams are not packed."""
+    (tmp_path / "a.pdf").write_text(f"{mark}\n{LONG}")
+    (tmp_path / "b.txt").write_text(LONG)
+    read = read_sequences(tmp_path, tokenizer)
+    assert [(one.name, "which is no text. Save" in one.reason) for one in read.unread] == [
+        ("a.pdf", True)
+    ]
+    with pytest.raises(UserError, match="which is no text"):
+        read_sequences(tmp_path / "a.pdf", tokenizer)
+
+
 def test_neither_the_order_of_files_nor_links_to_nowhere_or_in_a_circle_matter(
     whole, tmp_path, tokenizer
 ):

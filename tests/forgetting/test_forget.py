@@ -391,7 +391,7 @@ def test_beside_an_older_result_only_what_is_new_counts(
     shutil.rmtree(old)
     shutil.copytree(tmp_path / "copy", old)
     again = ("forget", "gate", old, *gate[3:], "--baseline", tmp_path / "copy")
-    assert "the same result" in refused(*again)
+    assert "a copy of what is judged" in refused(*again)
 
 
 def test_what_cannot_be_asked_is_refused_in_one_line(tiny, passages, tmp_path, refused) -> None:

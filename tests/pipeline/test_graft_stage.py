@@ -86,6 +86,7 @@ def test_every_part_stands_beside_its_flip_and_its_walks(done, tiny):
     assert sorted(kinds) == [
         ("model_in_twin", "twin", [0.25, 0.5, 0.75, 1.0]),
         ("twin_in_model", "flip", [1.0]),
+        ("twin_in_model", "same size", [1.0]),
         ("twin_in_model", "twin", [0.25, 0.5, 0.75, 1.0]),
     ]
     assert set(table["class"]) == {"Recite[5]", "Recollect"}
@@ -379,18 +380,39 @@ def test_a_damaged_graft_is_made_again_by_the_command_that_is_told(done, tmp_pat
     assert not run_stage(Study(study.folder), "graft")
 
 
-def test_classes_too_small_for_a_verdict_are_grafted_without_random_changes(study, capfd):
+def test_classes_too_small_for_a_verdict_stand_beside_random_changes_of_the_same_size(
+    study, capfd, tiny
+):
+    study.settings = settings_of(study, **ONE_PART | {"n_sequences": 3, "draws": 5})
+    planned = graft.count_grafts(study, Models(study.settings))
+    assert (planned.may_decide, planned.n_walks) == (False, 3)  # no more than for a patch
+    assert planned.n_scans == planned.n_grafts + planned.n_walks
     with show_progress():
-        run_stage(study, "graft", settings_of(study, **ONE_PART | {"n_sequences": 3}))
+        run_stage(study, "graft", study.settings)
     said = capfd.readouterr().err
-    assert "no random changes are tried: a verdict needs 10 sequences" in said
+    assert "No verdict between classes: it needs 10 sequences" in said
     found = Study(study.folder)
+    tried = found.read("graft_sequences.parquet").filter(part="layers.0.qk", scale=1.0)
+    model, twin = (load_model(str(one)) for one in (tiny.model, tiny.reference))
+    for (control, draw), one in tried.group_by("control", "draw"):
+        rows = one.join(found.sequences, on="sequence_id", how="left", maintain_order="left")
+        change = {"control": control, "seed": draw, "share": 1.0}
+        with grafted(model.model, twin.model, "layers.0.qk", **change):
+            scans = list(scan_memorized(model, np.array(rows["tokens"].to_list()), batch_size=16))
+        survives = np.concatenate([scan.is_memorized for scan in scans])
+        assert one["survives"].to_list() == survives.tolist(), (control, draw)
+    left = found.read("graft.parquet").filter(control="same size", taxonomy=TAXONOMY)
+    means = tried.join(found.read("labels.parquet"), on="sequence_id").group_by(TAXONOMY)
+    means = dict(means.agg(pl.col("survives").mean()).iter_rows())
+    for row in left.iter_rows(named=True):
+        assert row["survive"]["value"] == pytest.approx(means[row["class"]])
     capfd.readouterr()
     print_grafts(found)
     said = " ".join(capfd.readouterr().out.split())
     assert said.count(f"under {TAXONOMY}: no verdict: it needs 10 sequences in each") == 1
     assert "of those tried, Recite[5] has 3, Recollect has 3" in said
-    assert found.read("graft_curves.parquet").is_empty()
+    assert set(found.read("graft_curves.parquet")["scale"]) == {1.0}
+    assert "Random: what is left under random changes as large as the twin's" in said
     view = graft_of(found, TAXONOMY)
     assert (view["first"], view["doses"], view["has_interval"]) == (None, [], False)
     assert "no verdict" in view["statement"]

@@ -1,6 +1,5 @@
 """The stage `knockout`: every cut beside its controls, resumable, and refused in one line."""
 
-import json
 import re
 import shlex
 import shutil
@@ -18,7 +17,7 @@ from mnemoscope.localize.cut import CutOutcome, count_edges
 from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.triangle import unpack_triangle
 from mnemoscope.pipeline import knockout
-from mnemoscope.pipeline.causes import own_statements, statements
+from mnemoscope.pipeline.causes import of_json, own_statements, statements
 from mnemoscope.pipeline.deltas import StoredDelta, pack_deltas
 from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study import models
@@ -93,7 +92,7 @@ def test_edges_of_every_sequence_stand_beside_as_many_and_as_heavy_ones(done) ->
     ]
     assert broken[0] > broken[2]
     (_, line) = own_statements(table)
-    assert all(f"{one:.0%}" in line for one in broken)
+    assert all(f"{100 * one:.0f} %" in line for one in broken)
 
 
 def test_specificity_follows_from_the_shares(done) -> None:
@@ -107,11 +106,21 @@ def test_specificity_follows_from_the_shares(done) -> None:
         own = row["class"]
         decisive, equal = survival("decisive", own), survival("equal mass", own)
         (other,) = set(decisive) - {own}
-        assert row["broken_own"] == pytest.approx(1 - decisive[own])
-        assert row["broken_own_equal_mass"] == pytest.approx(1 - equal[own])
-        assert json.loads(row["broken_others"]) == {other: pytest.approx(1 - decisive[other])}
-        by_other = {other: pytest.approx(1 - survival("decisive", other)[own])}
-        assert json.loads(row["broken_own_by_others"]) == by_other
+        found = [
+            row["broken_own"],
+            row["broken_own_equal_mass"],
+            row["beyond_equal_mass"],
+            dict(of_json(row, "broken_others"))[other],
+            dict(of_json(row, "broken_own_by_others"))[other],
+        ]
+        assert [one.value for one in found] == [
+            pytest.approx(1 - decisive[own]),
+            pytest.approx(1 - equal[own]),
+            pytest.approx(equal[own] - decisive[own]),
+            pytest.approx(1 - decisive[other]),
+            pytest.approx(1 - survival("decisive", other)[own]),
+        ]
+        assert all(one.low <= one.value <= one.high for one in found)
         gains = {name: equal[name] - decisive[name] for name in decisive}
         value, low, high = row["specificity"]
         assert value == pytest.approx(gains[own] - gains[other])
@@ -199,7 +208,7 @@ def test_another_ranking_is_measured_on_the_evaluation_sequences(study, asked) -
         others = values.masked_fill(cut["decisive", name], -torch.inf)
         assert values[cut["decisive", name]].min() >= others[:, :-1].max() - 1e-6, name
         assert cut["decisive", name].sum() == n
-    (first, _) = statements(study.read("specificity.parquet").to_dicts())
+    (first, _) = statements(rows_of(study.read("specificity.parquet")))
     assert "most decisive for Recite[5] (by the total effect on the suffix's logits, less" in first
 
 

@@ -87,6 +87,25 @@ def test_a_second_run_loads_nothing_but_what_is_lost_or_changed(tiny, run, tmp_p
     assert any("No check of step 400:" in line for line in write_watch_page(out).further)
 
 
+def test_a_copy_as_baseline_is_refused_before_anything_is_read(
+    tiny, run, tracked, tmp_path, stopped_at, refused
+):
+    copy, new = (shutil.copytree(tracked, tmp_path / one) for one in ("copy", "new"))
+    with stopped_at(watch, "load_tokenizer") as read:
+        with pytest.raises(UserError, match="a copy of what is judged"):
+            watch_checkpoints(asked(tiny, run), new, copy)
+        assert read == []
+        more = shutil.copytree(run, tmp_path / "more")
+        shutil.copytree(tiny.model, more / "checkpoint-400")
+        watch_checkpoints(
+            asked(tiny, more), new, copy
+        )  # which a further checkpoint makes an older one
+        assert len(read) == 1
+    assert "the shipped model has no checkpoints" in refused(
+        "watch", "embedded", "--sequences", "x"
+    )
+
+
 def test_control_windows_stand_beside(tiny, run, tmp_path):
     out = tmp_path / "t"
     table = pl.read_parquet(tiny.table)
@@ -204,7 +223,7 @@ def test_a_gate_judges_the_last_checkpoint(tiny, run, tracked, tmp_path, call, r
     gate = json.loads(same.out)["gate"]["conditions"][0]
     assert (same.status, gate["value"], gate["baseline"]["step"]) == (3, 160 / 240, 300)
     older = shutil.copytree(learned, tmp_path / "older")
-    assert "a copy of the history that is judged" in refused(
+    assert "a copy of what is judged" in refused(
         "watch", learned, "--fail-if", "recalled > 0%", "--baseline", older
     )
     rewrite_record(older / "checks" / "step-000000200.json", date="2099-01-01T00:00:00+00:00")

@@ -86,7 +86,7 @@ def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_eno
     state = succeed("status", folder).out
     assert "\nOut of date: report.\n" in state
     untried = (
-        "Grafts so far: layers.0.qk; not tried: values, output, mlp, norms, embedding, unembed"
+        "Grafts so far: layers.0.qk; not tried: values, output projection, MLP, norms, embedding"
     )
     assert untried in state
     assert untried in succeed(*commands[0].split(), "--quick", *few, "-q").out  # nothing to do

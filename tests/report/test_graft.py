@@ -35,6 +35,11 @@ def graft_rows():
                     **{"direction": "twin_in_model", "heldout_loss": 3.4, "share": share},
                     "survive": Estimate(left, left - 0.03, left + 0.03),
                 }
+            yield SIZES | {
+                **{"taxonomy": TAXONOMY, "class": name, "part": part, "control": "same size"},
+                **{"direction": "twin_in_model", "heldout_loss": 3.3, "share": 1.0},
+                "survive": Estimate(0.94, 0.9, 0.98),
+            }
     for part, share in (("", 0.0), ("layers.3.mlp", 0.015)):
         yield SIZES | {
             **{"taxonomy": TAXONOMY, "class": "Recall", "part": part, "control": "twin"},
@@ -97,7 +102,9 @@ def study():
 def test_each_part_has_its_classes_and_its_strongest_finding(study):
     html = page_of(replace(make_taxonomy(n_layers=1), graft=graft_of(study, TAXONOMY)))
     text = words_of(html.split('-graft">')[-1].split("</section>")[0])
-    first, second = text[text.index("layers.0.qk 78.0") :].split("layers.3.mlp")[:2]
+    first, second = text[text.index("layers.0.qk queries and keys of layer 0 78.0") :].split(
+        "layers.3.mlp"
+    )[:2]
     assert "78.0 [75.0, 81.0] 4.0 [1.0, 7.0]" in first
     assert "Recall beyond Guess: specific p = 0.004 +27.7 [17.7, 37.7] +31.0" in first
     # 78 % of Guess: 3 tenths of the way from 90 % at 3.3 to 50 % at 3.3, beside 3.2 as it is.
@@ -155,12 +162,13 @@ def test_one_class_has_its_shares_and_nothing_to_compare(study):
     study.frames["graft_specificity.parquet"] = specific().clear()
     view = graft_of(study, TAXONOMY)
     assert (view["first"], view["doses"]) == (None, [])
+    assert view["rows"][0]["random"] == [Estimate(0.94, 0.9, 0.98)]
     assert "no verdict" in view["statement"]
     assert "Recall has 120" in view["statement"]
     assert [row["part"] for row in view["rows"]] == list(PARTS)
     html = page_of(replace(make_taxonomy(n_layers=1), graft=view))
     assert '<section id="parts"' not in html
-    assert "layers.0.qk" in html
+    assert "random 94.0 [90.0, 98.0]" in words_of(html)
     assert not list(graft_tables(study))
 
 

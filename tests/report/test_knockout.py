@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
+from mnemoscope.report.advice import Deciding
 from mnemoscope.report.charts import WIDTH, chart_view, knockout_drawing
 from mnemoscope.report.content import knockout_of
+from mnemoscope.report.lead import CUTS, lead_of
 from mnemoscope.stats import NO_ESTIMATE, Estimate, frame_of
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.sample import SampleKey
@@ -58,17 +60,18 @@ def cut(choice, edges_of, strength, name, survival, mass):
     }
 
 
-def index_rows():
+def index_rows(beyond=(0.04, 0.18)):
     for strength in STRENGTHS:
         for own, other in (NAMES[1:], NAMES[:0:-1]):
             yield {
                 **KEY._asdict(),
                 "class": own,
                 "strength": strength,
-                "broken_own": 0.48,
-                "broken_own_equal_mass": 0.37,
-                "broken_others": json.dumps({other: 0.2}),
-                "broken_own_by_others": json.dumps({other: 0.12}),
+                "broken_own": Estimate(0.48, 0.4, 0.56),
+                "broken_own_equal_mass": Estimate(0.37, 0.3, 0.44),
+                "beyond_equal_mass": Estimate(0.11, *beyond),
+                "broken_others": json.dumps({other: Estimate(0.2, 0.1, 0.3)._asdict()}),
+                "broken_own_by_others": json.dumps({other: Estimate(0.12)._asdict()}),
                 "by": "value_norm_contrast",
                 "specificity": Estimate(0.281, 0.213, -0.01 if own == "Recall" else 0.35),
             }
@@ -90,7 +93,7 @@ def section(study):
     def section() -> str:
         view = knockout_of(study, KEY)
         html = page_of(replace(make_taxonomy(n_layers=1), knockout=view))
-        return html.split('-knockout">')[1].split("</section>")[0]
+        return html.split('-knockout">')[-1].split("</section>")[0]
 
     return section
 
@@ -144,8 +147,33 @@ def test_a_single_memorized_class_has_its_shares_but_no_specificity(study, secti
     frames = {"knockout.parquet": cuts, "specificity.parquet": frame_of([alone])}
     study.read = frames.__getitem__
     text = words_of(section())
-    assert "breaks 48% of Guess; random edges of equal mass break 37% of it." in text
+    assert (
+        "breaks 48 % [40, 56] of Guess; random edges of equal mass break 37 % [30, 44] of it"
+        in text
+    )
     assert "None" not in text
+
+
+@pytest.mark.parametrize(
+    ("beyond", "looks"),
+    [((0.04, 0.18), "BEYOND"), ((-0.04, 0.26), "UNDECIDED"), ((-0.2, -0.02), "WORSE")],
+)
+def test_the_first_screen_says_what_a_cut_breaks_beside_edges_of_equal_mass(
+    study, content, beyond, looks
+):
+    frames = {"knockout.parquet": study.read("knockout.parquet")}
+    frames["specificity.parquet"] = frame_of(index_rows(beyond))
+    study.read = frames.__getitem__
+    taxonomy = replace(make_taxonomy(n_layers=1), knockout=knockout_of(study, KEY))
+    why = Deciding("cuts", taxonomy.name, "More of Guess", "mnemoscope knockout s")
+    shown = replace(content, taxonomies=[taxonomy], deciding=[why])
+    (badge,) = (one for one in lead_of(shown).badges if one.question == CUTS)
+    said = "the 1 % most decisive for Guess break 48 % [40, 56] of it and 20 % [10, 30] of Recall; "
+    said += "random edges that hold as much attention break 37 % [30, 44] of it"
+    assert badge.answer.startswith(said)
+    assert (badge.standing.name, badge.target) == (looks, "taxonomy-1-knockout")
+    assert ("undecided" in badge.answer) == (looks == "UNDECIDED")
+    assert (badge.decides, badge.command) == ("More of Guess", "mnemoscope knockout s")
 
 
 def test_without_a_knockout_the_page_says_nothing_of_it(study):

@@ -7,7 +7,7 @@ import pytest
 
 from mnemoscope.report.advice import Step
 from mnemoscope.report.content import ReportContent, Standing
-from mnemoscope.report.lead import MECHANISM, conclusion, lead_of
+from mnemoscope.report.lead import MECHANISM, PARTS, conclusion, lead_of
 from mnemoscope.stats import Estimate
 from pages import Page, words_of
 from tests.report.conftest import make_benchmark, make_taxonomy, page_of
@@ -127,8 +127,14 @@ FINDINGS = {
 BROKEN = {
     "classes": ["Guess", "Recall"],
     "rows": [
-        {"part": "layers.0.qk", "cells": [Estimate(0.0), Estimate(0.9, 0.8, 1.0)]},
-        {"part": "layers.1.mlp", "cells": [Estimate(1.0), Estimate(0.2, 0.1, 0.31)]},
+        {
+            **{"part": "layers.0.qk", "cells": [Estimate(0.0), Estimate(0.9, 0.8, 1.0)]},
+            "random": [Estimate(0.4), Estimate(1.0, 1.0, 1.0)],
+        },
+        {
+            **{"part": "layers.1.mlp", "cells": [Estimate(1.0), Estimate(0.2, 0.1, 0.31)]},
+            "random": [Estimate(1.0), Estimate(0.9, 0.85, 0.95)],
+        },
     ],
 }
 OF_TRUTH = {
@@ -152,8 +158,8 @@ def test_a_badge_says_what_grafts_decide(content, finding, said, truth):
     whole = conclusion(shown)
     assert said in whole
     assert OF_TRUTH.get(truth, "") in whole
-    most = "; the part that breaks most is the queries and keys of layer 0: with the reference’s "
-    most += "in its place 0 % of Guess is left."
+    most = f"{PARTS}: Guess breaks most with the queries and keys of layer 0: 0 % of it is left, "
+    most += "with random changes of the same size 40 %."
     assert (most in whole) == (finding in ("OUT_OF_REACH", "FEW"))
     assert ("Read or not" in whole) == (truth in OF_TRUTH)
     badge = lead_of(shown).badges[0]
@@ -208,16 +214,22 @@ def test_what_cannot_be_asked_of_small_classes_is_said_with_the_number(content, 
     assert (f"{MECHANISM}: {answer}; what still answers: {still}" in whole) == said
     grafted = replace(shown, graft={"first": None, "by_truth": None, **BROKEN})
     lead = lead_of(replace(bare, taxonomies=[grafted]))
-    (badge,) = lead.badges
-    assert badge.answer == (
-        "the part that breaks most is the MLP of layer 1: with the reference’s in its place "
-        "20 % [10, 31] of Recall is left (no random change was tried beside it); "
-        f"{answer if said else 'Guess and Recall were not compared'}"
+    parts, badge = lead.badges
+    assert parts.answer == (
+        "Recall breaks most with the MLP of layer 1: 20 % [10, 31] of it is left, with random "
+        "changes of the same size 90 % [85, 95]"
     )
+    assert parts.standing is Standing.BEYOND
+    assert badge.answer == (answer if said else "Guess and Recall were not compared")
     assert (lead.opened, badge.target) == (1, "taxonomy-1-graft")
     unharmed = BROKEN["rows"][0] | {"cells": [Estimate(0.5), Estimate(1.0)]}
     whole_again = replace(grafted, graft=grafted.graft | {"rows": [unharmed]})
-    assert "no part of the reference in its place breaks any of Recall" in conclusion(
+    assert "no part that was tried breaks any of Recall." in conclusion(
         replace(bare, taxonomies=[whole_again])
     )
+    kinds = [one | {"part": one["part"].rpartition(".")[2]} for one in BROKEN["rows"]]
+    quick = replace(grafted, graft=grafted.graft | {"rows": kinds})
+    answer = lead_of(replace(bare, taxonomies=[quick])).badges[0].answer
+    assert "with the MLPs of all layers: 20 %" in answer
+    assert answer.endswith("; parts were tried in all layers at once, no single layer alone")
     assert "Attention" not in whole  # which the page and the terminal say above, once

@@ -491,7 +491,7 @@ def passage_maps(models: LoadedModels, result: views.Result, number: Any) -> vie
     settings = checked(settings_class(), **record["settings"])
     if settings.chat_template:
         lm = in_chat(lm, settings.instruction)
-    tokens = row["window_tokens"][0].to_list()
+    tokens = row["window_tokens"]
     maps = next(capture_pooled(lm, np.array([tokens], dtype=np.int64), batch_size=1))
     pieces = decode_pieces(lm.tokenizer, tokens)
     return views.SequenceMaps(maps.mean[0].numpy(), maps.max[0].numpy(), pieces)
@@ -508,7 +508,7 @@ def delta_for(
         return None, "The study is of another model, so its Δ is not shown."
     if PAPER not in browsed.taxonomies:
         return None, f"The study has no taxonomy '{PAPER}', so there is no Δ to show."
-    wanted = str(result.row(number)["verdict"][0])
+    wanted = str(result.row(number)["verdict"])
     if wanted == UNDECIDED:
         return None, "Whether it is recalled cannot be told, so no class has a Δ to show."
     for one in browsed.deltas(PAPER):

@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.audits import page
+from mnemoscope.audits.passages import stretch_of, whole_passages
 from mnemoscope.audits.records import AuditRecord, read_audit
 from mnemoscope.audits.verify import read_again
 from mnemoscope.errors import UserError
@@ -52,13 +53,13 @@ _FEATURES = (
 class Result:
     """An audit that has been made or opened.
 
-    `record` is that of `audit.json`, `spans` the table of spans, each with its `number` from 1;
+    `record` is that of `audit.json`, `passages` what `audits.passages.whole_passages` gives;
     `texts` gives every document by its name, None where it is not there any more; `files` are
     those that can be downloaded.
     """
 
     record: AuditRecord
-    spans: pl.DataFrame = field(repr=False)
+    passages: Sequence[Mapping[str, Any]] = field(repr=False)
     texts: Mapping[str, str | None] = field(repr=False)
     files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
@@ -70,16 +71,16 @@ class Result:
         texts: Mapping[str, str | None],
         folder: Path,
     ) -> "Result":
-        """Number the rows of a table of spans; of the audit's folder `DOWNLOADS` are kept."""
+        """The passages of a table of spans; of the audit's folder `DOWNLOADS` are kept."""
         paths = [path for path in map(folder.joinpath, DOWNLOADS) if path.is_file()]
-        spans = frame.with_row_index("number", offset=1)
-        return cls(record, spans, texts, {path.name: path.read_bytes() for path in paths})
+        files = {path.name: path.read_bytes() for path in paths}
+        return cls(record, whole_passages(frame), texts, files)
 
-    def row(self, number: Any) -> pl.DataFrame:
-        """The one row of a number that came from a page; UserError if there is none."""
-        if type(number) is not int or not 1 <= number <= self.spans.height:
+    def row(self, number: Any) -> Mapping[str, Any]:
+        """The passage of a number that came from a page; UserError if there is none."""
+        if type(number) is not int or not 1 <= number <= len(self.passages):
             raise UserError("no such passage.")
-        return self.spans[number - 1]
+        return self.passages[number - 1]
 
 
 def open_audit(folder: Path) -> Result:
@@ -103,12 +104,12 @@ def render_result(result: Result) -> str:
     is_whole = sum(map(len, texts)) <= page.WHOLE_UP_TO
     documents = []
     for summary in result.record["documents"]:
-        own = result.spans.filter(document=summary["document"]).rows(named=True)
+        own = [row for row in result.passages if row["document"] == summary["document"]]
         text = result.texts.get(summary["document"])
         pieces = (
             None
             if text is None
-            else list(page.stretches(text, page.marks_of(own), is_whole=is_whole))
+            else list(page.stretches(text, [*map(stretch_of, own)], is_whole=is_whole))
         )
         documents.append({**summary, "pieces": pieces, "rows": own})
     # In the page itself, so that nothing of a visitor's document stands on disk.
@@ -121,7 +122,7 @@ def render_result(result: Result) -> str:
         record=result.record,
         documents=documents,
         downloads=downloads,
-        passages=page.in_order(result.spans.iter_rows(named=True)),
+        passages=page.in_order(result.passages),
     )
 
 
@@ -130,8 +131,8 @@ def render_card(result: Result, number: Any) -> str:
 
     Raises UserError: there is no such passage.
     """
-    row = result.row(number).row(0, named=True)
-    order = [one["number"] for one in page.in_order(result.spans.iter_rows(named=True))]
+    row = result.row(number)
+    order = [one["number"] for one in page.in_order(result.passages)]
     place, n = order.index(row["number"]) + 1, len(order)
     return render("evidence.html.j2", record=result.record, row=row, place=place, n=n)
 

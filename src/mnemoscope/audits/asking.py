@@ -107,6 +107,18 @@ class TokenScores(NamedTuple):
     choices: Callable[[int], Choices]
 
 
+class BesideModel(TypedDict):
+    """Of `windows` that both were asked how many the model reproduces, and the reference.
+
+    `is_more`: the reference so many more that the two may be swapped.
+    """
+
+    windows: int
+    model: int
+    reference: int
+    is_more: bool
+
+
 class ModelRecord(TypedDict):
     """What `audit.json` holds of a model, as far as anything reads it."""
 
@@ -116,6 +128,7 @@ class ModelRecord(TypedDict):
     fingerprint: str | None
     files: NotRequired[dict[str, str]]
     apart: NotRequired[float | None]
+    beside: NotRequired[BesideModel | None]
 
 
 class ApiRecord(TypedDict):

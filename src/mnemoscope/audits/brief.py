@@ -10,14 +10,23 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from mnemoscope.audits.page import Part, in_order, parts_of, quoted, render, view_of
-from mnemoscope.audits.passages import GROUNDS
+from mnemoscope.audits.page import (
+    Part,
+    in_order,
+    is_found,
+    most_first,
+    parts_of,
+    quoted,
+    render,
+    strongest,
+    view_of,
+)
+from mnemoscope.audits.passages import GROUNDS, whole_passages
 from mnemoscope.audits.records import AuditRecord
 from mnemoscope.audits.rule import RECALL, UNDECIDED
 
 REPORT = "report.html"
 
-_QUOTED = 3
 _LONGEST, _MOST_LINES = 240, 4  # characters and lines of a quotation
 _LINES_BEFORE = 2
 _BEFORE = 110  # characters of what stands before
@@ -29,14 +38,14 @@ def render_brief(
     record: AuditRecord, spans: pl.DataFrame, tables: Mapping[str, pl.DataFrame]
 ) -> str:
     """Render the report from `audit.json`, `spans.parquet` and the tables beside it."""
-    rows = [{"number": number, **row} for number, row in enumerate(spans.rows(named=True), 1)]
+    rows = whole_passages(spans)
     recalled, undecided = (
         [row for row in in_order(rows) if row["verdict"] == one] for one in (RECALL, UNDECIDED)
     )
-    first = [*recalled[: _QUOTED - bool(undecided)], *undecided][:_QUOTED]
+    first = strongest([*recalled, *undecided])
     origins = tables.get("origins")
-    documents = sorted(record["documents"], key=_most_first)
-    n_found = sum(_is_found(one) for one in documents)
+    documents = most_first(record["documents"])
+    n_found = sum(is_found(one) for one in documents)
     n_listed = max(_DOCUMENTS, min(n_found, _FOUND))
     return render(
         "brief",
@@ -54,23 +63,15 @@ def render_brief(
     )
 
 
-def _is_found(one: Mapping[str, Any]) -> bool:
-    """Whether a passage of a document is recalled, or it cannot be told of one."""
-    return bool(one["recall_spans"] or one["undecided_spans"] or one.get("near_recall_spans"))
-
-
-def _most_first(one: Mapping[str, Any]) -> tuple[float, ...]:
-    """Sorts documents: what is recalled or cannot be told, then what is recalled, then the rest."""
-    recalled, undecided = one["recalled"]["share"], one["undecided"]["share"]
-    found = not _is_found(one), -recalled - undecided
-    return *found, -recalled, -one["reproduced"]["share"]
-
-
 class Quotation(NamedTuple):
-    """The end of the text before a passage, and the passage."""
+    """The end of the text before a passage, and how it begins.
+
+    `left_out` counts the places that the model wrote otherwise and that stand in the rest of it.
+    """
 
     before: str
     quoted: list[Part]
+    left_out: int
 
 
 def _shortened(row: Mapping[str, Any]) -> Quotation:
@@ -80,4 +81,6 @@ def _shortened(row: Mapping[str, Any]) -> Quotation:
     text = "\n".join(row["text"][:_LONGEST].split("\n")[:_MOST_LINES]).rstrip()
     parts = [*parts_of(row, end=row["start"] + len(text))]
     more = [Part(" …", None)] if len(text) < len(row["text"].rstrip()) else []
-    return Quotation(("…" if len(end) < len(before) else "") + end, parts + more)
+    reached = row["start"] + len(text)
+    left_out = sum(one["end"] > reached for one in row["otherwise"] if one["written"])
+    return Quotation(("…" if len(end) < len(before) else "") + end, parts + more, left_out)

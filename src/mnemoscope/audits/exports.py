@@ -2,7 +2,7 @@
 
 import re
 from bisect import bisect_right
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -10,9 +10,15 @@ from urllib.parse import quote
 import polars as pl
 
 from mnemoscope.audits.gate import new_parts
-from mnemoscope.audits.passages import right_of, wordings_said
+from mnemoscope.audits.passages import (
+    numbered,
+    right_of,
+    shares_said,
+    whole_passages,
+    wordings_said,
+)
 from mnemoscope.audits.records import AuditRecord, Sarif, read_sarif, read_verdicts
-from mnemoscope.audits.rule import RECALL
+from mnemoscope.audits.rule import RECALL, UNDECIDED
 from mnemoscope.audits.verdict import LEARNED, error_rate
 from mnemoscope.conditions import Case, GateResult, failure_of, junit_suite
 from mnemoscope.data.formats import table_ending
@@ -131,7 +137,7 @@ def date_and_verdict(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def sarif_log(record: AuditRecord, frame: pl.DataFrame, texts: Mapping[str, str]) -> Sarif:
-    """Make a SARIF log of the spans called recall; guesses are no finding.
+    """Make a SARIF log of the passages with recalled text; guesses are no finding.
 
     Lines and columns count from 1, columns in characters; line ends are those of the text.
     """
@@ -142,7 +148,8 @@ def sarif_log(record: AuditRecord, frame: pl.DataFrame, texts: Mapping[str, str]
     copies = {row["document"]: row["text_file"] for row in record["documents"]}
     findings = (
         Finding(_message(row, copies.get(row["document"])), _location(row, lines), _tokens(row))
-        for row in frame.filter(verdict=RECALL).iter_rows(named=True)
+        for row in whole_passages(frame)
+        if row["verdict"] == RECALL
     )
     return sarif_of(_RULE, about(record), findings)
 
@@ -150,17 +157,20 @@ def sarif_log(record: AuditRecord, frame: pl.DataFrame, texts: Mapping[str, str]
 def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path) -> Sarif:
     """`audit.sarif` of a finished audit, with what is new, unchanged and gone since an older one.
 
-    A passage is new where less than half of it was there (`gate.new_parts`), and gone where no word
-    of it is left. Errors as `records.read_verdicts`.
+    A passage is new where less than half of a recalled piece of it was there (`gate.new_parts`),
+    and gone where no word of any is left. Errors as `records.read_verdicts`.
     """
     (now, own), (then, older) = (
-        (read_sarif(at), frame.filter(verdict=RECALL).with_row_index("number"))
+        (read_sarif(at), frame.with_columns(passage=pl.Series(numbered(frame), dtype=pl.Int64)))
         for at, frame in ((folder, passages), (baseline, read_verdicts(baseline)[1]))
     )
-    new = {*new_parts(own, older, grown=False)["number"]}
-    gone = {*new_parts(older, own, grown=False).join(older, on=["number", "text"])["number"]}
+    own, older = own.filter(verdict=RECALL), older.filter(verdict=RECALL)
+    new = {*new_parts(own, older, grown=False)["passage"]}
+    gone = new_parts(older, own, grown=False)
+    kept = {*older.join(gone, on=["passage", "text"], how="anti")["passage"]}
+    each, before = (frame["passage"].unique(maintain_order=True) for frame in (own, older))
     return beside_baseline(
-        now, then, (one in new for one in own["number"]), (one in gone for one in older["number"])
+        now, then, (one in new for one in each), (one not in kept for one in before)
     )
 
 
@@ -184,7 +194,8 @@ def _message(row: Mapping[str, Any], copy: str | None) -> str:
     """What is said of a passage; `copy` is the file whose lines are meant, if no text itself."""
     where = f" (lines of {copy})" if copy else ""
     found = f"{plural(row['end'] - row['start'], 'character')}{where}"
-    said = [LEARNED, row["reason"], wordings_said(row)]
+    mixed = shares_said(row)
+    said = [LEARNED, f"of these {mixed}" if mixed else "", row["reason"], wordings_said(row)]
     return f"Recalled, {found}: {'; '.join(filter(None, said))}"
 
 
@@ -211,24 +222,33 @@ def junit_xml(record: AuditRecord, frame: pl.DataFrame, judged: Sequence[GateRes
     """Make a JUnit report that fails where a condition of a gate does.
 
     Each document is a test, which fails if a condition on each document holds of it; the passages
-    called recall stand in its output. Documents that were too short or not read are skipped tests.
+    called recall, and those of which it cannot be told, stand in its output. Documents that were
+    too short or not read are skipped tests.
     """
     frame = max((one.counted for one in judged), key=len, default=frame)
-    recalled = frame.filter(verdict=RECALL)
     cases = []
     for row in record["documents"]:
-        name, output = row["document"], None
-        rows = recalled.filter(document=name)
-        if rows.height:
-            lines = [f"{plural(rows.height, 'recalled passage')}: {LEARNED}"]
-            lines += (
-                f"characters {one['start']} to {one['end']}: {one['reason']}\n    {one['text']!r}"
-                for one in rows.iter_rows(named=True)
-            )
-            output = "\n".join(lines)
+        name = row["document"]
+        lines = [*_found_of(whole_passages(frame.filter(document=name)))]
         skipped = "shorter than one window" if row["is_too_short"] else None
-        cases.append(Case(name, failure_of(judged, name), skipped, output))
+        cases.append(Case(name, failure_of(judged, name), skipped, "\n".join(lines) or None))
     cases += (
         Case(one["document"], skipped=f"not read: {one['reason']}") for one in record["skipped"]
     )
     return junit_suite(f"audit of {record['model']['name']}", about(record), judged, cases)
+
+
+def _found_of(passages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Lines on the passages of a document that are recalled, and on those that cannot be told."""
+    kinds = (
+        (RECALL, "recalled passage", f": {LEARNED}"),
+        (UNDECIDED, "passage", " of which it cannot be told: rule and reference disagree"),
+    )
+    for verdict, noun, meaning in kinds:
+        own = [one for one in passages if one["verdict"] == verdict]
+        if own:
+            yield f"{plural(len(own), noun)}{meaning}"
+        for one in own:
+            mixed = f" ({said})" if (said := shares_said(one)) else ""
+            yield f"characters {one['start']} to {one['end']}{mixed}: {one['reason']}"
+            yield f"    {one['text']!r}"

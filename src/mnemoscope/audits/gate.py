@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 from typing_extensions import TypedDict
 
+from mnemoscope.audits.passages import numbered
 from mnemoscope.audits.records import AuditRecord, read_verdicts
 from mnemoscope.audits.shares import (
     KINDS,
@@ -21,7 +22,7 @@ from mnemoscope.audits.shares import (
     share_of,
     share_words,
 )
-from mnemoscope.conditions import Gate, GateResult, Measures, lacking, newer, unchecked
+from mnemoscope.conditions import Gate, GateResult, Measures, lacking, newer, refuse_same, unchecked
 from mnemoscope.errors import UserError
 from mnemoscope.words import plural
 
@@ -63,9 +64,10 @@ def judge(
     new, compared = "", None
     if baseline is not None:
         older, before = read_verdicts(baseline)
+        passages = passages.with_columns(passage=pl.Series(numbered(passages), dtype=pl.Int64))
         passages = new_parts(passages, before, grown=not gate.of_number)
         compared = _compared(record, older, baseline)
-        beside += newer(baseline, older["date"], record["date"]) + _compared_said(compared)
+        beside += _compared_said(compared, newer(baseline, older["date"], record["date"]))
         rows = [count_document(row["document"], row, passages) for row in record["documents"]]
         new = "new "
     if gate.kind == "near" and "near" not in record["summary"]:
@@ -104,10 +106,12 @@ def _left_out(gate: Gate, counts: Counts, new: str) -> tuple[dict[str, Any] | No
         return None, ""
     n, share = number_of(counts, "undecided"), share_of(counts, "undecided")["share"]
     figures = {"passages": n, "share": share}
-    is_not = "is not counted" if n == 1 else "are not counted"
     shown = share_words(share_beside(counts, "undecided")["share"])  # as it stands on the pages
-    said = f"; {plural(n, f'{new}passage')} ({shown}) cannot be told and {is_not}"
-    return figures, said if n else ""
+    if not n:  # pieces of passages that hold recalled text too
+        said = f"; {shown} cannot be told, in parts of {new}recalled passages, and is not counted"
+        return figures, said if share else ""
+    is_not = "is not counted" if n == 1 else "are not counted"
+    return figures, f"; {plural(n, f'{new}passage')} ({shown}) cannot be told and {is_not}"
 
 
 def new_parts(passages: pl.DataFrame, before: pl.DataFrame, *, grown: bool) -> pl.DataFrame:
@@ -182,11 +186,7 @@ class _Compared(TypedDict):
 def _compared(record: AuditRecord, older: AuditRecord, baseline: Path) -> _Compared:
     """Compare two audits; UserError: they are one."""
     if older["key"] == record["key"] and older["date"] == record["date"]:
-        raise UserError(
-            f"--baseline {baseline}: the same audit as the one that is judged (of "
-            f"{older['date']}), beside which nothing is new, so it never fails. Name the audit of "
-            "an earlier model, or make this one anew: --redo, or another folder with -o."
-        )
+        refuse_same(baseline, older["date"])
     now, then = record["settings"], older["settings"]
     prints = [one["model"]["fingerprint"] for one in (record, older)]
     own, its = (one["reference"] for one in (record, older))
@@ -219,10 +219,11 @@ _REFERENCES = {
 }
 
 
-def _compared_said(compared: _Compared) -> str:
-    """What to add where a baseline was asked otherwise, or lacks documents."""
+def _compared_said(compared: _Compared, is_newer: str) -> str:
+    """What to add where a baseline is newer, was asked otherwise, or lacks documents."""
     baseline = compared["folder"]
-    said = [f"{baseline} audited the same model"] if compared["same_model"] else []
+    said = [is_newer] if is_newer else []
+    said += [f"{baseline} audited the same model"] if compared["same_model"] else []
     if compared["settings"]:
         others = ", ".join(f"{name} {value}" for name, value in compared["settings"].items())
         said.append(f"{baseline} was made with {others}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked
-from mnemoscope.audits.shares import estimate_of
+from mnemoscope.audits.shares import estimate_of, number_of
 from mnemoscope.data.formats import is_there
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, a_kind
@@ -32,7 +32,7 @@ from mnemoscope.progress import progress_shown, say
 from mnemoscope.stats import Estimate
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED
-from mnemoscope.words import whole_characters
+from mnemoscope.words import plural, whole_characters
 
 if TYPE_CHECKING:
     import polars as pl
@@ -54,8 +54,9 @@ MAKE_STUDY = "auto"
 
 @dataclass(frozen=True, repr=False)
 class Audit:
-    """A finished audit: its folder, what `audit.json` holds, and one row a passage.
+    """A finished audit: its folder, what `audit.json` holds, and its passages.
 
+    A passage whose verdict changes inside it has one row a piece; `record` counts it once.
     An audit without a folder of its own is kept as long as this object is; `save` writes it down.
     """
 
@@ -66,17 +67,17 @@ class Audit:
 
     @property
     def recalled(self) -> "pl.DataFrame":
-        """The passages that are recalled."""
+        """The passages, or pieces of them, that are recalled."""
         return self.passages.filter(verdict=RECALL)
 
     @property
     def undecided(self) -> "pl.DataFrame":
-        """The passages of which it cannot be told, since rule and reference disagree."""
+        """Those of which it cannot be told, since rule and reference disagree."""
         return self.passages.filter(verdict=UNDECIDED)
 
     @property
     def guessed(self) -> "pl.DataFrame":
-        """The passages that come out, and that anyone could have guessed."""
+        """Those that come out, and that anyone could have guessed."""
         return self.passages.filter(verdict=GUESS)
 
     def save(self, folder: str | Path) -> Path:
@@ -100,7 +101,8 @@ class Audit:
 
     def __repr__(self) -> str:
         said = ", ".join(f"{kind} {share}" for kind, share in self._shares().items())
-        return f"Audit({self.passages.height} passages: {said})"
+        n = number_of(self.record["summary"], "reproduced")
+        return f"Audit({plural(n, 'passage')}: {said})"
 
     def _repr_html_(self) -> str:
         rows = "".join(

@@ -74,17 +74,24 @@ TABLE = {
 class Alignment(NamedTuple):
     """Where two lists of tokens run side by side, ends excluded.
 
-    `matched` counts the tokens of its matching blocks, `longest` those of the longest one; `blocks`
-    says where each begins and ends in the first list.
+    `blocks` says where each matching block begins and ends in the first list.
     """
 
     first: int
     last: int
     other_first: int
     other_last: int
-    matched: int
-    longest: int
     blocks: tuple[tuple[int, int], ...]
+
+    @property
+    def matched(self) -> int:
+        """Tokens of its matching blocks."""
+        return sum(last - first for first, last in self.blocks)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest one."""
+        return max(last - first for first, last in self.blocks)
 
     @property
     def share(self) -> float:
@@ -105,14 +112,12 @@ def align(tokens: Sequence[int], others: Sequence[int], *, gap: int) -> list[Ali
         if size < SHORTEST_BLOCK:
             continue
         here = ((first, first + size),)
-        block = Alignment(first, first + size, other, other + size, size, size, here)
+        block = Alignment(first, first + size, other, other + size, here)
         before = found[-1] if found else None
         if before and max(first - before.last, other - before.other_last) <= gap:
             found[-1] = before._replace(
                 last=block.last,
                 other_last=block.other_last,
-                matched=before.matched + size,
-                longest=max(before.longest, size),
                 blocks=before.blocks + here,
             )
         else:

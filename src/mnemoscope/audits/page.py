@@ -20,9 +20,17 @@ import polars as pl
 from mnemoscope.audits.asking import Choice
 from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.heat import COLUMNS, LEVELS
-from mnemoscope.audits.passages import THIRD, right_of, wordings_said
+from mnemoscope.audits.passages import (
+    THIRD,
+    right_of,
+    shares_of,
+    shares_said,
+    stretch_of,
+    whole_passages,
+    wordings_said,
+)
 from mnemoscope.audits.questions import QUESTIONS, settings_class
-from mnemoscope.audits.records import WINDOWS_LINES, AuditRecord, copies_said
+from mnemoscope.audits.records import WINDOWS_LINES, AuditRecord, DocumentRow, copies_said
 from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL, UNDECIDED, VERDICTS
 from mnemoscope.audits.settings import checked, flag_of
 from mnemoscope.audits.shares import Passage, share_beside, share_words
@@ -37,6 +45,9 @@ WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in 
 _OPEN_UP_TO = 6_000  # characters of a document that stands unfolded: about three screens
 _CARDS_OPEN = 10
 """Passages of a verdict whose evidence stands unfolded."""
+_STRONGEST = 3  # passages that are printed, and quoted in the report
+_PRINTED = 24
+"""Documents that are printed, with their checksums, unless everything is."""
 _ROWS = 10  # of a table that has no view of its own
 _TITLES = {RECALL: "Recalled", UNDECIDED: "Cannot be told", GUESS: "Guessed"}
 _MARKS = {UNDECIDED: "undecided"}  # classes of the style sheet, where not called as the kind is
@@ -49,6 +60,7 @@ class Part(NamedTuple):
 
     text: str
     written: str | None
+    verdict: str = ""
 
 
 class Stretch(NamedTuple):
@@ -75,18 +87,19 @@ def render_page(
     `tables` are those of the questions that were asked. The same audit always gives the same page.
     """
     tables = tables or {}
-    rows = [{"number": number, **row} for number, row in enumerate(frame.iter_rows(named=True), 1)]
+    rows = whole_passages(frame)
     shown = in_order(rows)[:MOST_CARDS]
     is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
     documents = []
-    for summary in record["documents"]:
-        own = marks_of(row for row in rows if row["document"] == summary["document"])
+    for place, summary in enumerate(most_first(record["documents"])):
+        own = [stretch_of(row) for row in rows if row["document"] == summary["document"]]
         near = _near_marks(tables.get("near"), summary["document"])
         marked = sorted([*own, *near], key=attrgetter("start"))
         pieces = list(stretches(texts[summary["document"]], marked, is_whole=is_whole))
         n_shown = sum(len(one.text) for one in pieces)
         is_open = n_shown <= _OPEN_UP_TO and (bool(marked) or len(record["documents"]) == 1)
-        documents.append({**summary, "pieces": pieces, "n_spans": len(own), "is_open": is_open})
+        shown_as = {"pieces": pieces, "n_spans": len(own), "is_open": is_open}
+        documents.append({**summary, **shown_as, "is_printed": place < _PRINTED})
     return render(
         "audit",
         record=record,
@@ -98,6 +111,7 @@ def render_page(
         numbers_shown={row["number"] for row in shown},
         n_left_out=len(rows) - len(shown),
         cards_open=_CARDS_OPEN,
+        printed=[row["number"] for row in strongest(shown)],
         documents=documents,
     )
 
@@ -122,17 +136,43 @@ def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     )
 
 
+def strongest(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first passages in the order of `in_order`, with one that cannot be told if there is."""
+    ordered = in_order(rows)
+    recalled, undecided, rest = (
+        [row for row in ordered if row["verdict"] == one] for one in VERDICTS
+    )
+    return [*recalled[: _STRONGEST - bool(undecided)], *undecided, *rest][:_STRONGEST]
+
+
+def is_found(one: Mapping[str, Any]) -> bool:
+    """Whether a passage of a document is recalled, or it cannot be told of one."""
+    return bool(one["recall_spans"] or one["undecided_spans"] or one.get("near_recall_spans"))
+
+
+def most_first(documents: Iterable[DocumentRow]) -> list[DocumentRow]:
+    """Documents by what is recalled or cannot be told, then by what is recalled, then the rest."""
+
+    def key(one: DocumentRow) -> tuple[float, ...]:
+        recalled, undecided = one["recalled"]["share"], one["undecided"]["share"]
+        found = not is_found(one), -recalled - undecided
+        return *found, -recalled, -one["reproduced"]["share"]
+
+    return sorted(documents, key=key)
+
+
 class Quoted(NamedTuple):
     """A piece of the text around a passage: what the document has there.
 
     `written` is what the model wrote in its place (None: the same), `is_shown` whether the model
-    had it before it, `is_passage` whether it lies in the passage.
+    had it before it, `is_passage` whether it lies in the passage, and then its `verdict`.
     """
 
     text: str
     written: str | None
     is_shown: bool
     is_passage: bool
+    verdict: str = ""
 
 
 def quoted(row: Mapping[str, Any]) -> Iterator[Quoted]:
@@ -141,27 +181,40 @@ def quoted(row: Mapping[str, Any]) -> Iterator[Quoted]:
     A passage may reach beyond its window: what other windows brought out is part of it.
     """
     start, end, place = row["start"], row["end"], row["window_start"]
+    borders = {at for one in row["pieces"] for at in (one["start"], one["end"])}
     if start < place:
-        yield from (Quoted(*one, False, True) for one in parts_of(row, end=place))
+        yield from (_in_passage(one) for one in parts_of(row, end=place))
     pieces: list[tuple[str, str | None, bool]] = [(row["prefix_text"], None, True)]
     pieces += [(one.wanted, None if one.is_right else one.written, False) for one in _tokens(row)]
     for text, written, is_shown in pieces:
-        cuts = [0, *(one - place for one in (start, end) if place < one < place + len(text))]
+        cuts = [0, *sorted(one - place for one in borders if place < one < place + len(text))]
         for first, last in pairwise([*cuts, len(text)] if written is None else [0, len(text)]):
             inside = place + first < end and place + last > start
-            yield Quoted(text[first:last], written, is_shown, inside)
+            verdict = _verdict_at(row, place + first) if inside else ""
+            yield Quoted(text[first:last], written, is_shown, inside, verdict)
         place += len(text)
     if end > place:
-        yield from (Quoted(*one, False, True) for one in parts_of(row, start=place))
+        yield from (_in_passage(one) for one in parts_of(row, start=place))
+
+
+def _in_passage(part: Part) -> Quoted:
+    return Quoted(part.text, part.written, False, True, part.verdict)
+
+
+def _verdict_at(whole: Mapping[str, Any], place: int) -> str:
+    """The verdict of the piece of a passage that a character stands in, or begins before."""
+    own = next((one for one in whole["pieces"] if place < one["end"]), whole["pieces"][-1])
+    return str(own["verdict"])
 
 
 def parts_of(
     row: Mapping[str, Any], *, start: int | None = None, end: int | None = None
 ) -> Iterator[Part]:
     """A passage, or what of it stands from `start` to `end`, in pieces that were written or not."""
-    own = Passage(start or row["start"], end or row["end"], row["verdict"], row["otherwise"])
-    for begin, stop, written in own.pieces:
-        yield Part(row["text"][begin - row["start"] : stop - row["start"]], written)
+    own = stretch_of(row)._replace(start=start or row["start"], end=end or row["end"])
+    for one in own.pieces:
+        text = row["text"][one.start - row["start"] : one.end - row["start"]]
+        yield Part(text, one.written, one.verdict)
 
 
 def view_of(name: str, table: pl.DataFrame, texts: Mapping[str, str]) -> Any:
@@ -190,11 +243,6 @@ def render(name: str, **values: Any) -> str:
     return style.fill(template, style=style.asset(f"{name}.css", "mnemoscope.audits"), **values)
 
 
-def marks_of(rows: Iterable[Mapping[str, Any]]) -> list[Passage]:
-    """Rows of the table of spans, each with its `number`, as `stretches` takes them."""
-    return [Passage(*(row[name] for name in Passage._fields)) for row in rows]
-
-
 def _near_marks(near: pl.DataFrame | None, document: str) -> list[Passage]:
     """Where near copies stand that touch no span."""
     if near is None:
@@ -216,7 +264,8 @@ def stretches(text: str, rows: Sequence[Passage], *, is_whole: bool) -> Iterator
         # A character of several bytes may end one span and begin the next; it is shown once.
         start = max(row.start, seen)
         yield from _between(text, seen, start, is_whole, is_first=seen == 0)
-        parts = [Part(text[a:b], other) for a, b, other in row._replace(start=start).pieces]
+        pieces = row._replace(start=start).pieces
+        parts = [Part(text[one.start : one.end], one.written, one.verdict) for one in pieces]
         yield Stretch(row.verdict, text[start : row.end], row.number, parts)
         seen = max(row.end, seen)
     yield from _between(text, seen, len(text), is_whole, is_first=not rows, is_last=True)
@@ -334,6 +383,8 @@ def environment(*first: str) -> jinja2.Environment:
         "token_rows": _token_rows,
         "quoted": quoted,
         "right_of": right_of,
+        "shares_of": shares_of,
+        "shares_said": shares_said,
         "wordings_said": wordings_said,
         "is_control": is_control,
         "distance_said": distance_said,

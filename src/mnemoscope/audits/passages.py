@@ -1,6 +1,8 @@
 """The table of passages: what the windows say, what each question adds, and the verdict."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import polars as pl
 from mnemoscope.audits.questions import QUESTIONS
 from mnemoscope.audits.rule import VERDICTS, decide
 from mnemoscope.audits.settings import AuditSettings
-from mnemoscope.audits.shares import OTHERWISE
+from mnemoscope.audits.shares import OTHERWISE, Passage, passage_numbers, share_words
 from mnemoscope.audits.spans import Piece, Span
 from mnemoscope.audits.tokens import (
     NOTHING,
@@ -21,7 +23,7 @@ from mnemoscope.audits.tokens import (
     token_texts,
 )
 from mnemoscope.columns import Column, schema_of
-from mnemoscope.words import plural
+from mnemoscope.words import adding_up, plural
 
 PASSAGE: dict[str, Column] = {
     "document": Column(pl.String, "its name: a path, of a table `path#row`"),
@@ -245,3 +247,66 @@ def _joined(run: Sequence[Mapping[str, Any]], count_windows: CountWindows) -> di
         "otherwise": [one for piece in run for one in piece["otherwise"]],
         "reason": f"{best['reason']} (so its longest piece; {len(run)} that touch are joined)",
     }
+
+
+def whole_passages(pieces: pl.DataFrame) -> list[Mapping[str, Any]]:
+    """What a reader sees as one passage: the rows of a document that touch, as one each, in order.
+
+    It has the columns of the piece that speaks for it (the longest of the strongest verdict), but
+    place, text, length and what is written otherwise of the whole; `number` from 1, and `pieces`,
+    its rows. A column `passage` says which rows are of one passage, as in `shares.count_document`.
+    """
+    rows = pieces.rows(named=True)
+    numbers = [row["passage"] for row in rows] if "passage" in pieces.columns else numbered(pieces)
+    found: list[Mapping[str, Any]] = []
+    for number, (_, run) in enumerate(groupby(zip(numbers, rows, strict=True), itemgetter(0)), 1):
+        found.append({"number": number, **_whole([row for _, row in run])})
+    return found
+
+
+def numbered(pieces: pl.DataFrame) -> list[int]:
+    """Of each row of passages which one it is a piece of."""
+    return passage_numbers(pieces.select("document", "start", "end").rows())
+
+
+def _whole(run: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """One passage of its pieces, in order."""
+    speaks = min(run, key=lambda row: (VERDICTS.index(row["verdict"]), row["start"] - row["end"]))
+    text, seen = "", run[0]["start"]
+    for row in run:
+        text += " … " * (row["start"] > seen) + row["text"][max(seen - row["start"], 0) :]
+        seen = row["end"]
+    sums = {
+        name: add(row[name] for row in run)
+        for name, add in (("tokens", sum), ("verbatim_length", max))
+        if name in speaks
+    }
+    otherwise = [one for row in run for one in row["otherwise"]]
+    place = {"start": run[0]["start"], "end": seen, "text": text}
+    return {**speaks, **sums, **place, "otherwise": otherwise, "pieces": list(run)}
+
+
+def stretch_of(whole: Mapping[str, Any]) -> Passage:
+    """A passage of `whole_passages` with where which verdict stands."""
+    verdicts = [(row["start"], row["end"], row["verdict"]) for row in whole["pieces"]]
+    place = whole["start"], whole["end"]
+    return Passage(*place, whole["verdict"], whole["otherwise"], whole["number"], verdicts)
+
+
+def shares_of(whole: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of each verdict in a passage how much of what was written right has it, in words."""
+    shares = stretch_of(whole).shares()
+    return [*zip(shares, map(share_words, adding_up([*shares.values()])), strict=True)]
+
+
+def shares_said(whole: Mapping[str, Any]) -> str:
+    """How much of a passage has which verdict; empty where all of it has one.
+
+    >>> halves = [(0, 30, "recall"), (30, 40, "guess")]
+    >>> pieces = [dict(zip(("start", "end", "verdict"), one)) for one in halves]
+    >>> place = {"start": 0, "end": 40, "verdict": "recall", "otherwise": (), "number": 1}
+    >>> shares_said({**place, "pieces": pieces})
+    'recall 75.0 %, guess 25.0 %'
+    """
+    shares = shares_of(whole)
+    return ", ".join(map(" ".join, shares)) if len(shares) > 1 else ""

@@ -22,7 +22,7 @@ from mnemoscope.parse import read_json
 from mnemoscope.store import Store
 from mnemoscope.version import __version__
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Of `audit.json` and the tables; raised when a column or key changes its meaning."""
 
 ARTEFACT = "audit"

@@ -43,7 +43,7 @@ from mnemoscope.audits.records import (
     prepare_folder,
     read_audit_record,
 )
-from mnemoscope.audits.reference import apart
+from mnemoscope.audits.reference import apart, beside_model
 from mnemoscope.audits.scan import check_long_enough, count_windows, extend, scan_windows
 from mnemoscope.audits.shares import Sizes, count_document, overall
 from mnemoscope.audits.spans import spans_of
@@ -89,7 +89,9 @@ def make_audit(
     answers = ask_questions(audit)
     tables = {name: one.table for name, one in answers.items() if one.table is not None}
     reference = audit.reference.facts().record if audit.reference else None
-    others = {"reference": reference and {**reference, "apart": audit.apart}, "cnn": None}
+    if reference is not None:
+        reference = {**reference, "apart": audit.apart, "beside": beside_model(audit)}
+    others = {"reference": reference, "cnn": None}
     model = audit.model.facts()
     record = {
         "schema": "mnemoscope audit",

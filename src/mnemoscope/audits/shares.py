@@ -1,5 +1,6 @@
 """Shares of documents that are reproduced, guessed and recalled."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired, cast
 
@@ -7,7 +8,7 @@ import polars as pl
 from pydantic import NonNegativeInt
 from typing_extensions import TypedDict
 
-from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
+from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED, VERDICTS
 from mnemoscope.stats import FEWEST_GROUPS, Estimate, clopper_pearson, resampled_ratio
 from mnemoscope.words import adding_up, percent
 
@@ -16,10 +17,20 @@ OTHERWISE = pl.List(pl.Struct({"start": pl.Int64, "end": pl.Int64, "written": pl
 """Type of a column of characters of a passage that the model wrote otherwise, and how."""
 
 
+class Piece(NamedTuple):
+    """Characters of a passage, and what was written in their place (None: the same)."""
+
+    start: int
+    end: int
+    written: str | None
+    verdict: str
+
+
 class Passage(NamedTuple):
     """A stretch of a document, in characters, with what is said of it; a span has its number.
 
-    `otherwise` are the parts of it that no window has right: `start`, `end` and what was `written`.
+    `otherwise` are the parts of it that no window has right: `start`, `end` and what was `written`;
+    `verdicts` its parts in order, each with its own verdict, if these differ.
     """
 
     start: int
@@ -27,23 +38,37 @@ class Passage(NamedTuple):
     verdict: str
     otherwise: Sequence[Mapping[str, Any]] = ()
     number: int | None = None
+    verdicts: Sequence[tuple[int, int, str]] = ()
 
     @property
-    def pieces(self) -> list[tuple[int, int, str | None]]:
-        """Its ranges of characters in order, and what was written there (None: the same)."""
-        found: list[tuple[int, int, str | None]] = []
+    def pieces(self) -> list[Piece]:
+        """Its characters in order, cut where they are written otherwise and by verdict."""
+        found: list[Piece] = []
         at = self.start
-        for one in self.otherwise:
-            begin, end = max(one["start"], at), min(one["end"], self.end)
-            if begin < end:
-                found += [(at, begin, None), (begin, end, one["written"])]
-                at = end
-        return [one for one in (*found, (at, self.end, None)) if one[0] < one[1]]
+        for _, last, verdict in self.verdicts or [(self.start, self.end, self.verdict)]:
+            stop = min(last, self.end)
+            for one in self.otherwise:
+                begin, end = max(one["start"], at), min(one["end"], stop)
+                if begin < end:
+                    found.append(Piece(at, begin, None, verdict))
+                    found.append(Piece(begin, end, one["written"], verdict))
+                    at = end
+            found.append(Piece(at, stop, None, verdict))
+            at = max(at, stop)
+        return [one for one in found if one.start < one.end]
 
     @property
     def written(self) -> list[tuple[int, int]]:
         """The ranges of characters that the model has right."""
-        return [(start, end) for start, end, other in self.pieces if other is None]
+        return [(one.start, one.end) for one in self.pieces if one.written is None]
+
+    def shares(self) -> dict[str, float]:
+        """Of what the model has right the share of each verdict, the stronger first."""
+        counts = dict.fromkeys(VERDICTS, 0)
+        for one in self.pieces:
+            counts[one.verdict] += (one.end - one.start) * (one.written is None)
+        whole = sum(counts.values())
+        return {name: n / whole for name, n in counts.items() if n} or {self.verdict: 1.0}
 
 
 class Share(TypedDict):
@@ -145,19 +170,26 @@ def summarize(
     n_windows: int,
     spans: Sequence[tuple[Any, ...]],
     near: Sequence[tuple[Any, ...]] | None = None,
+    numbers: Sequence[int] | None = None,
 ) -> DocumentCounts:
     """Count one document: for each of `KINDS` the characters that the model wrote, and their share.
 
     `spans` and `near` are what `Passage` is made of; no spans overlap but in a character that two
-    tokens share. The last share, `near`, is of what is recalled word for word or in a near copy;
-    None where these were not looked for.
+    tokens share. Spans that touch are one passage, else those of one of `numbers`; it counts once,
+    as the strongest of its verdicts. The last share, `near`, is of what is recalled word for word
+    or in a near copy; None where these were not looked for.
     """
     counts = {GUESS: 0, UNDECIDED: 0, RECALL: 0}
-    n_spans = dict.fromkeys(counts, 0)
     own, nearly = ([Passage(*one) for one in rows or ()] for rows in (spans, near))
+    if numbers is None:
+        numbers = passage_numbers((name, span.start, span.end) for span in own)
+    strongest: dict[int, str] = {}
+    for number, span in zip(numbers, own, strict=True):
+        found = strongest.get(number, span.verdict)
+        strongest[number] = min(found, span.verdict, key=VERDICTS.index)
+    n_spans = Counter(strongest.values())
     seen = 0
     for span in own:
-        n_spans[span.verdict] += 1
         for start, end in span.written:
             counts[span.verdict] += max(end - max(start, seen), 0)
             seen = max(seen, end)
@@ -184,22 +216,43 @@ def summarize(
     return cast(DocumentCounts, made)
 
 
+def passage_numbers(places: Iterable[tuple[str, int, int]]) -> list[int]:
+    """Of each span, by document, start and end and in their order, which passage it is a piece of.
+
+    Spans are pieces of one passage where no character stands between them.
+
+    >>> passage_numbers([("a", 0, 9), ("a", 9, 12), ("a", 13, 20), ("b", 20, 30)])
+    [0, 0, 1, 2]
+    """
+    numbers: list[int] = []
+    before: tuple[str, int, int] | None = None
+    for one in places:
+        is_next = before and before[0] == one[0] and before[1] <= one[2] and one[1] <= before[2]
+        numbers.append(numbers[-1] + (not is_next) if numbers else 0)
+        before = one
+    return numbers
+
+
 def count_document(
     name: str, sizes: Sizes, passages: pl.DataFrame, near: pl.DataFrame | None = None
 ) -> DocumentCounts:
-    """`summarize` a document from the passages and near copies of all."""
+    """`summarize` a document from the passages and near copies of all.
+
+    A column `passage` says which rows are pieces of one; without it those that touch are.
+    """
     place = ("start", "end", "verdict", "otherwise")
     own, nearly = (
-        None if one is None else one.filter(pl.col("document") == name).select(place).rows()
-        for one in (passages, near)
+        None if one is None else one.filter(pl.col("document") == name) for one in (passages, near)
     )
+    assert own is not None
     return summarize(
         name,
         n_characters=sizes["characters"],
         n_tokens=sizes["tokens"],
         n_windows=sizes["windows"],
-        spans=own or [],
-        near=nearly,
+        spans=own.select(place).rows(),
+        near=None if nearly is None else nearly.select(place).rows(),
+        numbers=own["passage"].to_list() if "passage" in own.columns else None,
     )
 
 

@@ -3,7 +3,7 @@
 Page, report, terminal, `audit.json`, SARIF, JUnit and app all say this sentence.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PureWindowsPath
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import polars as pl
 from typing_extensions import TypedDict
 
 from mnemoscope.audits.asking import ModelRecord
-from mnemoscope.audits.passages import GROUNDS
+from mnemoscope.audits.passages import GROUNDS, whole_passages
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.shares import Summary, share_words
 from mnemoscope.stats import clopper_pearson
@@ -96,13 +96,16 @@ RULES = {
 class ReferenceEvidence(TypedDict):
     """What the reference did: of so many `recalled` and `undecided` passages it `wrote` so many.
 
-    `sentence` says it, and why it cannot be told of the undecided ones.
+    Of a recalled passage it wrote what it wrote any recalled piece of. The undecided ones are those
+    that hold such a piece, `in_recalled` of them recalled passages. `sentence` says it, and why it
+    cannot be told of these.
     """
 
     sentence: str
     recalled: int
     wrote_recalled: int | None  # None: no reference was asked
     undecided: int
+    in_recalled: int
     wrote_undecided: int | None
 
 
@@ -193,28 +196,61 @@ def reference_beside(
 ) -> ReferenceEvidence | None:
     """What the reference wrote of the passages; None where there are none."""
     said_of_copy = None if reference is None else copy_said(reference.get("apart"))
-    if not passages.height and said_of_copy is None:
+    swapped = _swapped_said(reference)
+    if not passages.height and said_of_copy is None and swapped is None:
         return None
-    did = {
-        one: passages.filter(verdict=one)["reference_reproduces"]
-        for one in (RECALL, UNDECIDED, GUESS)
-    }
-    said = [said_of_copy] if said_of_copy else _of_reference(name, reference, did)
+    did = _written_by_reference(passages)
+    in_recalled = len(did[UNDECIDED]) - sum(
+        one["verdict"] == UNDECIDED for one in whole_passages(passages)
+    )
+    said = [said_of_copy] if said_of_copy else [*_of_reference(name, reference, did, in_recalled)]
     return {
-        "sentence": " ".join(said),
+        "sentence": " ".join([swapped, *said] if swapped else said),
         "recalled": len(did[RECALL]),
-        "wrote_recalled": None if reference is None else int(did[RECALL].sum()),
+        "wrote_recalled": None if reference is None else sum(did[RECALL]),
         "undecided": len(did[UNDECIDED]),
-        "wrote_undecided": None if reference is None else int(did[UNDECIDED].sum()),
+        "in_recalled": in_recalled,
+        "wrote_undecided": None if reference is None else sum(did[UNDECIDED]),
     }
+
+
+def _swapped_said(reference: ModelRecord | None) -> str | None:
+    """That model and reference may have been swapped; None where nothing speaks for it."""
+    found = None if reference is None else reference.get("beside")
+    if found is None or not found["is_more"]:
+        return None
+    return (
+        f"Of {plural(found['windows'], 'place')} where both were asked the reference writes on as "
+        f"the document does at {found['reference']:,}, the model at {found['model']:,}: did you "
+        "swap them?"
+    )
+
+
+def _written_by_reference(passages: pl.DataFrame) -> dict[str, list[bool]]:
+    """Of each passage that holds a verdict whether the reference writes any such piece of it.
+
+    Guessed ones are those that hold nothing else.
+    """
+    did: dict[str, list[bool]] = {RECALL: [], UNDECIDED: [], GUESS: []}
+    for whole in whole_passages(passages):
+        for verdict, found in did.items():
+            if verdict == GUESS != whole["verdict"]:
+                continue
+            wrote = [
+                bool(row["reference_reproduces"])
+                for row in whole["pieces"]
+                if row["verdict"] == verdict
+            ]
+            found += [any(wrote)] * bool(wrote)
+    return did
 
 
 def _of_reference(
-    name: str, reference: ModelRecord | None, did: Mapping[str, pl.Series]
+    name: str, reference: ModelRecord | None, did: Mapping[str, Sequence[bool]], in_recalled: int
 ) -> Iterator[str]:
     """Sentences on what the reference wrote of recalled passages, else of guessed ones."""
     kind = RECALL if len(did[RECALL]) else GUESS
-    n, wrote = len(did[kind]), int(did[kind].sum())
+    n, wrote = len(did[kind]), sum(did[kind])
     which = f"{'recalled' if kind == RECALL else 'guessed'} passage{'s' * (n > 1)}"
     if reference is None:
         yield f"No reference was asked, so whether another model writes the {which} too is open."
@@ -229,10 +265,13 @@ def _of_reference(
         more = f", and one more test says recall of {'it' if wrote == 1 else 'them'}"
         yield f"The reference{who}, asked the same, {did_so}{more * (wrote and kind == RECALL)}."
     if n := len(did[UNDECIDED]):
-        kept = plural(n, "more passage" if len(did[RECALL]) else "passage")
-        yield f"Of {kept} it cannot be told: {_why_undecided(n, int(did[UNDECIDED].sum()))}."
-    apart = reference.get("apart")
-    if apart is not None and apart < NEAR:
+        whole = n - in_recalled
+        kept = [plural(whole, "more passage" if len(did[RECALL]) else "passage")] * bool(whole)
+        if in_recalled:
+            kept.append(f"parts of {plural(in_recalled, 'recalled one')}")
+        why = _why_undecided(n, sum(did[UNDECIDED]))
+        yield f"Of {' and of '.join(kept)} it cannot be told: {why}."
+    if is_near(apart := reference.get("apart")):
         yield (
             f"The reference differs from the model by only {apart:.2f} nats a token: it may hold "
             "the same memory, so what it writes too is no acquittal."
@@ -242,6 +281,11 @@ def _of_reference(
 def is_nearly_same(apart: float | None) -> bool:
     """Whether a reference so far from the model is nearly the same model, and so no control."""
     return apart is not None and apart < NEARLY
+
+
+def is_near(apart: float | None) -> bool:
+    """Whether a reference so far from the model may hold the same memory, as the sentence says."""
+    return apart is not None and apart < NEAR
 
 
 def is_control(reference: ModelRecord | None) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import polars as pl
 
-from mnemoscope.audits.asking import AskedModel, Auditing, Prompt
+from mnemoscope.audits.asking import AskedModel, Auditing, ModelRecord, Prompt
 from mnemoscope.audits.documents import Document, read_documents
 from mnemoscope.audits.passages import GROUNDS
 from mnemoscope.audits.questions import QUESTIONS, settings_class
@@ -26,6 +26,7 @@ from mnemoscope.audits.records import (
     check_is_audit,
     read_audit,
 )
+from mnemoscope.audits.reference import apart
 from mnemoscope.audits.rule import decide, rule_windows
 from mnemoscope.audits.run import PAGES, find_passages, pages_of
 from mnemoscope.audits.scan import ask_in_parts, prompts_at
@@ -156,6 +157,13 @@ def _left_out(audit: Auditing) -> Iterator[str]:
             at = last if first <= at < last else at
         if at < end:
             yield f"{document}, {start}-{end}: comes out, and is no passage of the audit."
+    for document in audit.numbers():
+        was, now = (
+            [one for row in frame.filter(document=document)["otherwise"].to_list() for one in row]
+            for frame in (audit.passages, again.passages)
+        )
+        if was != now:
+            yield f"{document}: what no window has right ('otherwise') is not what is recorded."
 
 
 def _reference_again(audit: Auditing, record: AuditRecord) -> Iterator[str]:
@@ -166,6 +174,8 @@ def _reference_again(audit: Auditing, record: AuditRecord) -> Iterator[str]:
     if audit.reference.facts().record["fingerprint"] != record["reference"]["fingerprint"]:
         yield f"reference {name}: other weights than those that were asked."
         return
+    if {*audit.numbers()} >= {row["document"] for row in record["documents"]}:
+        yield from _distance_again(audit, record["reference"])
     frame, names = audit.passages, [str(one) for one in range(audit.passages.height)]
     place = frame.select("document", "start", "end").rows()
     # By the tokens that the table holds: their documents need not be there.
@@ -181,6 +191,16 @@ def _reference_again(audit: Auditing, record: AuditRecord) -> Iterator[str]:
                     yield f"{document}, {start}-{end}: {who} does not write again what is recorded."
 
 
+def _distance_again(audit: Auditing, reference: ModelRecord) -> Iterator[str]:
+    """How far the reference is from the model, where that is not as it was printed."""
+    was, now = reference.get("apart"), apart(audit)
+    if (was is None) != (now is None) or abs((was or 0.0) - (now or 0.0)) > _AS_PRINTED:
+        said = " and ".join("none" if one is None else f"{one:.3f}" for one in (was, now))
+        yield f"reference {reference['name']}: its distance from the model differs ({said})."
+
+
+_AS_PRINTED = 0.01
+"""Nats a token, as they are printed: another machine rounds the last bits otherwise."""
 _WRITTEN = {"reference_score", "grafts_survived"}
 """What is compared of these answers: counts of tokens and of parts, no rounded figures."""
 
@@ -208,7 +228,8 @@ def _what_holds(
             "what the reference and its parts wrote: by checksum alone, it was not asked again "
             "(--reference MODEL asks it)."
             if reference is None
-            else "the reference and its parts were asked again, and wrote the same."
+            else "the reference and its parts were asked again, and wrote the same; its distance "
+            "from the model is as printed."
         )
     if is_own:
         said.append(f"the verdict's sentence, {', '.join(PAGES)} follow from the passages.")
@@ -321,8 +342,21 @@ def _stands(audit: Auditing, row: Mapping[str, Any], numbers: Mapping[str, int])
     is_same = own.ids[first:last].tolist() == row["window_tokens"]
     return (
         document.text[row["start"] : row["end"]] == row["text"]
+        and not _is_right_otherwise(row, own, first + audit.settings.prefix)
         and character_range(own, first, last) == place
         and (is_same or isinstance(audit.tokenizer, Words))
+    )
+
+
+def _is_right_otherwise(row: Mapping[str, Any], own: Tokens, begin: int) -> bool:
+    """Whether a window has a token right of what no window of its passage has, as is recorded."""
+    suffix = row["window_tokens"][len(row["window_tokens"]) - len(row["continuation_tokens"]) :]
+    pairs = zip(suffix, row["continuation_tokens"], strict=True)
+    return any(
+        one["start"] < own.ends[at] and own.starts[at] < one["end"]
+        for at, (wanted, written) in enumerate(pairs, begin)
+        if wanted == written
+        for one in row["otherwise"]
     )
 
 

@@ -119,6 +119,27 @@ def expected_seen(n_asked: int, n_trained: float, n_classes: int) -> float:
     return stats.smallest_seen([(variance, max(1, n_asked - 1))], POWER)
 
 
+def times_wanted(found: stats.Estimate, effect: float | None = None) -> float | None:
+    """How many times as many sequences would put an interval on one side of 0, or below `effect`.
+
+    If the figure stays what it is: the width falls with the root of their number. None where there
+    is no interval, or no number would do.
+
+    >>> times_wanted(stats.Estimate(0.1, -0.1, 0.3)), times_wanted(stats.Estimate(0.0, -0.1, 0.1))
+    (4.0, None)
+    >>> round(times_wanted(stats.Estimate(0.0, -0.1, 0.1), effect=0.05), 9)
+    4.0
+    """
+    value, low, high = found
+    if value is None or low is None or high is None:
+        return None
+    ways = [((value - low) / value) ** 2 if value > 0 else None]
+    ways.append(((high - value) / value) ** 2 if value < 0 and effect is None else None)
+    if effect is not None and value < effect:
+        ways.append(((high - value) / (effect - value)) ** 2)
+    return min((one for one in ways if one is not None), default=None)
+
+
 def between_trainings(without: stats.Floats) -> float:
     """Variance of the mean gain between trainings, from the gains `without` each seed.
 

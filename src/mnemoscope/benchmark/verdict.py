@@ -31,6 +31,7 @@ FEWEST_TRAININGS = 3
 
 WORSE = "attention did worse than the text"
 _BETTER = "attention did better than the text"
+_WANTED = "three needed for a verdict"
 COUNTED = ("no training", "one training", "two trainings")
 
 _points = partial(percent, unit=False)
@@ -87,7 +88,7 @@ def give_verdict(figures: BenchmarkFigures) -> Verdict:
     details = f"{less and less + '; '}{found} beyond {BEYOND}{_say_limits(figures, gain)}"
     side = _BETTER if gain.low > 0 else WORSE if is_worse else "undecided"
     if figures.n_trainings is not None and figures.n_trainings < FEWEST_TRAININGS:
-        trained = f"{COUNTED[figures.n_trainings]}; three needed for a verdict"
+        trained = f"{COUNTED[figures.n_trainings]}; {_WANTED}"
         return Verdict("unclear", f"{side} ({trained}): {details}")
     if gain.low > 0:
         lost = _say_lost(figures)
@@ -115,6 +116,11 @@ def brief_of(sentence: str) -> str:
     'undecided (one training; three needed for a verdict)'
     """
     return sentence.partition(": ")[0]
+
+
+def wants_trainings(sentence: str) -> bool:
+    """Whether a verdict's sentence takes no side for want of trainings."""
+    return any(f"({one}; {_WANTED}" in sentence for one in COUNTED)
 
 
 def _say_unclear(figures: BenchmarkFigures, gain: Gain) -> str | None:

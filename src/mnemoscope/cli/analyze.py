@@ -236,12 +236,14 @@ def watch(
     flags = GateFlags(fail_if=fail_if, baseline=baseline, strict=strict, junit=junit)
     history = history_folder(checkpoints[0]) if sequences is None else out or Path("watch")
     gates = read_gate(flags, gated_watch(), out=history)
-    from mnemoscope.flow.watch import WatchAsked, watch_checkpoints
+    from mnemoscope.flow.watch import WatchAsked, refuse_copy, watch_checkpoints
 
     if sequences is None:
         if len(checkpoints) > 1 or control is not None:
             raise UserError("watch: --sequences is missing. Name the texts or the table to watch.")
         _check_shown(history, Path(checkpoints[0]), out)
+        if baseline is not None:
+            refuse_copy(baseline, history)
     else:
         asked = WatchAsked(
             checkpoints=tuple(checkpoints),
@@ -258,7 +260,7 @@ def watch(
             trust_remote_code=trust_remote_code,
         )
         with shown(quiet):
-            watch_checkpoints(asked, history)
+            watch_checkpoints(asked, history, baseline)
     _show_history(history, out or history, gates, flags, answer)
 
 

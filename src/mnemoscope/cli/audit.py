@@ -348,9 +348,12 @@ def audit_verify(
     for line in found.checked:
         print(f"Checked: {line}")
     if found.checked and not search:
-        print("Not checked: whether passages were left out. --search asks every window again.")
+        print(
+            "Not checked: whether passages were left out, and what no window has right "
+            "('otherwise'). --search asks every window again."
+        )
     if found.n_spans or not found.problems:
-        whole = plural(found.n_spans, "passage")
+        whole = plural(found.n_spans, "piece") + " of passages"
         if found.n_open:
             print(
                 f"{folder}: {found.n_hold + found.n_open} of {whole} written again by the model; "
@@ -479,7 +482,7 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
     from mnemoscope.audits.records import WINDOWS_LINES, copies_said
     from mnemoscope.audits.shares import number_of, share_beside, share_words
-    from mnemoscope.audits.verdict import distance_said, error_rate
+    from mnemoscope.audits.verdict import distance_said, error_rate, is_near
     from mnemoscope.words import plural
 
     for row in record["documents"]:
@@ -517,8 +520,10 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
         copies = f"{n_near:,} near cop{'y' if n_near == 1 else 'ies'}"
         print(f"With {copies}: {_share(whole['near'])} recalled or nearly so.")
     print(record["verdict"]["sentence"])
-    distance = distance_said(record["reference"])
-    if distance and "nats a token" not in record["verdict"]["sentence"]:
+    reference, beside = record["reference"], record["verdict"]["beside"]
+    distance = distance_said(reference)
+    is_said = beside is not None and reference is not None and is_near(reference.get("apart"))
+    if distance and not is_said:
         print(f"The reference {distance}: {record['verdict']['page']}.")
     stride = int(str(record["settings"]["stride"]))
     if stride > 1 and not whole["recall_spans"]:
@@ -531,8 +536,8 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
     if "read" in record:
         print(printable(record["read"]["sentence"]))
     print(f"Read {out / 'report.html'} (the summary), then {out / 'audit.html'} (every passage).")
-    beside = [out / name for name in ("audit.json", "spans.parquet", "audit.sarif")]
-    print(f"For programs: {', '.join(map(str, beside))}.")
+    files = [out / name for name in ("audit.json", "spans.parquet", "audit.sarif")]
+    print(f"For programs: {', '.join(map(str, files))}.")
 
 
 def _share(share: "Share") -> str:

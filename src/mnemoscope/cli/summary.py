@@ -10,8 +10,8 @@ from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, headline_of,
 from mnemoscope.data.table import OWN_VERDICT
 from mnemoscope.pipeline.causes import GRAFT_FILE, GRAFT_SPECIFICITY_FILE, graft_statements
 from mnemoscope.pipeline.label import (
-    SampleEntry,
     aliases_of,
+    drawn_words,
     in_shown_order,
     samples_of,
     sharing_of,
@@ -77,7 +77,7 @@ def print_summary(study: Study) -> None:
         found = rows.get(key, {})
         row = found.get(headline_of(found), {})
         groups = _groups(row.get("n_eval"), row.get("n_groups"))
-        page.print(f"{numbers[key]}{entry.shown}: {_counts(entry)}{groups}")
+        page.print(f"{numbers[key]}{entry.shown}: {drawn_words(entry)}{groups}")
         if row.get("verdict"):
             page.print(f"{'   ' if several else ''}{TABLE[row['source']].name}: {row['verdict']}")
     for name, alias in aliases_of(study).items():
@@ -107,12 +107,16 @@ def print_grafts(study: Study) -> None:
         view = graft_of(study, key.taxonomy) if key.is_main else None
         if view is None:
             continue
-        beside = ["at random", "difference", "finding"] if view["first"] else []
+        beside = [f"{one}, random" for one in view["classes"]]
+        if view["first"]:
+            beside = ["at random", "difference", "finding"]
         title = f"{key.taxonomy}: left of each class with the twin's part, %"
         table = Table("part", *view["classes"], *beside, title=title, title_justify="left")
         for row in view["rows"][:_MOST_PARTS]:
             found, cells = row["found"], [figure(one) for one in row["cells"]]
-            if beside and found:
+            if not view["first"]:
+                cells += [figure(one) for one in row["random"]]
+            elif found:
                 left = percent(found["random_broken"], unit=False)
                 difference = figure(found["specific"], signed=True)
                 cells += [f"{found['broken']} {left}", difference, found["words"]]
@@ -120,12 +124,14 @@ def print_grafts(study: Study) -> None:
         page.print(table)
         if (more := len(view["rows"]) - _MOST_PARTS) > 0:
             page.print(f"And {plural(more, 'more part')}, in the report.")
-        if beside:
+        if view["first"]:
             page.print(
                 "At random: what is left of that class under random changes that break as much of "
                 "the other. Difference: so many points fewer are left with the twin's part, within "
                 "kinds of text."
             )
+        else:
+            page.print("Random: what is left under random changes as large as the twin's, a mean.")
     for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
         page.print(line)
     for why, command in untried_parts(study, shlex.quote(str(study.folder))):
@@ -138,7 +144,7 @@ def print_state(study: Study) -> None:
         _print_repeated(study)
     samples, page = list(in_shown_order(samples_of(study)).values()), console()
     for entry in samples[:_MOST_STATED]:
-        page.print(f"{entry.shown}: {_counts(entry)}", soft_wrap=True)
+        page.print(f"{entry.shown}: {drawn_words(entry)}", soft_wrap=True)
     if (further := len(samples) - _MOST_STATED) > 0:
         page.print(
             f"And {further:,} more samples, see {study.folder / 'manifests' / 'label.json'}."
@@ -155,24 +161,6 @@ def _print_repeated(study: Study) -> None:
         console().print(f"{n_memorized:,} of {plural(rows.height, 'sequence')} {way}.")
     if said := control_words(study):
         console().print(said, soft_wrap=True)
-
-
-def _counts(entry: SampleEntry) -> str:
-    """How many sequences there are of each class, and how many of each were drawn.
-
-    A repetition on other sequences (same genre, say) draws its own from the same classes, so it
-    says only what it drew.
-    """
-    if entry.impossible:
-        return f"no CNN can be trained. {entry.impossible}"
-    drawn = f"of each class {entry.n_train:,} train and {entry.n_eval:,} test the CNNs"
-    if entry.split_by == "folds":
-        drawn = f"of each class {entry.n_eval:,} train and test the CNNs in folds"
-    if not entry.key.is_main:
-        return drawn
-    left_out = dict.fromkeys(entry.dropped, " (left out)")
-    counts = (f"{name} {n:,}{left_out.get(name, '')}" for name, n in entry.counts.items())
-    return f"{', '.join(counts)}; {drawn}"
 
 
 def _groups(n: int | None, n_groups: int | None) -> str:

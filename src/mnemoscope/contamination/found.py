@@ -17,7 +17,7 @@ from mnemoscope.audits.exports import (
     sarif_rule,
 )
 from mnemoscope.audits.records import Sarif
-from mnemoscope.conditions import Case, Gate, GateResult, Measures, junit_suite, lacking, newer
+from mnemoscope.conditions import Case, Gate, GateResult, Measures, compared, junit_suite
 from mnemoscope.contamination.judge import (
     FEWEST_VARIANTS,
     RECALLED,
@@ -126,7 +126,7 @@ def judge_items(gate: Gate, found: Items, baseline: Path | None) -> GateResult:
 
     Raises UserError: `baseline` holds no items. DamagedDataError: it cannot be read.
     """
-    own, every, new, beside, compared = found.recalled, originals(found.table), "", "", None
+    own, every, new, beside, older_is = found.recalled, originals(found.table), "", "", None
     if found.record["reference"] is None and (every["variants"] < FEWEST_VARIANTS).all():
         raise UserError(
             f"--fail-if '{gate.text}': without a twin an item needs {FEWEST_VARIANTS} variants to "
@@ -135,21 +135,17 @@ def judge_items(gate: Gate, found: Items, baseline: Path | None) -> GateResult:
     if baseline is not None:
         older, new = read_found(baseline), "new "
         own = own.join(older.recalled, on=_ITEM, how="anti")
-        if {**older.record} == {**found.record}:
-            raise UserError(
-                f"--baseline {baseline}: the same items as those that are judged, beside which "
-                "nothing is new, so it never fails. Name those of an earlier model."
-            )
-        n_both = every.join(older.table, on=_ITEM, how="semi").height
-        compared = {"folder": str(baseline), "items_in_both": n_both}
-        compared |= {"items_only_here": every.height - n_both}
-        beside = newer(baseline, older.record["date"], found.record["date"])
-        if said := lacking(n_both, every.height, "item", baseline):
-            beside += f"; {said}"
+        older_is, beside = compared(
+            *(baseline, "item"),
+            dates=(older.record["date"], found.record["date"]),
+            is_same={**older.record} == {**found.record},
+            n_both=every.join(older.table, on=_ITEM, how="semi").height,
+            n_all=every.height,
+        )
     n = own.height if gate.of_number else own.height / every.height
     share = None if baseline is not None else found.shares[RECALLED]
     said = f"{gate.say(n, new, share)}, {gate.allowed}{beside}"
-    return GateResult(gate, gate.holds(n), said, own, n, every.height, baseline=compared)
+    return GateResult(gate, gate.holds(n), said, own, n, every.height, baseline=older_is)
 
 
 def items_junit(found: Items, judged: Sequence[GateResult]) -> str:

@@ -55,16 +55,19 @@ _SNIFFED_BYTES = 8192
 _SHORTEST_COPY = 5  # tokens; a shorter match proves nothing either way (their script)
 _SHOWN_CHARACTERS = 32
 _WORD = re.compile(r"[^\W_]+")
+_LOOK_LIKE_TEXT = {"a PDF file": b"%PDF-", "a PostScript file": b"%!PS", "an RTF file": b"{\\rtf"}
 
 
 def read_text(path: Path) -> str | None:
     """The text of a file, line ends as they are, without a byte order mark.
 
     None where it is no text: a zero byte near its beginning, or bytes that are not UTF-8. Raises
-    UserError: no permission to read it, or too long.
+    UserError: no permission to read it, too long, or a page description that only looks like text.
     """
     with open_raw(path) as file:
         data = file.read(MOST_TEXT_BYTES + 1)
+    if kind := next((one for one, mark in _LOOK_LIKE_TEXT.items() if data.startswith(mark)), None):
+        raise UserError(f"{path}: {kind}, which is no text. Save its text as .txt first.")
     if b"\0" in data[:_SNIFFED_BYTES]:
         return None
     if len(data) > MOST_TEXT_BYTES:

@@ -19,10 +19,10 @@ from mnemoscope.conditions import (
     Case,
     Gate,
     GateResult,
+    compared,
     failure_of,
     junit_suite,
-    lacking,
-    newer,
+    refuse_same,
     unchecked,
 )
 from mnemoscope.data.read import ReadResult, read_sequences
@@ -38,11 +38,14 @@ from mnemoscope.progress import track as show_track
 from mnemoscope.report.page import write_sections
 from mnemoscope.report.tables import AnalysisSection, table_of
 from mnemoscope.stats import FIGURE, Estimate, frame_of, share_true
+from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.taxonomy.groups import find_near_duplicates
 from mnemoscope.training.history import (
     History,
     HistoryWriter,
     follow,
+    holds_history,
+    is_checked,
     kept_controls,
     read_history,
     survival,
@@ -78,8 +81,17 @@ class WatchAsked:
     trust_remote_code: bool = False
 
 
-def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
+def refuse_copy(baseline: Path, history: Path) -> None:
+    """Refuse a baseline that is a copy of a folder that is judged as it is (UserError)."""
+    older = read_history(baseline)
+    if holds_history(history) and older.sums == read_history(history).sums:
+        refuse_same(baseline, older.last.get("date"))
+
+
+def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None) -> None:
     """Check every checkpoint that has not been checked yet; `out` is the history's folder.
+
+    A `baseline` that is a copy of it is refused before, where there is nothing to check.
 
     Raises UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints with
     different tokenizers; controls that are what is watched; a folder with a history of other
@@ -91,7 +103,16 @@ def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
             f"--control {asked.control}: the texts that are watched. Name texts that were kept out "
             "of training."
         )
+    if EMBEDDED in asked.checkpoints and not Path(EMBEDDED).exists():
+        raise UserError(
+            f"watch {EMBEDDED}: the shipped model has no checkpoints. Name a folder of them; of "
+            f"one model 'mnemoscope audit {EMBEDDED} {asked.sequences} -o audit' says what it "
+            "repeats."
+        )
     checkpoints = find_checkpoints(asked.checkpoints, least=1)
+    keys = {one: digest([one.signature(), asked.dtype, asked.decode]) for one in checkpoints}
+    if baseline is not None and all(is_checked(out, one.step, key) for one, key in keys.items()):
+        refuse_copy(baseline, out)
     check_dtype(asked.dtype)
     find_device(asked.device)
     first, trust = checkpoints[0], asked.trust_remote_code
@@ -122,7 +143,7 @@ def watch_checkpoints(asked: WatchAsked, out: Path) -> None:
             )
         with show_track("Checkpoints", total=len(checkpoints), unit="checkpoints") as progress:
             for one in checkpoints:
-                key = digest([one.signature(), asked.dtype, asked.decode])
+                key = keys[one]
                 if not history.has(one.step, key):
                     model = load_model(
                         one.name,
@@ -283,16 +304,12 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     rows = rows.join(known, on="window", maintain_order="left").with_columns(document=name_of)
     n_unread = history.unread.height
     beside = unchecked(n_unread, history.n_documents + n_unread)
-    done, compared = " reproduced", None
+    done, older_is = " reproduced", None
     if baseline is not None:
         done += f" newly ({int(rows['is_memorized'].sum()):,} in all)"
         older = read_history(baseline)
-        rows, compared = _new_since(rows, history, older, baseline)
-        beside += newer(baseline, older.last.get("date"), history.last.get("date"))
-        if compared["same_model"]:
-            beside += f"; {baseline} checked the same weights"
-        if lacks := lacking(compared["windows_in_both"], rows.height, "watched window", baseline):
-            beside += f"; {lacks}"
+        rows, older_is, said = _new_since(rows, history, older, baseline)
+        beside += said
     at = f"at step {step:,}, the last, "
     if gate.in_each:
         parts = {
@@ -316,34 +333,36 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
             n_unread,
             failing,
         )
-        return GateResult(gate, bool(failing), said, *found, baseline=compared)
+        return GateResult(gate, bool(failing), said, *found, baseline=older_is)
     share = _share(rows.join(_groups(history.windows), on="window", maintain_order="left"))
     said = f"{at}{_amount_said(gate, rows, share)}{which}{done}, {gate.allowed}{beside}"
     value = _amount(gate, rows)
     figures = rows.filter("is_memorized"), value, rows.height, n_unread
-    return GateResult(gate, gate.holds(value), said, *figures, baseline=compared)
+    return GateResult(gate, gate.holds(value), said, *figures, baseline=older_is)
 
 
 def _new_since(
     rows: pl.DataFrame, history: History, older: History, baseline: Path
-) -> tuple[pl.DataFrame, dict[str, Any]]:
-    """Rows in which nothing counts whose text another history's last check reproduces too."""
-    if older.sums == history.sums:
-        raise UserError(
-            f"--baseline {baseline}: a copy of the history that is judged, beside which nothing is "
-            "new, so it never fails. Name the one of an earlier training."
-        )
+) -> tuple[pl.DataFrame, dict[str, Any], str]:
+    """Rows in which nothing counts whose text another history's last check reproduces too.
+
+    Beside them how that one compares, for `--json` and in words.
+    """
     before, watched = reproduced_at_last(older)["text"], older.windows["text"]
     is_new = pl.col("is_memorized") & ~pl.col("text").is_in(before.implode())
     n_both = int(rows["text"].is_in(watched.implode()).sum())
     prints = [one.last.get("fingerprint") for one in (history, older)]
-    return rows.with_columns(is_memorized=is_new), {
-        "folder": str(baseline),
-        "step": older.steps[-1],
-        "same_model": prints[0] == prints[1] is not None,
-        "windows_in_both": n_both,
-        "windows_only_here": rows.height - n_both,
-    }
+    is_same_model = prints[0] == prints[1] is not None
+    facts, said = compared(
+        *(baseline, "watched window"),
+        dates=(older.last.get("date"), history.last.get("date")),
+        is_same=older.sums == history.sums,
+        n_both=n_both,
+        n_all=rows.height,
+        more=f"{baseline} checked the same weights" if is_same_model else "",
+    )
+    facts |= {"step": older.steps[-1], "same_model": is_same_model}
+    return rows.with_columns(is_memorized=is_new), facts, said
 
 
 def _amount(gate: Gate, rows: pl.DataFrame) -> float:

@@ -26,7 +26,7 @@ from mnemoscope.audits.records import Sarif
 from mnemoscope.audits.settings import checked
 from mnemoscope.cluster.run import run_units
 from mnemoscope.cluster.units import Opened, Result, UnitStore
-from mnemoscope.conditions import Case, Gate, GateResult, Measures, junit_suite, lacking, newer
+from mnemoscope.conditions import Case, Gate, GateResult, Measures, compared, junit_suite
 from mnemoscope.errors import UserError
 from mnemoscope.files import json_bytes, made_folder
 from mnemoscope.forgetting.judge import (
@@ -409,26 +409,22 @@ def judge_forgetting(gate: Gate, found: Forgetting, baseline: Path | None = None
     own = found.recalled
     if own.is_empty():
         raise UserError(f"--fail-if '{gate.text}': no recalled passage was asked.")
-    counted, new, beside, compared = _counted(gate, own), "", "", None
+    counted, new, beside, older_is = _counted(gate, own), "", "", None
     if baseline is not None:
         older, new = read_forgetting(baseline), "new "
-        if {**older.record} == {**found.record}:
-            raise UserError(
-                f"--baseline {baseline}: the same result as the one that is judged, beside which "
-                "nothing is new, so it never fails. Name that of an earlier model after."
-            )
+        older_is, beside = compared(
+            *(baseline, "passage"),
+            dates=(older.record["date"], found.record["date"]),
+            is_same={**older.record} == {**found.record},
+            n_both=own.join(older.recalled, on="text", how="semi").height,
+            n_all=own.height,
+        )
         check_gate(gate, has_twin="twin" in older.record["models"])
         counted = counted.join(_counted(gate, older.recalled), on="text", how="anti")
-        n_both = own.join(older.recalled, on="text", how="semi").height
-        compared = {"folder": str(baseline), "passages_in_both": n_both}
-        compared |= {"passages_only_here": own.height - n_both}
-        beside = newer(baseline, older.record["date"], found.record["date"])
-        if said := lacking(n_both, own.height, "passage", baseline):
-            beside += f"; {said}"
     n = counted.height if gate.of_number else counted.height / own.height
     share = None if gate.of_number or baseline is not None else Estimate(n)
     said = f"{gate.say(n, new, share)}, {gate.allowed}{beside}"
-    return GateResult(gate, gate.holds(n), said, counted, n, own.height, baseline=compared)
+    return GateResult(gate, gate.holds(n), said, counted, n, own.height, baseline=older_is)
 
 
 def _counted(gate: Gate, own: pl.DataFrame) -> pl.DataFrame:

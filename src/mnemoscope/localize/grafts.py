@@ -135,8 +135,10 @@ class Kept(NamedTuple):
     high: Floats
 
 
-def kept_by_class(survives: Bools, tried: Tried, *, seed: int) -> Kept:
-    """Share of each class that survives each graft, (n, grafts) bool, with intervals by group.
+def kept_by_class(survives: Bools | Floats, tried: Tried, *, seed: int) -> Kept:
+    """Share of each class that survives each graft, (n, grafts), with intervals by group.
+
+    `survives` is bool, or the share of draws that a sequence survives.
 
     Ends are NaN where the class has fewer than `FEWEST_GROUPS` groups.
     """
@@ -373,7 +375,7 @@ def _effective_groups(groups: Ints, weights: Floats) -> float:
     return float(of_group.sum() ** 2 / (of_group**2).sum())
 
 
-def _means(values: Bools, of: Bools, weights: Floats, counts: npt.NDArray[Any]) -> Floats:
+def _means(values: Bools | Floats, of: Bools, weights: Floats, counts: npt.NDArray[Any]) -> Floats:
     """Weighted means of the rows `of` (n,) of values (n, columns): (resamples, columns)."""
     counted = counts[:, of] * weights[of]
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -5,15 +5,16 @@ ordered pair of classes.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import polars as pl
 
 from mnemoscope.localize.grafts import Finding
 from mnemoscope.localize.rankings import RANKINGS
-from mnemoscope.stats import FEWEST_GROUPS, rows_of
-from mnemoscope.words import MINUS, p_figure, part_words, percent, plain_figure, plural
+from mnemoscope.stats import FEWEST_GROUPS, Estimate, rows_of
+from mnemoscope.words import MINUS, p_figure, part_words, percent, plain_figure, plural, ranged
 
 GRAFT_FILE = "graft.parquet"
 GRAFT_SPECIFICITY_FILE = "graft_specificity.parquet"
@@ -23,6 +24,8 @@ SEQUENCES_FILE = "graft_sequences.parquet"
 KNOCKOUT_FILE = "knockout.parquet"
 SPECIFICITY_FILE = "specificity.parquet"
 INTO_MODEL, INTO_TWIN = "twin_in_model", "model_in_twin"
+SAME_SIZE: Literal["same size"] = "same size"
+"""The control in `graft.parquet` of random changes as large as the twin's, means over draws."""
 TRUTH = "by truth"
 """The classes `never read` and `read` of what the twin alone reproduces too, as a taxonomy of their
 own, where the table knows what was read."""
@@ -201,21 +204,45 @@ def _named(name: str) -> str:
     return _IN_WORDS.get(name, name)
 
 
-def statements(indices: list[dict[str, object]]) -> Iterator[str]:
-    """Rows of `specificity.parquet` in words."""
+def spoken_strength(strengths: Iterable[float | None]) -> float:
+    """The strength of cuts that is spoken of: nearest to 1 % of the edges, not what looks best."""
+    return min((one for one in strengths if one), key=lambda one: abs(math.log(one)))
+
+
+def statements(indices: Iterable[Row]) -> Iterator[str]:
+    """Rows of `specificity.parquet`, as `rows_of` gives them, in words."""
     for row in indices:
-        others = json.loads(str(row["broken_others"]))
-        said = " and ".join(f"{share:.0%} of {name}" for name, share in others.items())
-        by_others = json.loads(str(row["broken_own_by_others"]))
-        instead = "".join(f", the edges of {name} {one:.0%}" for name, one in by_others.items())
+        others = " and ".join(
+            f"{_broken(one)} of {of}" for of, one in of_json(row, "broken_others")
+        )
+        by_others = "".join(
+            f", the edges of {name} {_broken(one)}"
+            for name, one in of_json(row, "broken_own_by_others")
+        )
         yield (
             f"{row['taxonomy']}: cutting the {row['strength']:g} % edges most decisive for "
-            f"{row['class']} (by {ranking_words(row)}) breaks {row['broken_own']:.0%} of "
+            f"{row['class']} (by {ranking_words(row)}) breaks {_broken(row['broken_own'])} of "
             f"{row['class']}"
-            + (f" and {said}" if said else "")
-            + f"; random edges of equal mass break {row['broken_own_equal_mass']:.0%} of it"
-            + f"{instead}."
+            + (f" and {others}" if others else "")
+            + f"; random edges of equal mass break {_broken(row['broken_own_equal_mass'])} of it"
+            + f"{by_others}."
         )
+
+
+def of_json(row: Row, column: str) -> list[tuple[str, Estimate]]:
+    """The figures by class of a column of `specificity.parquet`."""
+    return [(name, Estimate(**one)) for name, one in json.loads(row[column]).items()]
+
+
+def _lost(kept: Estimate) -> Estimate:
+    value, low, high = kept
+    if value is None or low is None or high is None:
+        return Estimate(None if value is None else 1 - value)
+    return Estimate(1 - value, 1 - high, 1 - low)
+
+
+def _broken(share: Estimate) -> str:
+    return ranged(share, scale=100, unit=" %", digits=0)
 
 
 def ranking_words(row: Mapping[str, object]) -> str:
@@ -235,7 +262,7 @@ def own_statements(rows: pl.DataFrame) -> Iterator[str]:
         if not found:
             continue
         own, another, equal = (
-            f"{1 - (found[one]['survival'].value or 0.0):.0%}"
+            _broken(_lost(found[one]["survival"]))
             for one in ("own", "own, another's", "own, equal mass")
         )
         yield (

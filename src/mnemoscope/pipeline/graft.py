@@ -49,6 +49,7 @@ from mnemoscope.pipeline.causes import (
     INTO_MODEL,
     INTO_TWIN,
     PATCHES_FILE,
+    SAME_SIZE,
     SEQUENCES_FILE,
     TRUTH,
 )
@@ -59,7 +60,7 @@ from mnemoscope.stats import FEWEST_GROUPS, FIGURE, Estimate, frame_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, facts_of, identity_of
 from mnemoscope.study.records import Model
-from mnemoscope.study.settings import PATCH_DRAWS, GraftSettings
+from mnemoscope.study.settings import DRAWS_BESIDE, GraftSettings
 from mnemoscope.study.stages import stage_named
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.draw import order_keys
@@ -85,7 +86,7 @@ class Graft:
 
     part: str
     direction: str = INTO_MODEL
-    control: Literal["twin", "flip"] = "twin"
+    control: Literal["twin", "flip", "same size"] = "twin"  # `SAME_SIZE` in tables alone
     share: float = 1.0
 
 
@@ -129,11 +130,13 @@ class Task:
     basis: str
     key: str
     n_tried: int = 1  # sequences of a scan
+    is_walked: bool = True  # whether a random change is tried at growing scales
 
     @property
     def size(self) -> int:
         """Sequences that are scanned for it, about."""
-        n_scans = {Graft: 1, Walk: _SCANS_OF_A_WALK, Patch: 2}  # a patch runs both
+        n_scales = _SCANS_OF_A_WALK if self.is_walked else 1
+        n_scans = {Graft: 1, Walk: n_scales, Patch: 2}  # a patch runs both
         return n_scans[type(self.graft)] * self.n_tried
 
     def beside(self, graft: Graft) -> "Task":
@@ -226,13 +229,14 @@ def make_grafts(
         study.remember_model(role, facts)
     every = tasks_of(study, known.values["facts"], known.values["parts"])
     tasks = [replace(one, n_tried=n_tried) for one in every]
-    n_walks = sum(isinstance(task.graft, Walk) for task in tasks)
-    walks = f" and {n_walks:,} walks (one random change at growing scales)" if n_walks else ""
+    n_walks, may_decide = sum(isinstance(task.graft, Walk) for task in tasks), may_compare(study)
+    how = "random change at growing scales" if may_decide else "random change of the same size"
+    walks = f" and {n_walks:,} walks (one {how})" if n_walks else ""
     n_done = sum(store.has(task.key) for task in tasks)
     done = f"; {n_done:,} of these {len(tasks):,} are done" if n_done else ""
     say(f"{len(tasks) - n_walks:,} grafts{walks}{done}.")
-    if not n_walks and INTO_MODEL in wanted.graft.directions:
-        say(NO_WALKS)
+    if not may_decide and INTO_MODEL in wanted.graft.directions:
+        say(NO_VERDICT)
     tasks = share.of(tasks)
     is_here = known.values["facts"]["model"]["device"] == "cpu" and not models.given
     if share == ALL and is_here and sum(one.size for one in tasks) >= _WORTH_WORKERS:
@@ -256,6 +260,7 @@ class GraftCounts(NamedTuple):
     n_there: int
     n_scans: int
     n_each: int
+    may_decide: bool  # whether classes can be compared, which random changes of equal harm do
 
 
 def count_grafts(study: Study, models: Models) -> GraftCounts:
@@ -266,6 +271,7 @@ def count_grafts(study: Study, models: Models) -> GraftCounts:
     n_tried = _check_twin(study, models)
     store, wanted, facts = graft_store(study), study.settings.graft, study.record["models"]
     tried = _tried(study)
+    may_decide = _may_decide(study, tried)
     known = store.get(_anatomy(study, models).key)
     if known is not None:
         parts = known.values["parts"]
@@ -277,7 +283,7 @@ def count_grafts(study: Study, models: Models) -> GraftCounts:
         whole = [f"layers.{at}.{kind}" for at in range(n_layers) for kind in KINDS]
         parts = list(wanted.parts or [*whole, *OUTSIDE])
         every = list(_wanted(study, tried, parts, n_layers))
-        todo = [Task(one, "", "") for one in every]
+        todo = [Task(one, "", "", is_walked=may_decide) for one in every]
     n_walks = sum(isinstance(one, Walk) for one in every)
     return GraftCounts(
         n_parts=len(parts),
@@ -286,6 +292,7 @@ def count_grafts(study: Study, models: Models) -> GraftCounts:
         n_there=len(every) - len(todo),
         n_scans=sum(replace(one, n_tried=1).size for one in todo),
         n_each=n_tried + _held_out(study, n_tried).height,
+        may_decide=may_decide,
     )
 
 
@@ -356,9 +363,10 @@ def tasks_of(
     # How far a walk goes depends on the classes too.
     largest = study.settings.graft.largest_scale
     classes = digest([_labels_of(study, tried).write_csv(), largest])
+    is_walked = _may_decide(study, tried)
     for one in _wanted(study, tried, parts, facts["model"]["n_layers"]):
         key = _key(basis, one, *([classes] if isinstance(one, Walk) else []))
-        yield Task(one, basis, key)
+        yield Task(one, basis, key, is_walked=is_walked)
 
 
 def _wanted(
@@ -369,7 +377,7 @@ def _wanted(
     for one in grafts_of(wanted, parts):
         if may_decide or (one.control == "twin" and one.share == 1):  # the rest is for the verdict
             yield one
-    yield from walks_of(wanted, parts) if may_decide else ()
+    yield from walks_of(wanted, parts, most=wanted.draws if may_decide else DRAWS_BESIDE)
     yield from patches_of(wanted, n_layers, n_read=study.settings.sequences.length - 1)
 
 
@@ -389,7 +397,7 @@ def patches_of(wanted: GraftSettings, n_layers: int, *, n_read: int) -> Iterator
                 for direction in wanted.directions:
                     one = Patch(f"layers.{layer}.{place}", positions, direction)
                     yield one
-                    for draw in range(min(wanted.draws, PATCH_DRAWS)):
+                    for draw in range(min(wanted.draws, DRAWS_BESIDE)):
                         yield replace(one, control="other", draw=draw)
 
 
@@ -405,18 +413,25 @@ def grafts_of(wanted: GraftSettings, parts: Sequence[str]) -> Iterator[Graft]:
             yield Graft(part, control="flip")
 
 
-def walks_of(wanted: GraftSettings, parts: Sequence[str]) -> Iterator[Walk]:
-    """All walks of the settings, the kinds of random changes in turn."""
+def walks_of(wanted: GraftSettings, parts: Sequence[str], *, most: int) -> Iterator[Walk]:
+    """All walks of the settings, the kinds of random changes in turn, `most` of a part."""
     if INTO_MODEL in wanted.directions:
         for part in parts:
-            for draw in range(wanted.draws):
+            for draw in range(min(wanted.draws, most)):
                 yield Walk(part, wanted.controls[draw % len(wanted.controls)], draw)
 
 
-NO_WALKS = (
-    f"No doses and no random changes are tried: a verdict needs {FEWEST_GROUPS} sequences in "
-    "each of two memorized classes, near duplicates counted once."
+NO_VERDICT = (
+    "No verdict between classes: it needs "
+    f"{FEWEST_GROUPS} sequences in each of two memorized classes, near duplicates counted once. "
+    f"Each part stands beside {DRAWS_BESIDE} random changes of the same size, and no doses are "
+    "tried."
 )
+
+
+def may_compare(study: Study) -> bool:
+    """Whether grafts of a labelled study can compare two classes."""
+    return _may_decide(study, _tried(study))
 
 
 def _may_decide(study: Study, tried: pl.DataFrame) -> bool:
@@ -594,6 +609,7 @@ class _Survival(NamedTuple):
 def _grafted(loaded: Loaded, graft: Graft) -> _Survival:
     """What survives one graft."""
     swapped: AbstractContextManager[None] = nullcontext()
+    assert graft.control != SAME_SIZE
     if graft.part:
         swapped = loaded.pairs[graft.direction].grafted(
             graft.part, control=graft.control, share=graft.share
@@ -649,10 +665,27 @@ def _states(loaded: Loaded, direction: str, part: str) -> KeptStates | None:
 def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
     """What survives a walk, a row a scale and sequence.
 
-    From the twin's size up until no class has more left than under the twin's part and its flip,
-    and a step further, so that resamples come there too; down until none has less than under the
-    twin's. So curves reach either's harm to every class that may have a verdict.
+    Where no classes can be compared, at the twin's size alone. Else from there up until no class
+    has more left than under the twin's part and its flip, and a step further, so that resamples
+    come there too; down until none has less than under the twin's. So curves reach either's harm
+    to every class that may have a verdict.
     """
+    change = loaded.pairs[INTO_MODEL].walk(
+        walk.part,
+        control=walk.control,
+        seed=loaded.study.settings.graft.seed * 10_000 + walk.draw,
+    )
+    model, states = loaded.models[INTO_MODEL], _states(loaded, INTO_MODEL, walk.part)
+    found: dict[float, _Survival] = {}
+
+    def tried_at(scale: float) -> np.ndarray:
+        with change(scale):
+            found[scale] = _judged(loaded, model, walk, states)
+        return found[scale].survives
+
+    first = tried_at(1.0)
+    if not task.is_walked:
+        return found[1.0].table(loaded.tried, scale=1.0)
     grafts = (Graft(walk.part), Graft(walk.part, control="flip"), Graft(""), Graft("", INTO_TWIN))
     twin, flip, base, alone = (_seen(loaded, task, one) for one in grafts)
     taxonomies = _classes(loaded.labels, _taxonomies(loaded.study), base, alone)
@@ -662,27 +695,15 @@ def _walked(loaded: Loaded, task: Task, walk: Walk) -> pl.DataFrame:
     members = members[[len(np.unique(groups[one > 0])) >= FEWEST_GROUPS for one in members]]
     left, whole = members @ twin, members.sum(axis=1)
     least = np.minimum(left, members @ flip)
-    seed = loaded.study.settings.graft.seed * 10_000 + walk.draw
-    change = loaded.pairs[INTO_MODEL].walk(walk.part, control=walk.control, seed=seed)
-    model, states = loaded.models[INTO_MODEL], _states(loaded, INTO_MODEL, walk.part)
-    found: dict[float, _Survival] = {}
-
-    def kept(scale: float) -> np.ndarray:
-        with change(scale):
-            found[scale] = _judged(loaded, model, walk, states)
-        counts: np.ndarray = members @ found[scale].survives
-        return counts
-
-    first = kept(1.0)
     if (left < _UNHARMED * whole).any():
         largest = loaded.study.settings.graft.largest_scale
-        now, scale, is_there = first, WALK_STEP, False
+        now, scale, is_there = members @ first, WALK_STEP, False
         while now.any() and not is_there and scale <= largest:
             is_there = bool((now <= least).all())
-            now, scale = kept(scale), scale * WALK_STEP
-        now, scale = first, 1 / WALK_STEP
+            now, scale = members @ tried_at(scale), scale * WALK_STEP
+        now, scale = members @ first, 1 / WALK_STEP
         while (now < left).any() and scale >= _SMALLEST_SCALE:
-            now, scale = kept(scale), scale / WALK_STEP
+            now, scale = members @ tried_at(scale), scale / WALK_STEP
     return pl.concat(found[one].table(loaded.tried, scale=one) for one in sorted(found))
 
 
@@ -702,7 +723,7 @@ def _patched(loaded: Loaded, patch: Patch) -> _Survival:
     rows = pl.concat([tried, held_out], how="diagonal_relaxed")
     tokens, others = token_matrix(rows), None
     if patch.control == "other":
-        n_draws, seed = min(study.settings.graft.draws, PATCH_DRAWS), study.settings.graft.seed
+        n_draws, seed = min(study.settings.graft.draws, DRAWS_BESIDE), study.settings.graft.seed
         drawn = other_rows(find_groups(rows.drop("group")).to_list(), n_draws, seed=seed)
         others = tokens[drawn[patch.draw]]
     place, layer, positions = patch.where
@@ -769,10 +790,11 @@ def _conclude(
     at_once: list[Graft | Patch] = [*grafts, *patches]
     survives = {one: made[one]["survives"].to_numpy() for one in at_once}
     losses = {one: made[one]["heldout_loss"][0] for one in survives}
+    same_size = dict(_same_size(parts, walks))
     base, alone = grafts[:2]
     tried, seed = _tried(study), study.settings.graft.seed
     labels, taxonomies = _labels_of(study, tried), _taxonomies(study)
-    found = _found_taxonomies(study)
+    may_decide, found = _may_decide(study, tried), _found_taxonomies(study)
     for one in found:
         labels = labels.with_columns(label_sequences(tried, one).alias(one.name))
         taxonomies[one.name] = [name for name in one.classes if name != NON_MEMO]
@@ -787,10 +809,14 @@ def _conclude(
         )
         for name, kept in ((GRAFT_FILE, grafts[1:]), (PATCHES_FILE, patches)):
             under = {one: survives[one][inside] for one in kept}
-            written[name] += _rows(classes, of_these, under, losses, seed=seed)
+            known = losses
+            if name == GRAFT_FILE:
+                under |= {one: left[inside] for one, (left, _) in same_size.items()}
+                known = losses | {one: loss for one, (_, loss) in same_size.items()}
+            written[name] += _rows(classes, of_these, under, known, seed=seed)
         for walk, curve in walks.items():
             written[CURVES_FILE] += _curve_rows(classes, walk, curve)
-        if walks and len(classes.names) > 1:
+        if may_decide and walks and len(classes.names) > 1:
             compared = [
                 Part(
                     part,
@@ -846,6 +872,23 @@ def _kinds(tried: pl.DataFrame, taxonomy: str) -> np.ndarray:
     return tried.select(text.rank("dense").cast(pl.Int64)).to_series().to_numpy()
 
 
+def _same_size(
+    parts: Sequence[str], walks: Mapping[Walk, "_Curve"]
+) -> Iterator[tuple[Graft, tuple[np.ndarray, float | None]]]:
+    """For each part what random changes as large as the twin's leave, means over the draws.
+
+    Of each sequence the share of draws it survives, (n,), and the loss of what is held out.
+    """
+    for part in parts:
+        at = [(one, list(one.scales).index(1.0)) for of, one in walks.items() if of.part == part]
+        if at:
+            left = np.mean([one.survives[place] for one, place in at], axis=0)
+            losses = [one.losses[place] for one, place in at]
+            known = [one for one in losses if one is not None]
+            loss = float(np.mean(known)) if len(known) == len(losses) else None
+            yield Graft(part, control=SAME_SIZE), (left, loss)
+
+
 class _Curve(NamedTuple):
     """A walk: scales (S,), survivors (S, n) and loss of what is held out (S,)."""
 
@@ -875,7 +918,11 @@ GRAFT_COLUMNS = {
     **_OF_CLASS,
     "part": Column(pl.String, "what is put in; empty: nothing, the twin alone"),
     "direction": _DIRECTION,
-    "control": Column(pl.String, "`twin`, or `flip`: the same change in the other direction"),
+    "control": Column(
+        pl.String,
+        "`twin`, `flip`: the same change in the other direction, or `same size`: "
+        "random changes as large as the twin's, means over draws",
+    ),
     "share": Column(pl.Float64, "1, or a dose of `graft.shares`"),
     **_TRIED,
 }

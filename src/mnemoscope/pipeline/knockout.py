@@ -44,7 +44,7 @@ from mnemoscope.pipeline.localize import rank_edges
 from mnemoscope.pipeline.stored_maps import open_maps
 from mnemoscope.pipeline.train import sample_rows
 from mnemoscope.progress import Progress, say
-from mnemoscope.stats import FIGURE, NO_ESTIMATE, frame_of
+from mnemoscope.stats import FIGURE, NO_ESTIMATE, Estimate, frame_of, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy.groups import find_groups
@@ -78,8 +78,9 @@ SPECIFICITY_COLUMNS = {
     "by": _BY,
     "class": Column(pl.String, "the class whose decisive edges are cut"),
     "strength": Column(pl.Float64, "per cent of all edges"),
-    "broken_own": Column(pl.Float64, "share of that class that they break"),
-    "broken_own_equal_mass": Column(pl.Float64, "share that random edges of equal mass break"),
+    "broken_own": Column(FIGURE, "share of that class that they break"),
+    "broken_own_equal_mass": Column(FIGURE, "share that random edges of equal mass break"),
+    "beyond_equal_mass": Column(FIGURE, "the first minus the second, of the same sequences"),
     "broken_others": Column(pl.String, "JSON: share of each other class that they break"),
     "broken_own_by_others": Column(pl.String, "JSON: share that others' edges break"),
     "specificity": Column(FIGURE, "own minus others, beyond edges of equal mass"),
@@ -151,32 +152,43 @@ def specificity_rows(
             name: [_broken(outcomes[cut], name) for cut in kinds["equal mass", own, strength]]
             for name in names
         }
-        others = {name: float(broken[name].mean()) for name in names if name != own}
+        groups = {
+            name: outcomes[decisive].filter(pl.col("class") == name)["group"].to_numpy()
+            for name in names
+        }
+
+        def share(values: list[np.ndarray], of: str) -> Estimate:
+            drawn_by = groups[of]  # noqa: B023 - used in this turn
+            return mean_share(values, n_resamples=_N_RESAMPLES, seed=seed, groups=drawn_by)
+
+        others = {name: share([broken[name]], name) for name in names if name != own}
         by_others = {
-            name: float(_broken(outcomes[kinds["decisive", name, strength][0]], own).mean())
+            name: share([_broken(outcomes[kinds["decisive", name, strength][0]], own)], own)
             for name in others
         }
+        beyond = broken[own] - np.mean(by_equal_mass[own], axis=0)
         row: dict[str, object] = {
             **decisive.sample._asdict(),
             "by": by,
             "class": own,
             "strength": strength,
-            "broken_own": float(broken[own].mean()),
-            "broken_own_equal_mass": float(np.mean(by_equal_mass[own])),
-            "broken_others": json.dumps(others),
-            "broken_own_by_others": json.dumps(by_others),
+            "broken_own": share([broken[own]], own),
+            "broken_own_equal_mass": share(by_equal_mass[own], own),
+            "beyond_equal_mass": share([beyond], own),
+            "broken_others": _as_json(others),
+            "broken_own_by_others": _as_json(by_others),
             "specificity": NO_ESTIMATE,
         }
         if others:
-            groups = {
-                name: outcomes[decisive].filter(pl.col("class") == name)["group"].to_numpy()
-                for name in names
-            }
             index = specificity(
                 broken, by_equal_mass, own, n_resamples=_N_RESAMPLES, seed=seed, groups=groups
             )
             row["specificity"] = index
         yield row
+
+
+def _as_json(figures: Mapping[str, Estimate]) -> str:
+    return json.dumps({name: one._asdict() for name, one in figures.items()})
 
 
 def _by_kind(cuts: Iterable[EdgeCut]) -> dict[tuple[str, str, float | None], list[EdgeCut]]:
@@ -238,7 +250,7 @@ def knockout_stage(study: Study, models: Models) -> None:
         study.write(SPECIFICITY_FILE, specific, SPECIFICITY_COLUMNS)
         counts |= {"rows": len(rows), "taxonomies": len({row["taxonomy"] for row in rows})}
     study.forget("report")  # the report includes the knockout
-    for line in (*statements(indices), *own_statements(study.read(KNOCKOUT_FILE))):
+    for line in (*statements(rows_of(specific)), *own_statements(study.read(KNOCKOUT_FILE))):
         say(line)
 
 

@@ -194,6 +194,24 @@ def in_shown_order(samples: Mapping[SampleKey, SampleEntry]) -> dict[SampleKey, 
     return {key: samples[key] for key in sorted(samples, key=rank)}
 
 
+def drawn_words(entry: SampleEntry) -> str:
+    """How many sequences there are of each class, and how many of each were drawn.
+
+    A repetition on other sequences (same genre, say) draws its own from the same classes, so it
+    says only what it drew.
+    """
+    if entry.impossible:
+        return f"no CNN can be trained. {entry.impossible}"
+    drawn = f"of each class {entry.n_train:,} train and {entry.n_eval:,} test the CNNs"
+    if entry.split_by == "folds":
+        drawn = f"of each class {entry.n_eval:,} train and test the CNNs in folds"
+    if not entry.key.is_main:
+        return drawn
+    left_out = dict.fromkeys(entry.dropped, " (left out)")
+    counts = (f"{name} {n:,}{left_out.get(name, '')}" for name, n in entry.counts.items())
+    return f"{', '.join(counts)}; {drawn}"
+
+
 _REASONS_SAID = 3
 
 
@@ -304,7 +322,7 @@ def _entry(
         meanings=[
             "the model's continuation differs from the text's suffix",
             *[f"memorized, and {node.meaning}" for node in taxonomy.nodes],
-            "memorized, and none of the rules before holds",
+            f"memorized, and not {' or '.join(node.name for node in taxonomy.nodes)}",
         ],
         counts=count_classes(labels, taxonomy.classes),
         unlabelled=labels.null_count(),

@@ -11,7 +11,13 @@ from mnemoscope.benchmark.gain import POWER, SPREAD, expected_seen
 from mnemoscope.benchmark.verdict import EFFECT
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.table import has_values
-from mnemoscope.pipeline.label import SAMPLES_FILE, SampleEntry, draw_samples, samples_of
+from mnemoscope.pipeline.label import (
+    SAMPLES_FILE,
+    SampleEntry,
+    draw_samples,
+    drawn_words,
+    samples_of,
+)
 from mnemoscope.pipeline.published_split import take_published_patterns
 from mnemoscope.pipeline.sources import PlannedData, verdict_column
 from mnemoscope.stats import FEWEST_GROUPS
@@ -24,6 +30,8 @@ from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import Taxonomy, count_class_sets, distinct_partitions
 from mnemoscope.taxonomy.sample import N_FOLDS, SampleKey
 from mnemoscope.words import nats, plural
+
+_MOST_DRAWN = 3  # samples whose classes are counted in a dry run
 
 
 def find_need(
@@ -78,6 +86,11 @@ def _counted(samples: pl.DataFrame, entries: Mapping[SampleKey, SampleEntry], ho
         how=f"counted: {how}",
         samples=[(one.taxonomy, len(one.classes)) for one in trained],
         impossible={one.shown: one.impossible for one in entries.values() if one.impossible},
+        drawn=[
+            (one.n_train, one.n_eval, f"{one.shown}: {drawn_words(one)}")
+            for one in trained
+            if one.key.is_main
+        ],
     )
 
 
@@ -186,7 +199,7 @@ def taxonomy_lines(
 
 
 def expected_lines(
-    settings: StudySettings, data: PlannedData, taxonomies: Sequence[Taxonomy]
+    settings: StudySettings, data: PlannedData, taxonomies: Sequence[Taxonomy], need: Need
 ) -> Iterator[str]:
     """How many sequences of a class to expect, and the smallest gain that they should show."""
     label = settings.label
@@ -213,14 +226,26 @@ def expected_lines(
         )
     if data.frame is None or data.n_memorized is None:
         yield f"Expected: {expected} {wants}"
-    yield f"Power: {_power(settings, data.n_sequences, taxonomies)}"
+    for _, _, words in need.drawn[:_MOST_DRAWN]:
+        yield f"Drawn: {words}."
+    yield f"Power: {_power(settings, data.n_sequences, taxonomies, need)}"
 
 
-def _power(settings: StudySettings, n_sequences: int | None, taxonomies: Sequence[Taxonomy]) -> str:
-    """The smallest gain that a study should show."""
+def _power(
+    settings: StudySettings,
+    n_sequences: int | None,
+    taxonomies: Sequence[Taxonomy],
+    need: Need,
+) -> str:
+    """The smallest gain that a study should show: of what is drawn, else of equal classes."""
     label, is_folds = settings.label, settings.label.split == "folds"
     n_classes = min((_fewest_classes(settings, one) for one in taxonomies), default=2)
     n_most = label.per_class if n_sequences is None else n_sequences // n_classes
+    if need.impossible and not need.samples:
+        return "none. No taxonomy can be trained, see below."
+    drawn = min((one[:2] for one in need.drawn), default=None)
+    if drawn:
+        n_most = drawn[1] if is_folds else sum(drawn)
     if n_most < label.minimum:
         limit = settings.sequences.limit
         is_cut = limit is not None and n_sequences == limit
@@ -230,9 +255,12 @@ def _power(settings: StudySettings, n_sequences: int | None, taxonomies: Sequenc
             f"{label.minimum:,} each (label.minimum), so nothing will be trained: the run ends "
             f"with counts, passages and a report. For a verdict give {more}."
         )
-    n_asked, sees = [], []
+    n_asked: list[int] = []
+    sees = []
     for n_drawn in (min(n_most, label.per_class), min(label.minimum, label.per_class)):
         n = n_drawn if is_folds else max(2, n_drawn * label.n_eval // label.per_class)
+        if drawn and not n_asked:
+            n = drawn[1]
         n_trained = n_drawn * (1 - 1 / N_FOLDS) if is_folds else n_drawn - n
         n_asked.append(n)
         sees.append(
@@ -245,9 +273,12 @@ def _power(settings: StudySettings, n_sequences: int | None, taxonomies: Sequenc
             f"none. A verdict needs {FEWEST_GROUPS} evaluation sequences of each class at "
             f"least, and here are {n_asked[0]:,}. Take more sequences."
         )
+    equal = ""
+    if n_sequences is not None and not drawn and n_most < label.per_class:
+        equal = f" (at most, if the {n_sequences:,} are {n_classes} classes of one size)"
     return (
         f"the least gain that counts is {EFFECT:g} nats a sequence. With {n_asked[0]:,} evaluation "
-        f"sequences of each class a study sees {sees[0]} in {100 * POWER:g} % of cases; with "
-        f"{n_asked[1]:,}, the fewest it takes, {sees[1]}. Near duplicates count once. Assumed: "
-        f"gains differ by {SPREAD:g} nats (standard deviation) from sequence to sequence."
+        f"sequences of each class{equal} a study sees {sees[0]} in {100 * POWER:g} % of cases; "
+        f"with {n_asked[1]:,}, the fewest it takes, {sees[1]}. Near duplicates count once. "
+        f"Assumed: gains differ by {SPREAD:g} nats (standard deviation) from sequence to sequence."
     )

@@ -14,7 +14,7 @@ import polars as pl
 from mnemoscope.data.table import token_matrix, whole_mask
 from mnemoscope.files import digest
 from mnemoscope.pipeline.label import LABELS_FILE
-from mnemoscope.stats import Estimate, share_true
+from mnemoscope.stats import Estimate, clopper_pearson, share_true
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy import PAPER
@@ -116,8 +116,28 @@ def _more_repeated(study: Study) -> tuple[int, int] | None:
     if found is None:
         return None
     rows = study.sequences.select("sequence_id", "is_memorized").join(found, on="sequence_id")
-    n, n_own = int(rows["is_repeated"].sum()), int(rows["is_memorized"].sum())
-    return (n, rows.height) if n and n >= _SWAPPED * n_own else None
+    n = int(rows["is_repeated"].sum())
+    return (n, rows.height) if repeats_more(rows["is_memorized"], rows["is_repeated"]) else None
+
+
+def repeats_more(own: pl.Series, others: pl.Series) -> bool:
+    """Whether a reference repeats so much more than the model that the two may be swapped.
+
+    `own` and `others` say of the same texts whether model and reference repeat them. The reference
+    repeats five times as many, and of those that only one of the two repeats more than half: the
+    lower end of the 95 % interval (Clopper and Pearson) is above it, so 6 of 6 are enough.
+
+    >>> none, six = [False] * 500, [True] * 6 + [False] * 494
+    >>> repeats_more(pl.Series(none), pl.Series(six)), repeats_more(pl.Series(six), pl.Series(none))
+    (True, False)
+    >>> repeats_more(pl.Series(none), pl.Series([True, *none[1:]]))
+    False
+    """
+    n_only, n_apart = int((others & ~own).sum()), int((others != own).sum())
+    if not n_apart or others.sum() < _SWAPPED * own.sum():
+        return False
+    low = clopper_pearson(n_only, n_apart).low
+    return low is not None and low > 1 / 2
 
 
 def _answers(study: Study) -> pl.DataFrame | None:

@@ -1,25 +1,42 @@
 """What a study lacks and what may come next: one list for the terminal, `status` and the report."""
 
+import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from mnemoscope.benchmark.gain import times_wanted
+from mnemoscope.benchmark.verdict import EFFECT, wants_trainings
 from mnemoscope.data.table import whole_mask
 from mnemoscope.files import free_name
-from mnemoscope.pipeline.causes import FEWEST_GRAFTED
+from mnemoscope.localize.grafts import FEWEST_WALKS, Finding
+from mnemoscope.pipeline.causes import (
+    FEWEST_GRAFTED,
+    GRAFT_FILE,
+    GRAFT_SPECIFICITY_FILE,
+    INTO_MODEL,
+    KNOCKOUT_FILE,
+    SPECIFICITY_FILE,
+    by_weight,
+    finding_of,
+    spoken_strength,
+)
 from mnemoscope.pipeline.label import SampleEntry, nothing_to_train, samples_of
 from mnemoscope.pipeline.reference import is_swapped
-from mnemoscope.stats import FEWEST_GROUPS
+from mnemoscope.stats import FEWEST_GROUPS, rows_of
 from mnemoscope.study.folder import Study
-from mnemoscope.study.settings import NO_MODEL, split_revision
+from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
 from mnemoscope.study.stages import STAGES
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import PART_KINDS, plural
+from mnemoscope.words import MINUS, PART_KINDS, count, nats, plural, ranged, rounded, whole_kind
 
 FIRST = 3
 """Steps that a terminal names."""
+_MOST_TIMES = 50
+"""So many times the sequences are beyond reach."""
+_MOST_SCALE = 1000  # of `graft.largest_scale`
 
 
 class Step(NamedTuple):
@@ -42,6 +59,18 @@ def missing_of(study: Study) -> str | None:
     return f"Not done yet: {', '.join(lacking)}."
 
 
+class Deciding(NamedTuple):
+    """What would answer a question that is left open, and the command; empty where there is none.
+
+    `question` is "attention", "parts" (do two classes need different ones?) or "cuts".
+    """
+
+    question: str
+    taxonomy: str
+    why: str
+    command: str
+
+
 def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     """What may come next, what says most of this study first; each command works as it stands.
 
@@ -54,13 +83,22 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     if is_swapped(study):
         yield _swap(study, place)
     grafts = list(_grafts(study, folder))
+    open_ones = {one.question: one for one in reversed([*deciding(study, place)]) if one.command}
+    # One a question, and where the same command answers two of them the first.
+    asked = {one.command: Step(one.why, one.command) for one in open_ones.values()}
+    decide = list(reversed(asked.values()))
     if _has_two_classes(study):
         yield from grafts
         grafts = []
+    if is_whole:
+        yield from decide
+        decide = []
     audits: list[Step] = []
     if missing_of(study) is not None:
         go_on, audits = _go_on(study, place), list(_audit_instead(study, place))
         steps = [go_on, *audits, *grafts, *_ask_reference(study, folder)]
+        if not any("OTHER_TEXTS" in one.command for one in steps):
+            steps += decide
         yield from sorted(steps, key=lambda one: "OTHER_TEXTS" in one.command)
     else:
         yield from grafts
@@ -112,11 +150,13 @@ def untried_parts(study: Study, folder: str) -> Iterator[Step]:
     wanted, manifest = study.settings.graft.parts, study.manifest("graft")
     if wanted is None or manifest is None or not study.is_done("graft"):
         return
-    kinds = {one.rpartition(".")[2] for one in wanted}
+    kinds, tried = {one.rpartition(".")[2] for one in wanted}, manifest["counts"]["parts"]
     left = [one for one in (*PART_KINDS, "embedding", "unembedding") if one not in kinds]
-    why = f"Grafts so far: {', '.join(manifest['counts']['parts'])}"
+    left = [PART_KINDS.get(one, one) for one in left]
+    left += [] if any("layers." in one for one in tried) else ["single layers"]
+    why = f"Grafts so far: {', '.join(map(whole_kind, tried))}"
     why += f"; not tried: {', '.join(left)}" if left else ""
-    yield Step(f"{why}. All parts, one by one", f"mnemoscope graft {folder} --full --redo")
+    yield Step(f"{why}. Every part of every layer", f"mnemoscope graft {folder} --full --redo")
 
 
 def steps_from_here(study: Study) -> Iterator[Step]:
@@ -245,3 +285,228 @@ def _has_two_classes(study: Study) -> bool:
 
 def _memorized(sample: SampleEntry) -> dict[str, int]:
     return {name: n for name, n in sample.counts.items() if name != NON_MEMO}
+
+
+def deciding(study: Study, place: Path) -> Iterator[Deciding]:
+    """What would decide the questions that finished stages left open, taxonomy by taxonomy.
+
+    Numbers of sequences hold if the figure stays what it is. `place` is what the study is called.
+    """
+    if not study.is_done("label") or whole_mask(study.sequences) is not None:
+        return
+    mains = [one for one in samples_of(study).values() if one.key.is_main]
+    if study.is_done("benchmark"):
+        of = {
+            (one["taxonomy"], one["variant"]): one
+            for one in rows_of(study.benchmark)
+            if one["is_headline"]
+        }
+        for entry in mains:
+            if row := of.get((entry.key.taxonomy, entry.key.variant)):
+                yield from _decide_attention(study, place, entry, row)
+    for entry in mains:
+        yield from _decide_parts(study, place, entry)
+    if study.is_done("knockout"):
+        for entry in mains:
+            yield from _decide_cuts(study, place, entry)
+
+
+def _decide_attention(
+    study: Study, place: Path, entry: SampleEntry, row: Mapping[str, Any]
+) -> Iterator[Deciding]:
+    """More trainings, a reference, or more sequences, by what the verdict lacks."""
+    if row["verdict_kind"] not in ("unclear", "cannot") or not row["did_train"]:
+        return
+    folder, settings = shlex.quote(str(place)), study.settings
+    key = "attention", entry.taxonomy
+    if wants_trainings(row["verdict"]):
+        more = "--set 'train.seeds=[0,1,2]'"
+        if len(settings.train.seeds) > 2:
+            more = "--set benchmark.control_seeds=3"
+        yield Deciding(
+            *key,
+            "Three trainings give a verdict on attention",
+            f"mnemoscope run -o {folder} {more} --redo",
+        )
+        return
+    if settings.reference is None and settings.benchmark.controls:
+        yield Deciding(
+            *key,
+            "A reference (a model that never saw the texts, such as the base) gives a verdict on "
+            "attention",
+            f"mnemoscope run -o {folder} --reference REFERENCE --redo",
+        )
+        return
+    gain, n = row["gain"], entry.n_train + entry.n_eval
+    n = entry.n_eval if entry.split_by == "folds" else n
+    times = times_wanted(gain, EFFECT)
+    if times is None or times <= 1:
+        return
+    found = f"it stays at {nats(gain.value)} nats a sequence"
+    if times > _MOST_TIMES:
+        yield Deciding(
+            *key,
+            "No number of sequences within reach decides whether attention adds "
+            f"to the text: if {found}, it would take {rounded(times):,} times as many",
+            "",
+        )
+        return
+    wanted = _rounded_up(times * n)
+    sides = ["above 0"] * (gain.value > 0) + [f"below {EFFECT:g}"] * (gain.value < EFFECT)
+    side = " or ".join(sides)
+    why = (
+        f"About {count(wanted)} sequences of each class in place of {count(n)} would put the "
+        f"gain of attention {side}, if {found}"
+    )
+    of_each = dict.fromkeys(entry.trained_classes or entry.classes, wanted)
+    label = settings.label
+    sets: Sequence[str] = ()
+    if wanted > label.per_class:
+        sizes = {"n_train": label.n_train, "n_eval": label.n_eval}
+        parts = {one: math.ceil(wanted * n / label.per_class) for one, n in sizes.items()}
+        sets = tuple(f"label.{one}={n}" for one, n in parts.items())
+    yield Deciding(*key, *_more_of(study, place, entry, of_each, why, sets))
+
+
+def _decide_parts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Deciding]:
+    """More sequences of small classes, more or larger random changes, by what the verdict lacks."""
+    memorized, key = _memorized(entry), ("parts", entry.taxonomy)
+    if len(memorized) < 2 or not sum(memorized.values()):
+        return
+    again = f"mnemoscope graft {shlex.quote(str(place))} --set graft.{{}} --redo"
+    specific = []
+    if study.is_done("graft"):
+        inside = study.read(GRAFT_FILE).filter(taxonomy=entry.taxonomy, direction=INTO_MODEL)
+        groups = dict(inside.select("class", "n_groups").iter_rows())
+        memorized = {one: groups.get(one, n) for one, n in memorized.items()}
+        rows = study.read(GRAFT_SPECIFICITY_FILE).filter(taxonomy=entry.taxonomy)
+        specific = by_weight(list(rows_of(rows)))
+    few = {one: FEWEST_GROUPS for one, n in memorized.items() if n < FEWEST_GROUPS}
+    pair = " and ".join(memorized)
+    if len(memorized) - len(few) < 2:
+        has = ", ".join(f"{one} has {count(memorized[one])}" for one in few)
+        why = (
+            f"{FEWEST_GROUPS} sequences of each, near duplicates counted once, would tell whether "
+            f"{pair} need different parts ({has})"
+        )
+        yield Deciding(*key, *_more_of(study, place, entry, few, why, there=memorized))
+    elif specific and finding_of(specific[0]) is Finding.OUT_OF_REACH:
+        largest = study.settings.graft.largest_scale
+        if largest < _MOST_SCALE:
+            why = f"Larger random changes may tell whether {pair} need different parts"
+            larger = f"largest_scale={min(2 * largest, _MOST_SCALE):g}"
+            yield Deciding(*key, why, again.format(larger))
+    elif specific and finding_of(specific[0]) is Finding.FEW:
+        if study.settings.graft.draws < FEWEST_WALKS:
+            why = f"More random changes ({FEWEST_WALKS} at least) would tell whether {pair} differ"
+            draws = type(study.settings.graft)().draws
+            yield Deciding(*key, why, again.format(f"draws={draws}"))
+        else:
+            why = (
+                f"{FEWEST_GROUPS} sequences of each in kinds of text that both have would tell "
+                f"whether {pair} need different parts"
+            )
+            yield Deciding(*key, *_more_texts(study, place, why, "more texts of these kinds"))
+
+
+def _decide_cuts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Deciding]:
+    """More sequences, where a cut breaks of a class as much as random edges of equal mass do."""
+    rows = study.read(SPECIFICITY_FILE).filter(**entry.key._asdict())
+    if rows.is_empty():
+        return
+    tried = dict(
+        study.read(KNOCKOUT_FILE).filter(**entry.key._asdict()).select("class", "n").iter_rows()
+    )
+    rows = rows.filter(strength=spoken_strength(rows["strength"]))
+    row = max(rows_of(rows), key=lambda one: entry.counts.get(one["class"], 0))
+    beyond, name = row["beyond_equal_mass"], row["class"]
+    times = times_wanted(beyond)
+    if times is None or times <= 1:
+        return
+    shown = ranged(beyond, scale=100, unit=" points", digits=0, minus=MINUS)
+    found = f"the difference stays at {shown}"
+    key, n = ("cuts", entry.taxonomy), tried[name]
+    if times > _MOST_TIMES:
+        yield Deciding(
+            *key,
+            "No number of sequences within reach decides whether the edges most "
+            f"decisive for {name} break more of it than others, if {found}",
+            "",
+        )
+        return
+    wanted = _rounded_up(times * n)
+    why = (
+        f"About {count(wanted)} sequences of {name} in place of {count(n)} would tell what the "
+        f"cut edges break from what others do, if {found}"
+    )
+    more = f"knockout.n_sequences={wanted}"
+    if wanted <= entry.counts.get(name, 0):
+        command = f"mnemoscope knockout {shlex.quote(str(place))} --set {more} --redo"
+        yield Deciding(*key, why, command)
+        return
+    yield Deciding(*key, *_more_of(study, place, entry, {name: wanted}, why, (more,)))
+
+
+_ITSELF = "lists, tables and other texts whose beginnings tell how they go on"
+_KINDS_OF_TEXT = {NON_MEMO: "texts that the model never read", "Guess": _ITSELF}
+
+
+def _more_of(
+    study: Study,
+    place: Path,
+    entry: SampleEntry,
+    wanted: Mapping[str, int],
+    why: str,
+    sets: Sequence[str] = (),
+    *,
+    there: Mapping[str, int] | None = None,
+) -> tuple[str, str]:
+    """`why` with what is wanting of each class, and the command that gives more.
+
+    `sets` are settings that would cut off what is added. `there` is how many of a class count,
+    those in the table unless it says so.
+    """
+    counts, rows = there or entry.counts, study.sequences.height
+    wanting = {one: n - counts.get(one, 0) for one, n in wanted.items() if n > counts.get(one, 0)}
+    if not wanting and sets:
+        flags = " ".join(f"--set {one}" for one in sets)
+        return why, f"mnemoscope run -o {shlex.quote(str(place))} {flags} --redo"
+    if not wanting:
+        return _more_texts(study, place, f"{why}; near duplicates count once", "more texts", sets)
+    said = ", ".join(f"{count(n)} of {name}" for name, n in wanting.items())
+    read = "texts that the model read many times"
+    what = " and ".join(dict.fromkeys(_KINDS_OF_TEXT.get(one, read) for one in wanting))
+    n_more = None
+    if all(counts.get(one) for one in wanting):
+        n_more = rounded(max(n / counts[one] for one, n in wanting.items()) * rows)
+        what += f"; of texts like these about {count(n_more)} more sequences"
+    return _more_texts(study, place, f"{why}. Wanting: {said}", what, sets, n_more)
+
+
+def _more_texts(
+    study: Study,
+    place: Path,
+    why: str,
+    what: str,
+    sets: Sequence[str] = (),
+    n_more: int | None = None,
+) -> tuple[str, str]:
+    """`why` with `what` to add, and a study of these texts and `n_more` sequences."""
+    wanted, rows = study.settings.sequences, study.sequences.height
+    if wanted.limit is not None and rows >= wanted.limit:
+        larger = "MORE" if n_more is None else rows + n_more
+        flags = [f"sequences.limit={larger}", *sets]
+        said = f"{why} (a larger limit, if the source has more: {what})"
+    elif wanted.source == EMBEDDED or study.settings.model.name == NO_MODEL:
+        return f"{why} ({what})", ""
+    else:
+        flags = [f"sequences.also=[{', '.join([*wanted.also, 'OTHER_TEXTS'])}]", *sets]
+        said = f"{why} (OTHER_TEXTS: {what})"
+    first, *others = (f"set {shlex.quote(one)}" for one in flags)
+    return said, _anew(study, place).format(" --".join([first, *others]))
+
+
+def _rounded_up(n: float) -> int:
+    """Two digits, never below."""
+    step = int(10 ** max(0, len(str(int(n))) - 2))
+    return math.ceil(n / step) * step

@@ -3,7 +3,6 @@
 Shares are fractions; None means "not measured" and is shown as a dash.
 """
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -39,8 +38,10 @@ from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison
 from mnemoscope.pipeline.causes import (
     KNOCKOUT_FILE,
     SPECIFICITY_FILE,
+    of_json,
     own_statements,
     ranking_words,
+    spoken_strength,
     statements,
 )
 from mnemoscope.pipeline.deltas import StoredDelta, load_deltas
@@ -48,7 +49,7 @@ from mnemoscope.pipeline.label import LABELS_FILE, in_shown_order, samples_of
 from mnemoscope.pipeline.reference import control_words
 from mnemoscope.pipeline.trainings import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.report import tables
-from mnemoscope.report.advice import Step, missing_of, next_steps
+from mnemoscope.report.advice import Deciding, Step, deciding, missing_of, next_steps
 from mnemoscope.report.charts import (
     CutCurve,
     CutPanel,
@@ -105,7 +106,6 @@ _CUTS = {
     "same layers": "random edges, layers as most decisive for {}",
     "highest mass": "highest attention mass in {}",
 }
-_SPOKEN_OF = 1.0  # per cent of edges: fixed beforehand, not the strength that looks best
 
 
 class Standing(Enum):
@@ -312,6 +312,7 @@ class ReportContent:
     settings: Mapping[str, Any] = field(default_factory=dict)  # nested, versions among them
     commands: Sequence[str] = ()  # shell lines that make this report again
     next_steps: Sequence[Step] = ()
+    deciding: Sequence[Deciding] = ()  # what would answer the questions that are left open
     published: Facts | None = None  # as `published_view` gives it
     analyses: Sequence[tables.AnalysisSection] = ()
     levels: tables.AnalysisSection | None = None  # where duplicates are few set levels
@@ -361,6 +362,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         ),
         # A whole study is sent to others; what is missing is made here.
         next_steps=list(next_steps(study, Path(name) if is_trained else None)),
+        deciding=list(deciding(study, Path(name) if is_trained else study.folder)),
         published=published_view(load_comparison(study), TITLES) if is_trained else None,
         analyses=list(tables.analysis_sections(study)),
         levels=tables.level_section(study) if is_trained else None,
@@ -577,9 +579,9 @@ def knockout_of(study: Study, sample: SampleKey) -> Knockout | None:
         return None
     indices = study.read(SPECIFICITY_FILE).filter(**sample._asdict())
     strengths = sorted({one for one in rows["strength"].to_list() if one})
-    spoken = min(strengths, key=lambda one: abs(math.log(one / _SPOKEN_OF)))
+    spoken = spoken_strength(strengths)
     said: dict[bool, list[str]] = {True: [], False: []}
-    for row in indices.to_dicts():
+    for row in rows_of(indices):
         (line,) = statements([row])
         said[row["strength"] == spoken].append(_told(line, sample.taxonomy))
     copies = {
@@ -592,7 +594,7 @@ def knockout_of(study: Study, sample: SampleKey) -> Knockout | None:
         strengths=strengths,
         spoken=spoken,
         indices=[
-            row | {"broken_others": json.loads(row["broken_others"])} for row in rows_of(indices)
+            row | {"broken_others": dict(of_json(row, "broken_others"))} for row in rows_of(indices)
         ],
         copies=[row | {"random": random[one], "equal": equal[one]} for one, row in own.items()],
         statements=said[True],

@@ -15,6 +15,7 @@ from mnemoscope.pipeline.causes import (
     INTO_MODEL,
     INTO_TWIN,
     PATCHES_FILE,
+    SAME_SIZE,
     TRUTH,
     by_weight,
     finding_of,
@@ -35,10 +36,11 @@ def graft_of(study: Study, taxonomy: str) -> Facts | None:
     """What parts of the twin break of each class of a taxonomy; None where that was not tried.
 
     `rows` are parts, those first whose finding says most: `cells` the survival of each memorized
-    class with the twin's part, `found` the row of its strongest finding (None with one class).
-    `first` is that of all parts (None where no random change was tried), `doses` are as `_doses`
-    gives them, `truth` the sentence by truth and `by_truth` the row that it rests on (None: not
-    known), `patches`, None where there are none, as `_patches_of`.
+    class with the twin's part, `random` under random changes as large, `found` the row of its
+    strongest finding (None with one class). `first` is that of all parts (None where no two classes
+    can be compared), `doses` are as `_doses` gives them, `truth` the sentence by truth and
+    `by_truth` the row that it rests on (None: not known), `patches`, None where there are none, as
+    `_patches_of`.
     """
     manifest = study.manifest("graft")
     if manifest is None or not study.is_done("graft"):
@@ -97,8 +99,10 @@ def _parts(
     `loss` is how much the loss of what is held out rises, `random_loss` how much under random
     changes that leave as much of the spared class.
     """
-    twins = inside.filter(control="twin", share=1.0)
-    own = {part: rows for (part,), rows in twins.group_by("part", maintain_order=True)}
+    own, same = (
+        {part: rows for (part,), rows in of.group_by("part", maintain_order=True)}
+        for of in (inside.filter(control=one, share=1.0) for one in ("twin", SAME_SIZE))
+    )
     most_broken = sorted(own, key=lambda one: own[one]["survive"].to_numpy().min())
     for part in [*found, *(one for one in most_broken if one not in found)]:
         loss, row, random = own[part]["heldout_loss"][0], found.get(part), None
@@ -113,6 +117,9 @@ def _parts(
         yield {
             "part": part,
             "cells": [Estimate(*one) for one in own[part].select(_SHARE).iter_rows()],
+            "random": [Estimate(*one) for one in same[part].select(_SHARE).iter_rows()]
+            if part in same
+            else [],
             "found": row,
             "loss": None if loss is None or plain is None else loss - plain,
             "random_loss": random,

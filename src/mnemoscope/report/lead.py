@@ -9,13 +9,15 @@ from mnemoscope.pipeline.causes import by_weight, depends, finding_of
 from mnemoscope.report.answer import as_sentence
 from mnemoscope.report.content import ReportContent, Standing, TaxonomyResult
 from mnemoscope.report.style import PAPER_COLOURS, class_colour
-from mnemoscope.stats import FEWEST_GROUPS
+from mnemoscope.stats import FEWEST_GROUPS, NO_ESTIMATE, Estimate
 from mnemoscope.store import Facts
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import count, part_words, plain_figure, share
+from mnemoscope.words import count, part_words, ranged, share
 
 MECHANISM = "Mechanism (which parts of the model a class needs)"
+PARTS = "Parts (what breaks with the reference’s in their place)"
+CUTS = "Attention edges (what breaks if they are cut)"
 _OF_FORM = ("Guess", "Reconstruct", "Code")
 _IN_WORDS = {"Guess": "guessable", "Recall": "recalled"}
 _CLEAREST = (
@@ -48,6 +50,8 @@ class Badge(NamedTuple):
     answer: str
     standing: Standing  # how it looks
     target: str
+    decides: str = ""  # where the answer is open: what would decide it
+    command: str = ""  # that gives it; empty where there is none
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,9 @@ def lead_of(content: ReportContent) -> Lead:
 def conclusion(content: ReportContent) -> str:
     """What was found, for a terminal: the count and each question's answer, a line each."""
     lead = lead_of(content)
-    said = [lead.headline, lead.control, *(f"{one.question}: {one.answer}" for one in lead.badges)]
+    said = [lead.headline, lead.control]
+    for one in lead.badges:
+        said += [f"{one.question}: {one.answer}", one.decides]
     return "\n".join(as_sentence(one) for one in said if one)
 
 
@@ -154,13 +160,14 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
     if number and graft:
         row, target = graft["first"], f"taxonomy-{number}-graft"
         said = _mechanism(row) + _of_classes(content, number, lead)
-        if finding_of(row) in (Finding.OUT_OF_REACH, Finding.FEW):
-            said += f"; {_breaks_most(content.taxonomies[number - 1])}"
         looks = _LOOKS[finding_of(row)]
         if looks is Standing.BEYOND and _differ_in_form(row):
             said += "; a rule on the text divides them, so form may be the reason, not memory"
             looks = Standing.UNDECIDED
-        yield Badge(MECHANISM, said, looks, target)
+        taxonomy = content.taxonomies[number - 1]
+        yield Badge(MECHANISM, said, looks, target, *_deciding(content, "parts", taxonomy))
+        if finding_of(row) in (Finding.OUT_OF_REACH, Finding.FEW):
+            yield _breaks_most(taxonomy, target)
         truth = graft["by_truth"]
         if truth and finding_of(truth) in (Finding.SPECIFIC, Finding.ALIKE):
             alike = "having been read makes no difference that shows"
@@ -169,6 +176,7 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
             yield Badge("Read or not", said, _LOOKS[finding_of(truth)], target)
     elif lead:
         yield from _uncompared(content, lead)
+    yield from _cuts(content, lead)
     asked = [
         (_CLEAREST.index(one.standing), number != lead, number, one)
         for number, one in enumerate(content.taxonomies, 1)
@@ -177,7 +185,8 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
     if asked and not content.missing:
         *_, number, clearest = min(asked, key=lambda one: one[:3])
         said = clearest.brief.removeprefix("attention ") + _under(content, number)
-        yield Badge("Attention", said, clearest.standing, f"taxonomy-{number}")
+        decides = _deciding(content, "attention", clearest)
+        yield Badge("Attention", said, clearest.standing, f"taxonomy-{number}", *decides)
 
 
 def _uncompared(content: ReportContent, number: int) -> Iterator[Badge]:
@@ -196,9 +205,12 @@ def _uncompared(content: ReportContent, number: int) -> Iterator[Badge]:
         return
     said = f"{' and '.join(counts)} "
     said += f"cannot be compared ({', '.join(few)})" if few else "were not compared"
+    decides = _deciding(content, "parts", taxonomy)
     if grafted:
-        said = f"{_breaks_most(taxonomy)}; {said}"
-        yield Badge(MECHANISM, said, Standing.IMPOSSIBLE, f"taxonomy-{number}-graft")
+        target = f"taxonomy-{number}-graft"
+        yield _breaks_most(taxonomy, target)
+        if len(counts) > 1:
+            yield Badge(MECHANISM, said, Standing.IMPOSSIBLE, target, *decides)
         return
     commands = [one.command for one in content.next_steps]
     asked = {"graft": "what each part of the model breaks", "audit": "an audit"}
@@ -211,24 +223,74 @@ def _uncompared(content: ReportContent, number: int) -> Iterator[Badge]:
     if still:
         said += f"; what still answers: {', '.join(still)}"
     target = "next" if commands else f"taxonomy-{number}"
-    yield Badge(MECHANISM, said, Standing.IMPOSSIBLE, target)
+    yield Badge(MECHANISM, said, Standing.IMPOSSIBLE, target, *decides)
 
 
-def _breaks_most(taxonomy: TaxonomyResult) -> str:
-    """The part that leaves least of the largest memorized class, and how much it leaves."""
+def _deciding(content: ReportContent, question: str, taxonomy: TaxonomyResult) -> tuple[str, str]:
+    """What would decide a question that is open, and the command."""
+    found = [one for one in content.deciding if one[:2] == (question, taxonomy.name)]
+    return (found[0].why, found[0].command) if found else ("", "")
+
+
+def _breaks_most(taxonomy: TaxonomyResult, target: str) -> Badge:
+    """The part that leaves least of the largest memorized class, beside changes as large."""
     graft, largest = taxonomy.graft or {}, dict(taxonomy.dropped)
     largest |= {one["name"]: one["n_sequences"] for one in taxonomy.classes}
     name = max(graft["classes"], key=lambda one: largest.get(one, 0))
     at = graft["classes"].index(name)
     row = min(graft["rows"], key=lambda one: one["cells"][at].value)
-    if row["cells"][at].value == 1:
-        return f"no part of the reference in its place breaks any of {name}"
-    left = plain_figure(*row["cells"][at], digits=0)
-    alone = "" if graft["first"] else " (no random change was tried beside it)"
-    return (
-        f"the part that breaks most is {part_words(row['part'])}: with the reference’s in its "
-        f"place {left} of {name} is left{alone}"
+    parts = [one["part"] for one in graft["rows"]]
+    whole = ""
+    if not any("layers." in one for one in parts):
+        whole = "; parts were tried in all layers at once, no single layer alone"
+    own, random = row["cells"][at], [*row["random"], NO_ESTIMATE, NO_ESTIMATE][at]
+    if own.value == 1:
+        said = f"no part that was tried breaks any of {name}{whole}"
+        return Badge(PARTS, said, Standing.WITHIN, target)
+    said = f"{name} breaks most with {part_words(row['part'])}: {_left(own)} of it is left"
+    looks = Standing.UNCONTROLLED
+    if random.value is not None:
+        said += f", with random changes of the same size {_left(random)}"
+        is_known = own.high is not None and random.low is not None
+        looks = Standing.UNDECIDED
+        if is_known and own.high < random.low:
+            looks = Standing.BEYOND
+    return Badge(PARTS, f"{said}{whole}", looks, target)
+
+
+def _left(share: Estimate) -> str:
+    return ranged(share, scale=100, unit=" %", digits=0)
+
+
+def _cuts(content: ReportContent, lead: int | None) -> Iterator[Badge]:
+    """What the edges that decide break of the largest class, beside others of equal mass."""
+    cut = [number for number, one in enumerate(content.taxonomies, 1) if one.knockout]
+    if not cut:
+        return
+    number = lead if lead in cut else cut[0]
+    taxonomy, view = content.taxonomies[number - 1], content.taxonomies[number - 1].knockout
+    rows = [one for one in view.indices if one["strength"] == view.spoken] if view else []
+    if not rows:
+        return
+    sizes = {one["name"]: one["n_sequences"] for one in taxonomy.classes}
+    row = max(rows, key=lambda one: sizes.get(one["class"], 0))
+    value, low, high = row["beyond_equal_mass"]
+    looks = Standing.UNDECIDED
+    if low is not None and low > 0:
+        looks = Standing.BEYOND
+    elif high is not None and high < 0:
+        looks = Standing.WORSE
+    others = "".join(f" and {_left(one)} of {name}" for name, one in row["broken_others"].items())
+    said = (
+        f"the {row['strength']:g} % most decisive for {row['class']} break "
+        f"{_left(row['broken_own'])} of it{others}; random edges that hold as much attention break "
+        f"{_left(row['broken_own_equal_mass'])} of it"
     )
+    if looks is Standing.UNDECIDED and value is not None:
+        said += ", so whether these do more is undecided"
+    said += _under(content, number) if len(content.taxonomies) > 1 else ""
+    target = f"taxonomy-{number}-knockout"
+    yield Badge(CUTS, said, looks, target, *_deciding(content, "cuts", taxonomy))
 
 
 def _of_classes(content: ReportContent, number: int, lead: int | None) -> str:

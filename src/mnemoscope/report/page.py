@@ -29,7 +29,7 @@ from mnemoscope.report.sequences import FIGURES
 from mnemoscope.report.tables import AnalysisSection
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
-from mnemoscope.study.settings import NO_MODEL, PATCH_DRAWS
+from mnemoscope.study.settings import DRAWS_BESIDE, NO_MODEL
 from mnemoscope.version import __version__
 
 REPORT_FILE = "report.html"
@@ -144,7 +144,7 @@ def environment() -> jinja2.Environment:
         "flows_title": FLOWS,
         "inputs": INPUTS,
         "most_parts": MOST_PARTS,
-        "patch_draws": PATCH_DRAWS,
+        "patch_draws": DRAWS_BESIDE,
         "most_summarized": MOST_SUMMARIZED,
         "phone": charts.PHONE,
     }

@@ -3,6 +3,7 @@
 import platform
 import shutil
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -40,6 +41,7 @@ class Need(NamedTuple):
     how: str  # this was found, in words
     samples: list[tuple[str, int]]  # that are trained: taxonomy and number of classes
     impossible: dict[str, str]  # samples that cannot be trained, with the reason
+    drawn: Sequence[tuple[int, int, str]] = ()  # where counted: train, test of a class, in words
 
 
 @dataclass(frozen=True)

@@ -604,8 +604,8 @@ class KnockoutSettings(BoundedSettings):
     seed: _Seed = Field(default=0, description="Seed of sequences, random edges, bootstrap.")
 
 
-PATCH_DRAWS = 3
-"""Draws of the control of a patch, at most."""
+DRAWS_BESIDE = 3
+"""Draws, at most, of a patch's control, and of random changes where no classes are compared."""
 
 
 class GraftSettings(BoundedSettings):
@@ -637,7 +637,8 @@ class GraftSettings(BoundedSettings):
     draws: _Draws = Field(
         default=16,
         description="Random changes of each part in all, the kinds of controls in turn; each is "
-        "tried at growing scales until it breaks as much as the twin's part.",
+        "tried at growing scales until it breaks as much as the twin's part. Where no two classes "
+        f"can be compared, {DRAWS_BESIDE} at the size of the twin's.",
     )
     largest_scale: Annotated[float, Field(ge=1, le=1000)] = Field(
         default=8.0,

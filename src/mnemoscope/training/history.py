@@ -118,7 +118,7 @@ class HistoryWriter:
 
     def has(self, step: int, key: str = "") -> bool:
         """Whether a step has been looked at, by what has this key."""
-        return self._store.kept(_name(step), "this check", key=key) is not None
+        return is_checked(self.folder, step, key)
 
     def add(
         self, step: int, check: pl.DataFrame, key: str = "", fingerprint: str | None = None
@@ -141,6 +141,11 @@ class HistoryWriter:
             self._store.forget(_name(one))
             (self.folder / f"{_name(one)}.parquet").unlink(missing_ok=True)
         return len(late)
+
+
+def is_checked(folder: Path, step: int, key: str = "") -> bool:
+    """Whether a folder holds a check of a step, by what has this key."""
+    return _store_of(folder).kept(_name(step), "this check", key=key) is not None
 
 
 FOLDER = "memorization"
