@@ -413,5 +413,5 @@ def test_documents_that_are_not_checked_are_named_and_counted(tiny, run, tmp_pat
     del record["sizes"], record["sha256"]
     (out / "watch.json").write_text(json.dumps(record | {"sha256": digest(record)}))
     said = refused("watch", out)
-    assert "watch.json: of another version of mnemoscope (made by " in said
+    assert "watch.json: made by another state of mnemoscope " in said
     assert "damaged" not in said

@@ -29,6 +29,16 @@ if TYPE_CHECKING:
 _DOCUMENTS = 10  # of a watch that are printed, the most reproduced first
 
 
+MostWindows = Annotated[
+    int | None,
+    Option(
+        min=1,
+        help="Most windows of --sequences and of --control, drawn at random, at least one of each "
+        "document as far as it goes (default 2000; with 'in doc' all of --sequences).",
+    ),
+]
+
+
 def analyze(
     name: str | None = Argument(None, help="An analysis, or 'all'. See --list."),
     study: Path | None = Argument(None, metavar="STUDY", help="A study folder."),
@@ -199,12 +209,7 @@ def watch(
         "--out",
         help="Folder for history, tables and page (default: watch, or the callback's folder).",
     ),
-    most: int | None = Option(
-        None,
-        min=1,
-        help="Most windows of --sequences and of --control, drawn at random, at least one of each "
-        "document as far as it goes (default 2000; with 'in doc' all of --sequences).",
-    ),
+    most: MostWindows = None,
     length: int = Option(64, min=2, help="Tokens in a window."),
     scan: bool = Option(
         False, "--scan", help="Only find what is memorized, without scores and levels: faster."
