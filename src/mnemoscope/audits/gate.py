@@ -86,12 +86,8 @@ def judge(
             too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
         found_of = passages, most, n_asked, n_unread, found
-        more: dict[str, Any] = {
-            "baseline": compared,
-            "undecided": left_out,
-            "advice": _advice(found, left_out),
-        }
-        return GateResult(gate, bool(found), said, *found_of, **more)
+        result = GateResult(gate, bool(found), said, *found_of, baseline=compared)
+        return result._replace(undecided=left_out, advice=_advice(found, left_out))
     whole, share = amount_of(gate, overall(rows)), None
     if not gate.of_number and baseline is None:
         share = estimate_of(share_of(record["summary"], gate.kind))
@@ -100,8 +96,8 @@ def judge(
     is_failed = gate.holds(whole)
     said += ("" if is_failed else passed_over) + swapped
     figures = passages, whole, n_asked, n_unread
-    more = {"baseline": compared, "undecided": left_out, "advice": _advice(is_failed, left_out)}
-    return GateResult(gate, is_failed, said, *figures, **more)
+    result = GateResult(gate, is_failed, said, *figures, baseline=compared)
+    return result._replace(undecided=left_out, advice=_advice(is_failed, left_out))
 
 
 def _left_out(gate: Gate, rows: Sequence[Counts], new: str) -> tuple[dict[str, Any] | None, str]:
