@@ -232,4 +232,9 @@ def test_what_cannot_be_asked_of_small_classes_is_said_with_the_number(content, 
     answer = lead_of(replace(bare, taxonomies=[quick])).badges[0].answer
     assert "with the MLPs of all layers: 20 %" in answer
     assert answer.endswith("; parts were tried in all layers at once, no single layer alone")
+    both = [quick.graft["rows"][1], BROKEN["rows"][0]]
+    full = replace(grafted, graft=grafted.graft | {"rows": both})
+    answer = lead_of(replace(bare, taxonomies=[full])).badges[0].answer
+    assert "with the MLPs of all layers together: 20 % [10, 31]" in answer
+    assert answer.endswith("; of single parts with the queries and keys of layer 0: 90 % [80, 100]")
     assert "Attention" not in whole  # which the page and the terminal say above, once

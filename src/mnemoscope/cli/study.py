@@ -317,8 +317,8 @@ def graft(
         None,
         "--quick/--full",
         help="A first look: four kinds of parts in all layers at once, embedding and unembedding, "
-        "9 random changes of each, 50 sequences of a class. --full: every single part, with the "
-        "default's numbers.",
+        "9 random changes of each, 50 sequences of a class. --full: these and every single "
+        "part, with the default's numbers.",
     ),
     reference: options.Reference = None,
     dry_run: bool = Option(False, "--dry-run", help="Only say how much there is to do."),

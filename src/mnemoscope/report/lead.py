@@ -13,7 +13,7 @@ from mnemoscope.stats import FEWEST_GROUPS, NO_ESTIMATE, Estimate
 from mnemoscope.store import Facts
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import count, part_words, ranged, share
+from mnemoscope.words import count, is_whole_kind, part_words, ranged, share
 
 MECHANISM = "Mechanism (which parts of the model a class needs)"
 PARTS = "Parts (what breaks with the reference’s in their place)"
@@ -239,15 +239,21 @@ def _breaks_most(taxonomy: TaxonomyResult, target: str) -> Badge:
     name = max(graft["classes"], key=lambda one: largest.get(one, 0))
     at = graft["classes"].index(name)
     row = min(graft["rows"], key=lambda one: one["cells"][at].value)
-    parts = [one["part"] for one in graft["rows"]]
-    whole = ""
-    if not any("layers." in one for one in parts):
+    together, whole = "", ""
+    if not any("layers." in one["part"] for one in graft["rows"]):
         whole = "; parts were tried in all layers at once, no single layer alone"
+    elif is_whole_kind(row["part"]):
+        together = " together"
+        others = [one for one in graft["rows"] if not is_whole_kind(one["part"])]
+        best = min(others, key=lambda one: one["cells"][at].value)
+        whole = f"; of single parts with {part_words(best['part'])}: {_left(best['cells'][at])}"
     own, random = row["cells"][at], [*row["random"], NO_ESTIMATE, NO_ESTIMATE][at]
     if own.value == 1:
         said = f"no part that was tried breaks any of {name}{whole}"
         return Badge(PARTS, said, Standing.WITHIN, target)
-    said = f"{name} breaks most with {part_words(row['part'])}: {_left(own)} of it is left"
+    said = (
+        f"{name} breaks most with {part_words(row['part'])}{together}: {_left(own)} of it is left"
+    )
     looks = Standing.UNCONTROLLED
     if random.value is not None:
         said += f", with random changes of the same size {_left(random)}"
