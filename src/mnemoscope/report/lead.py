@@ -60,6 +60,7 @@ class Lead:
 
     headline: str  # "2,873 of 5,000 sequences repeated: 1,318 guessable, 1,555 recalled"
     control: str  # what the reference repeats of them, or that none was asked
+    folders: str  # that folders differ in what is repeated
     parts: Sequence[Part]  # empty where there are no sequences
     number: int | None
     grafted: int | None  # the number of the taxonomy whose grafts stand first
@@ -85,6 +86,7 @@ def lead_of(content: ReportContent) -> Lead:
     return Lead(
         headline,
         content.control,
+        content.folders,
         [
             Part(name, f"{count(n)} {words}", n / whole, share(n, whole), place)
             for name, words, n, place in counted
@@ -102,7 +104,7 @@ def lead_of(content: ReportContent) -> Lead:
 def conclusion(content: ReportContent) -> str:
     """What was found, for a terminal: the count and each question's answer, a line each."""
     lead = lead_of(content)
-    said = [lead.headline, lead.control]
+    said = [lead.headline, lead.folders, lead.control]
     for one in lead.badges:
         said += [f"{one.question}: {one.answer}", one.decides]
     return "\n".join(as_sentence(one) for one in said if one)
