@@ -262,7 +262,22 @@ def test_a_table_on_disk_gives_exact_counts_or_what_it_lacks(tmp_path) -> None:
     assert "For a verdict give more texts." in made
     assert [one.name for one in tmp_path.iterdir()] == ["table.parquet"]
     twice = from_file(path) | {"also": [str(path)]}
-    assert "100, each scanned" in text(plan(chosen(sequences=twice), tmp_path / "study"))
+    made = text(plan(chosen(sequences=twice), tmp_path / "study"))
+    assert "50, each scanned" in made  # one file is read once
+    assert "copies" not in made
+    copy, half = (tmp_path / one for one in ("copy.parquet", "half.parquet"))
+    frame[:50].select("sequence_id", "tokens").write_parquet(copy)
+    new = pl.col("tokens").list.eval(pl.element() + 50 * (pl.element() > 3))
+    frame[:50].select("sequence_id", new).write_parquet(half)
+    other = from_file(path) | {"also": [str(copy), str(half)]}
+    made = text(plan(chosen(sequences=other), tmp_path / "study"))
+    assert "150, each scanned" in made
+    assert f"{copy}: of 50 sequences 50 are exact copies of sequences of the sources" in made
+    assert f"Leave it out: --set 'sequences.also=[{half}]'" in made
+    assert f"{half}: of 50 sequences 29 are exact" in made  # it is not advised to lose the others
+    assert made.count("Leave it out") == 1
+    copy.unlink()
+    half.unlink()
     few = [one | {"limit": 30} for one in (from_file(path), twice)]
     for made in (plan(chosen(sequences=one), tmp_path / "study") for one in few):
         assert "30, each scanned" in text(made)

@@ -38,7 +38,9 @@ from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison
 from mnemoscope.pipeline.causes import (
     KNOCKOUT_FILE,
     SPECIFICITY_FILE,
+    OwnCut,
     of_json,
+    own_cuts,
     own_statements,
     ranking_words,
     spoken_strength,
@@ -242,6 +244,7 @@ class Knockout:
     statements: Sequence[str] = ()  # at the strength that is spoken of
     further: Sequence[str] = ()  # at the others
     own: Sequence[str] = ()  # of each sequence's own edges
+    own_cuts: Sequence[OwnCut] = ()  # the same as figures
     ranking: str = ""  # in words
     attribution: str = ""
     renormalize: bool = False
@@ -624,6 +627,7 @@ def knockout_of(study: Study, sample: SampleKey) -> Knockout | None:
         statements=said[True],
         further=said[False],
         own=[_told(line, sample.taxonomy) for line in own_statements(rows)],
+        own_cuts=list(own_cuts(rows)),
         ranking=ranking_words(rows.row(0, named=True)),
         attribution=study.settings.knockout.attribution,
         renormalize=study.settings.knockout.renormalize,

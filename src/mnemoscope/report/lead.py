@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
 from mnemoscope.report.answer import as_sentence
-from mnemoscope.report.content import ReportContent, Standing, TaxonomyResult
+from mnemoscope.report.content import Knockout, ReportContent, Standing, TaxonomyResult
 from mnemoscope.report.style import PAPER_COLOURS, class_colour
 from mnemoscope.stats import FEWEST_GROUPS, NO_ESTIMATE, Estimate
 from mnemoscope.store import Facts
@@ -18,6 +18,7 @@ from mnemoscope.words import count, is_whole_kind, part_words, ranged, share
 MECHANISM = "Mechanism (which parts of the model a class needs)"
 PARTS = "Parts (what breaks with the reference’s in their place)"
 CUTS = "Attention edges (what breaks if they are cut)"
+OWN_CUTS = "A sequence’s own attention edges"
 _OF_FORM = ("Guess", "Reconstruct", "Code")
 _IN_WORDS = {"Guess": "guessable", "Recall": "recalled"}
 _CLEAREST = (
@@ -296,9 +297,35 @@ def _cuts(content: ReportContent, lead: int | None) -> Iterator[Badge]:
     )
     if looks is Standing.UNDECIDED and value is not None:
         said += ", so whether these do more is undecided"
-    said += _under(content, number) if len(content.taxonomies) > 1 else ""
+    said += _other_strengths(view, row) if view else ""
+    under = _under(content, number) if len(content.taxonomies) > 1 else ""
     target = f"taxonomy-{number}-knockout"
-    yield Badge(CUTS, said, looks, target, *_deciding(content, "cuts", taxonomy))
+    yield Badge(CUTS, said + under, looks, target, *_deciding(content, "cuts", taxonomy))
+    for own in view.own_cuts if view else ():
+        if own.name != row["class"] or None in (*own.own, *own.equal, *own.another):
+            continue
+        looks = Standing.UNDECIDED
+        if all((own.own.low or 0) > (one.high or 0) for one in (own.equal, own.another)):
+            looks = Standing.BEYOND
+        yield Badge(OWN_CUTS, own.words + under, looks, target)
+
+
+def _other_strengths(view: Knockout, row: Mapping[str, Any]) -> str:
+    """Why this strength is spoken of, and at which others the answer is decided."""
+    if len(view.strengths) < 2:
+        return ""
+    found: dict[str, list[str]] = {}
+    for one in view.indices:
+        _, low, high = one["beyond_equal_mass"]
+        if one["class"] != row["class"] or one["strength"] == view.spoken or low is None:
+            continue
+        does = "more" if low > 0 else "less" if high < 0 else ""
+        if does:
+            found.setdefault(does, []).append(f"{one['strength']:g}")
+    said = f"; of {len(view.strengths)} strengths the one nearest to 1 % is named"
+    for does, at in found.items():
+        said += f", at {' and '.join(at)} % the decisive ones break {does} than random ones"
+    return said
 
 
 def _of_classes(content: ReportContent, number: int, lead: int | None) -> str:
