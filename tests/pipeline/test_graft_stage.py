@@ -443,6 +443,20 @@ def test_single_layers_alone_are_no_whole_and_the_rest_is_advised(done):
     assert "hides what is spread over several" in step.why
 
 
+def test_a_training_that_would_drop_grafts_says_so(done, study, monkeypatch):
+    entry = SimpleNamespace(flags="--drop-small-classes", counts={"Guess": 3, "Recall": 198})
+    monkeypatch.setattr(advice, "nothing_to_train", lambda _: "too few")
+    monkeypatch.setattr(advice, "samples_of", lambda _: {"": entry})
+    why, command = advice._go_on(done, done.folder)
+    assert command == f"mnemoscope run -o {done.folder} --drop-small-classes --redo"
+    assert f"drops graft: afterwards run mnemoscope graft {done.folder}, which takes" in why
+    lost = done.lost_with(["label"])
+    assert lost.startswith("graft: will be dropped too")  # as the command itself says
+    assert (
+        "grafts that were made before it would be dropped" in advice._go_on(study, study.folder)[0]
+    )
+
+
 def test_a_small_class_takes_no_interval_from_a_large_one():
     survives = np.arange(40)[:, None] % 2 == np.array([0, 1])
     classes = (np.arange(40) >= 3).astype(int)

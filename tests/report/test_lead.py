@@ -7,7 +7,7 @@ import pytest
 
 from mnemoscope.report.advice import Step
 from mnemoscope.report.content import ReportContent, Standing
-from mnemoscope.report.lead import MECHANISM, PARTS, conclusion, lead_of
+from mnemoscope.report.lead import MECHANISM, PARTS, Badge, _of_one_set, conclusion, lead_of
 from mnemoscope.stats import Estimate
 from pages import Page, words_of
 from tests.report.conftest import make_benchmark, make_taxonomy, page_of
@@ -197,6 +197,19 @@ def test_among_equal_findings_the_leading_taxonomy_speaks(content):
         if number == 1:
             of = f"; these are classes of “{other.label}”, which divides the repeated sequences "
         assert of in answer
+
+
+def test_one_set_of_texts_serves_all_questions_that_want_some():
+    own, other = (
+        Badge("q", "a", Standing.UNDECIDED, "t", "Why", f"mnemoscope run s OTHER_TEXTS {at}")
+        for at in range(2)
+    )
+    plain = own._replace(command="mnemoscope run s")
+    first, last, rest = _of_one_set([own, other, plain])
+    assert (first, rest) == (own, plain)
+    assert last.decides.startswith("Why. One set of texts serves all 2 questions")
+    assert _of_one_set([own, plain]) == [own, plain]
+    assert _of_one_set([own, own]) == [own, own]  # one command
 
 
 @pytest.mark.parametrize(("n", "said"), [(10, False), (3, True)])

@@ -125,7 +125,9 @@ def run(
         from mnemoscope.cli.summary import print_plan
         from mnemoscope.plan import plan
 
-        print_plan(plan(chosen, out, redo=stage.redo), verbose=stage.verbose)
+        beside = Path(settings).parent if settings else None
+        earlier = Study(beside) if beside and is_study(beside) else None
+        print_plan(plan(chosen, out, redo=stage.redo, earlier=earlier), verbose=stage.verbose)
         return
     with shown(stage.quiet):
         _announce(chosen, out)

@@ -232,8 +232,10 @@ def make_grafts(
     every = tasks_of(study, known.values["facts"], known.values["parts"])
     tasks = [replace(one, n_tried=n_tried) for one in every]
     n_walks, may_decide = sum(isinstance(task.graft, Walk) for task in tasks), may_compare(study)
-    how = "random change at growing scales" if may_decide else "random change of the same size"
-    walks = f" and {n_walks:,} walks (one {how})" if n_walks else ""
+    walks = f"{n_walks:,} random changes of the same size"
+    if may_decide:
+        walks = f"{n_walks:,} walks (one random change at growing scales)"
+    walks = f" and {walks}" if n_walks else ""
     n_done = sum(store.has(task.key) for task in tasks)
     done = f"; {n_done:,} of these {len(tasks):,} are done" if n_done else ""
     say(f"{len(tasks) - n_walks:,} grafts{walks}{done}.")

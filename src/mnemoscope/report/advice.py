@@ -28,7 +28,7 @@ from mnemoscope.pipeline.reference import is_swapped
 from mnemoscope.stats import FEWEST_GROUPS, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
-from mnemoscope.study.stages import STAGES
+from mnemoscope.study.stages import STAGES, rests_on
 from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.words import (
     MINUS,
@@ -235,7 +235,19 @@ def _go_on(study: Study, place: Path) -> Step:
         return Step("Finish the study", f"mnemoscope run -o {folder}")
     flags = next((one.flags for one in samples_of(study).values() if one.flags), "")
     if flags:
-        return Step("Train on what there is", f"mnemoscope run -o {folder} {flags} --redo")
+        made = [
+            one.name
+            for one in STAGES
+            if one.is_optional and rests_on(one.name, "label") and study.is_done(one.name)
+        ]
+        why = "Train on what there is"
+        if made:
+            why += f", which drops {' and '.join(made)}: afterwards run "
+            why += f"{' and '.join(f'mnemoscope {one} {folder}' for one in made)}, which takes "
+            why += "what is still valid from the study"
+        elif study.settings.reference is not None and why_no_grafts(study) is None:
+            why += "; grafts that were made before it would be dropped"
+        return Step(why, f"mnemoscope run -o {folder} {flags} --redo")
     if study.sequences["is_memorized"].all():
         why = "Ask about these texts with others beside them that the model never read"
         also = ", ".join([*study.settings.sequences.also, "OTHER_TEXTS"])

@@ -98,8 +98,19 @@ def lead_of(content: ReportContent) -> Lead:
         _grafted(content, number)
         or next((at for at, one in enumerate(content.taxonomies, 1) if one.graft), None),
         list(_passages(taxonomy)) if taxonomy else [],
-        list(_badges(content, number)),
+        _of_one_set(list(_badges(content, number))),
     )
+
+
+def _of_one_set(badges: list[Badge]) -> list[Badge]:
+    """The answers; the last of several that want other texts says that one set serves all."""
+    wanting = [at for at, one in enumerate(badges) if "OTHER_TEXTS" in one.command]
+    if len({badges[at].command for at in wanting}) > 1:
+        last = badges[wanting[-1]]
+        said = f"{last.decides}. One set of texts serves all {len(wanting)} questions, if it has "
+        said += "what each wants: give the settings of their commands together"
+        badges[wanting[-1]] = last._replace(decides=said)
+    return badges
 
 
 def conclusion(content: ReportContent) -> str:
