@@ -120,8 +120,9 @@ class GateResult(NamedTuple):
     advice: str = ""
 
     def strictly(self) -> "GateResult":
-        """The same where what nobody could ask fails."""
-        return self._replace(is_strict=True, is_failed=self.is_failed or bool(self.n_unread))
+        """The same where what nobody asked fails: a document, or in each of them a window."""
+        is_open = bool(self.n_unread) or (self.gate.in_each and self.drawn is not None)
+        return self._replace(is_strict=True, is_failed=self.is_failed or is_open)
 
     @property
     def line(self) -> str:

@@ -293,12 +293,14 @@ def test_a_condition_on_each_document_asks_all_and_a_draw_says_what_it_left_out(
         made = call(*asked, *more, *gate, tmp_path / out, "--junit", junit)
         (found,) = json.loads(made.out)["gate"]["conditions"]
         drawn = {"windows": more[1], "of": 240, "documents_not_asked": left}
-        assert (made.status, found["drawn"], found["unread"]) == (3 if left else 0, drawn, left)
+        # Of every document a window is asked; the others of it may come out all the same.
+        assert (made.status, found["drawn"], found["unread"]) == (3, drawn, left)
         said = f"{more[1]} of 240 windows drawn{', 1 document not asked' * left}"
         suite = ElementTree.fromstring(junit.read_text())
         assert f"; {said}" in found["said"]
         assert suite.find("properties/property[@name='drawn']").get("value") == said
-        assert len(suite.findall("testcase/failure[@type='unread']")) == left
+        assert len(suite.findall("testcase/failure[@type='unread']")) == 1 + left
+        assert suite.find(f"testcase[@name='{watch.NOT_DRAWN}']/failure") is not None
         again = call("watch", tmp_path / out, *gate[:-2])
         assert (again.status, f"; {said}" in again.out) == (made.status, True)
 

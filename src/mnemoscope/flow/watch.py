@@ -286,6 +286,10 @@ def reproduced_at_last(history: History) -> pl.DataFrame:
     return found.join(known, on="window", how="left", maintain_order="left")
 
 
+NOT_DRAWN = "windows that were not drawn"
+"""The test of a JUnit report that they fail with `--strict`, under a condition on each document."""
+
+
 def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> GateResult:
     """Put a condition to the last check, and say what was found.
 
@@ -427,6 +431,8 @@ def watch_junit(history: History, judged: Sequence[GateResult]) -> str:
         windows = history.windows.filter(pl.col("source") != CONTROL)
         names = windows.select(pl.col("document").fill_null(pl.col("window"))).to_series()
         cases += [Case(one, failure_of(judged, one)) for one in names.unique(maintain_order=True)]
+        if history.drawn:
+            cases.append(Case(NOT_DRAWN, skipped=f"not checked: {history.drawn_said}"))
     for name, reason in history.unread.iter_rows():
         cases.append(Case(name, skipped=f"not checked: {reason}"))
     drawn = {"drawn": history.drawn_said} if history.drawn else {}
