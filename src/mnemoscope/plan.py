@@ -58,8 +58,13 @@ class Plan(NamedTuple):
     notes: list[str]
 
 
-def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
-    """Plan what `run` would do; errors as `run` before it starts, if they need no network."""
+def plan(
+    settings: StudySettings, folder: Path, *, redo: bool = False, earlier: Study | None = None
+) -> Plan:
+    """Plan what `run` would do; errors as `run` before it starts, if they need no network.
+
+    A new study is taken to spread as the finished benchmark of an `earlier` one.
+    """
     taxonomies = load_taxonomies(settings.label.taxonomies)
     check_kernels(settings)
     check_inputs(settings, settings.reference is not None)
@@ -120,7 +125,7 @@ def plan(settings: StudySettings, folder: Path, *, redo: bool = False) -> Plan:
             f"Study {folder} ({'there already' if study else 'new'}).",
             *known.lines,
             *data.lines,
-            *expected_lines(settings, data, possible, need),
+            *expected_lines(settings, data, possible, need, study or earlier),
             *taxonomy_lines(settings, taxonomies, need, lacking, is_found=is_found),
             _stages_said(todo, trains=bool(need.samples)),
             *([lost] if lost else []),

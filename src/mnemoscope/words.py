@@ -354,6 +354,11 @@ def whole_kind(part: str) -> str:
     return words if words == part or words.endswith("s") else f"{words}s"
 
 
+def is_whole_kind(part: str) -> bool:
+    """Whether a part is a kind in all layers together; `norms` are those outside the layers."""
+    return part in PART_KINDS and part != "norms"
+
+
 def part_words(part: str) -> str:
     """Name a part in a sentence.
 
@@ -362,7 +367,7 @@ def part_words(part: str) -> str:
     >>> part_words("layers.2"), part_words("all but embedding")
     ('layer 2', 'all parts but embedding')
     """
-    if part in PART_KINDS and part != "norms":  # those outside the layers are `norms` too
+    if is_whole_kind(part):
         return f"the {whole_kind(part)} of all layers"
     if part.split()[0] == "all":
         return f"all parts{part[3:]}"

@@ -79,7 +79,7 @@ def test_what_is_to_be_made_is_counted_before_a_model_is_loaded(done, study):
 
 def test_every_part_stands_beside_its_flip_and_its_walks(done, tiny):
     table = done.read("graft.parquet").filter(taxonomy=TAXONOMY)
-    parts = graft_parts(load_model(str(tiny.model)).model)
+    parts = [*graft_parts(load_model(str(tiny.model)).model), *graft.WHOLE]
     assert table["part"].unique(maintain_order=True).to_list() == ["", *parts]
     inside = table.filter(pl.col("part") != "")
     kinds = inside.group_by("direction", "control").agg(pl.col("share").unique().sort()).rows()
@@ -429,6 +429,34 @@ def test_the_terminal_shows_what_each_part_leaves_beside_its_control(done, capsy
     assert f"{row['found']['broken']} {percent(row['found']['random_broken'], unit=False)}" in said
 
 
+def test_single_layers_alone_are_no_whole_and_the_rest_is_advised(done):
+    assert not [*advice.untried_parts(done, "s")]  # kinds in all layers are among its parts
+    manifest = done.manifest("graft")
+    single = [one for one in manifest["counts"]["parts"] if one not in graft.WHOLE]
+    earlier = SimpleNamespace(
+        settings=done.settings,
+        is_done=done.is_done,
+        manifest=lambda _: manifest | {"counts": {"parts": single}},
+    )
+    (step,) = advice.untried_parts(earlier, "s")
+    assert step.command == "mnemoscope graft s --redo"
+    assert "hides what is spread over several" in step.why
+
+
+def test_a_training_that_would_drop_grafts_says_so(done, study, monkeypatch):
+    entry = SimpleNamespace(flags="--drop-small-classes", counts={"Guess": 3, "Recall": 198})
+    monkeypatch.setattr(advice, "nothing_to_train", lambda _: "too few")
+    monkeypatch.setattr(advice, "samples_of", lambda _: {"": entry})
+    why, command = advice._go_on(done, done.folder)
+    assert command == f"mnemoscope run -o {done.folder} --drop-small-classes --redo"
+    assert f"drops graft: afterwards run mnemoscope graft {done.folder}, which takes" in why
+    lost = done.lost_with(["label"])
+    assert lost.startswith("graft: will be dropped too")  # as the command itself says
+    assert (
+        "grafts that were made before it would be dropped" in advice._go_on(study, study.folder)[0]
+    )
+
+
 def test_a_small_class_takes_no_interval_from_a_large_one():
     survives = np.arange(40)[:, None] % 2 == np.array([0, 1])
     classes = (np.arange(40) >= 3).astype(int)
@@ -456,7 +484,8 @@ def test_grafts_are_offered_where_they_can_be_made_and_else_it_is_said_why(
     assert advice.why_no_grafts(study) == why
     steps = {one.command: one.why for one in advice.next_steps(study)}
     said = steps.get(f"mnemoscope graft {study.folder}", "")
-    assert said.partition(" (")[0] == (offer or "")
+    assert re.split(r" \(|, as ", said)[0] == (offer or "")
+    assert said.count("(") == bool(offer)
     assert (f"No grafts: {why}." in advice.first_steps(study)) == (why is not None)
 
 

@@ -1,6 +1,8 @@
 """The dry run: published shapes and counts, bounds that hold, and the store's own formula."""
 
 from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -12,12 +14,13 @@ from scipy.stats import t
 from torch.utils.flop_counter import FlopCounterMode
 
 from map_folders import add_shard
-from mnemoscope.benchmark.gain import OF_TRAINING
+from mnemoscope.benchmark.gain import OF_TRAINING, SPREAD, expected_seen
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.errors import UserError
 from mnemoscope.maps.format import StoreMeta
 from mnemoscope.maps.shape import map_bytes
 from mnemoscope.maps.store import MapWriter
+from mnemoscope.pipeline import need
 from mnemoscope.pipeline.need import bound_need, count_need
 from mnemoscope.pipeline.passes import memory_bytes
 from mnemoscope.plan import Plan, plan
@@ -27,6 +30,7 @@ from mnemoscope.study.shapes import find_shape, shape_facts
 from mnemoscope.study.stages import stage_named
 from mnemoscope.taxonomy.catalogue import catalogue, load_taxonomies
 from mnemoscope.taxonomy.names import distinct_partitions, parse_taxonomy
+from mnemoscope.taxonomy.sample import SampleKey
 
 PYTHIA_12B = "EleutherAI/pythia-12b-deduped"
 PUBLISHED = {"source": "usvsnsp/semantic-filters", "split": "deduped_12b"}
@@ -262,7 +266,22 @@ def test_a_table_on_disk_gives_exact_counts_or_what_it_lacks(tmp_path) -> None:
     assert "For a verdict give more texts." in made
     assert [one.name for one in tmp_path.iterdir()] == ["table.parquet"]
     twice = from_file(path) | {"also": [str(path)]}
-    assert "100, each scanned" in text(plan(chosen(sequences=twice), tmp_path / "study"))
+    made = text(plan(chosen(sequences=twice), tmp_path / "study"))
+    assert "50, each scanned" in made  # one file is read once
+    assert "copies" not in made
+    copy, half = (tmp_path / one for one in ("copy.parquet", "half.parquet"))
+    frame[:50].select("sequence_id", "tokens").write_parquet(copy)
+    new = pl.col("tokens").list.eval(pl.element() + 50 * (pl.element() > 3))
+    frame[:50].select("sequence_id", new).write_parquet(half)
+    other = from_file(path) | {"also": [str(copy), str(half)]}
+    made = text(plan(chosen(sequences=other), tmp_path / "study"))
+    assert "150, each scanned" in made
+    assert f"{copy}: of 50 sequences 50 are exact copies of sequences of the sources" in made
+    assert f"Leave it out: --set 'sequences.also=[{half}]'" in made
+    assert f"{half}: of 50 sequences 29 are exact" in made  # it is not advised to lose the others
+    assert made.count("Leave it out") == 1
+    copy.unlink()
+    half.unlink()
     few = [one | {"limit": 30} for one in (from_file(path), twice)]
     for made in (plan(chosen(sequences=one), tmp_path / "study") for one in few):
         assert "30, each scanned" in text(made)
@@ -282,8 +301,23 @@ def test_a_table_on_disk_gives_exact_counts_or_what_it_lacks(tmp_path) -> None:
     assert "Impossible if the model finds what the table says: Non-Memo, Recite[5]" in made
 
 
+def test_how_gains_spread_is_read_off_what_a_benchmark_says_it_sees(monkeypatch):
+    row = {"taxonomy": "A, B", "variant": "main", "is_headline": True, "n_eval": 90}
+    row |= {"f1": [0.5, 0.5], "n_groups": 80, "gain_seen": 2 * expected_seen(40, 70, 2)}
+    study = SimpleNamespace(is_done=lambda stage: True, benchmark=pl.DataFrame([row]))
+    entry = SimpleNamespace(split_by="group", n_train=70)
+    monkeypatch.setattr(need, "samples_of", lambda _: {SampleKey("A, B"): entry})
+    assert need.measured_spread(study) == pytest.approx(2 * SPREAD)
+    study.benchmark = study.benchmark.with_columns(gain_seen=pl.lit(None, pl.Float64))
+    assert need.measured_spread(study) is None
+    study.is_done = lambda stage: False
+    assert need.measured_spread(study) is None
+
+
 @pytest.mark.parametrize("split", ["group", "folds"])
-def test_the_plan_says_what_gain_a_study_would_see_if_any(split: str, tmp_path) -> None:
+def test_the_plan_says_what_gain_a_study_would_see_if_any(
+    split: str, tmp_path, monkeypatch
+) -> None:
     """Three classes; in folds all are asked, each of four fifths. Of fewer than ten none."""
     label = {"taxonomies": ["Non-Memo, Recite[5], Others"], "split": split}
 
@@ -295,6 +329,14 @@ def test_the_plan_says_what_gain_a_study_would_see_if_any(split: str, tmp_path) 
     sees = (t.ppf(0.975, asked - 1) + t.ppf(0.8, asked - 1)) * error
     words = f"With {asked} evaluation sequences of each class a study sees about {sees:.3f} in 80 %"
     assert words in made(n_train=400, n_eval=200)
+    study = SimpleNamespace(folder=Path("earlier"))
+    monkeypatch.setattr(need, "measured_spread", lambda _: 0.6)
+    settings = chosen(label=label | {"n_train": 400, "n_eval": 200})
+    wider = text(plan(settings, tmp_path / "study", earlier=study))
+    assert f"a study sees about {2 * sees:.3f} in 80 %" in wider
+    assert "Gains differ by 0.6 nats" in wider
+    assert "as measured in earlier." in wider
+    assert "Assumed, not measured: gains differ by 0.3" in made(n_train=400, n_eval=200)
     if split == "group":
         fewest = "with 7, the fewest it takes, nothing, for a verdict needs 10"
         assert fewest in made(n_train=400, n_eval=200, minimum=21)

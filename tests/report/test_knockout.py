@@ -11,7 +11,7 @@ import pytest
 from mnemoscope.report.advice import Deciding
 from mnemoscope.report.charts import WIDTH, chart_view, knockout_drawing
 from mnemoscope.report.content import knockout_of
-from mnemoscope.report.lead import CUTS, lead_of
+from mnemoscope.report.lead import CUTS, OWN_CUTS, lead_of
 from mnemoscope.stats import NO_ESTIMATE, Estimate, frame_of
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.sample import SampleKey
@@ -174,6 +174,16 @@ def test_the_first_screen_says_what_a_cut_breaks_beside_edges_of_equal_mass(
     assert (badge.standing.name, badge.target) == (looks, "taxonomy-1-knockout")
     assert ("undecided" in badge.answer) == (looks == "UNDECIDED")
     assert (badge.decides, badge.command) == ("More of Guess", "mnemoscope knockout s")
+    does = {"BEYOND": "more", "WORSE": "less"}.get(looks)
+    said = "; of 5 strengths the one nearest to 1 % is named"
+    said += f", at 0.1 and 0.3 and 3 and 10 % the decisive ones break {does} than random ones"
+    assert (said in badge.answer) == (does is not None)
+    (own,) = (one for one in lead_of(shown).badges if one.question == OWN_CUTS)
+    assert own.answer == (
+        "each sequence's own 8 edges of largest total effect break 95 % [90, 100] of Guess; "
+        "as heavy ones of its own 12 % [7, 18], another sequence's 8 % [3, 14]"
+    )
+    assert own.standing.name == "BEYOND"
 
 
 def test_without_a_knockout_the_page_says_nothing_of_it(study):

@@ -7,7 +7,7 @@ import pytest
 
 from mnemoscope.report.advice import Step
 from mnemoscope.report.content import ReportContent, Standing
-from mnemoscope.report.lead import MECHANISM, PARTS, conclusion, lead_of
+from mnemoscope.report.lead import MECHANISM, PARTS, Badge, _of_one_set, conclusion, lead_of
 from mnemoscope.stats import Estimate
 from pages import Page, words_of
 from tests.report.conftest import make_benchmark, make_taxonomy, page_of
@@ -199,6 +199,19 @@ def test_among_equal_findings_the_leading_taxonomy_speaks(content):
         assert of in answer
 
 
+def test_one_set_of_texts_serves_all_questions_that_want_some():
+    own, other = (
+        Badge("q", "a", Standing.UNDECIDED, "t", "Why", f"mnemoscope run s OTHER_TEXTS {at}")
+        for at in range(2)
+    )
+    plain = own._replace(command="mnemoscope run s")
+    first, last, rest = _of_one_set([own, other, plain])
+    assert (first, rest) == (own, plain)
+    assert last.decides.startswith("Why. One set of texts serves all 2 questions")
+    assert _of_one_set([own, plain]) == [own, plain]
+    assert _of_one_set([own, own]) == [own, own]  # one command
+
+
 @pytest.mark.parametrize(("n", "said"), [(10, False), (3, True)])
 def test_what_cannot_be_asked_of_small_classes_is_said_with_the_number(content, n, said):
     few = make_taxonomy(n_layers=1, names=("Non-Memo", "Guess", "Recall"))
@@ -232,4 +245,9 @@ def test_what_cannot_be_asked_of_small_classes_is_said_with_the_number(content, 
     answer = lead_of(replace(bare, taxonomies=[quick])).badges[0].answer
     assert "with the MLPs of all layers: 20 %" in answer
     assert answer.endswith("; parts were tried in all layers at once, no single layer alone")
+    both = [quick.graft["rows"][1], BROKEN["rows"][0]]
+    full = replace(grafted, graft=grafted.graft | {"rows": both})
+    answer = lead_of(replace(bare, taxonomies=[full])).badges[0].answer
+    assert "with the MLPs of all layers together: 20 % [10, 31]" in answer
+    assert answer.endswith("; of single parts with the queries and keys of layer 0: 90 % [80, 100]")
     assert "Attention" not in whole  # which the page and the terminal say above, once

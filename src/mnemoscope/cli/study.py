@@ -125,7 +125,9 @@ def run(
         from mnemoscope.cli.summary import print_plan
         from mnemoscope.plan import plan
 
-        print_plan(plan(chosen, out, redo=stage.redo), verbose=stage.verbose)
+        beside = Path(settings).parent if settings else None
+        earlier = Study(beside) if beside and is_study(beside) else None
+        print_plan(plan(chosen, out, redo=stage.redo, earlier=earlier), verbose=stage.verbose)
         return
     with shown(stage.quiet):
         _announce(chosen, out)
@@ -317,8 +319,8 @@ def graft(
         None,
         "--quick/--full",
         help="A first look: four kinds of parts in all layers at once, embedding and unembedding, "
-        "9 random changes of each, 50 sequences of a class. --full: every single part, with the "
-        "default's numbers.",
+        "9 random changes of each, 50 sequences of a class. --full: these and every single "
+        "part, with the default's numbers.",
     ),
     reference: options.Reference = None,
     dry_run: bool = Option(False, "--dry-run", help="Only say how much there is to do."),

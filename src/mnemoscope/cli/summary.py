@@ -23,7 +23,7 @@ from mnemoscope.report.published import console
 from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy.sample import SampleKey
-from mnemoscope.words import figure, percent, plural
+from mnemoscope.words import figure, is_whole_kind, percent, plural
 
 # In one column the better of its sources counts.
 _COLUMNS = list(
@@ -120,7 +120,8 @@ def print_grafts(study: Study) -> None:
                 left = percent(found["random_broken"], unit=False)
                 difference = figure(found["specific"], signed=True)
                 cells += [f"{found['broken']} {left}", difference, found["words"]]
-            table.add_row(row["part"], *cells)
+            everywhere = ", all layers" if is_whole_kind(row["part"]) else ""
+            table.add_row(row["part"] + everywhere, *cells)
         page.print(table)
         if (more := len(view["rows"]) - _MOST_PARTS) > 0:
             page.print(f"And {plural(more, 'more part')}, in the report.")

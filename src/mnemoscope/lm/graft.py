@@ -58,6 +58,8 @@ KINDS = ("qk", "values", "output", "mlp", "norms")
 """Kinds of parts of a layer."""
 OUTSIDE = ("embedding", "unembedding", "norms")
 """Parts outside the layers."""
+WHOLE = tuple(one for one in KINDS if one not in OUTSIDE)
+"""Kinds that are named alone for all layers together; `norms` are those outside the layers."""
 ALL = "all"
 _BUT = "all but "
 _LAYER = re.compile(r"layers\.(\d+)(?:-(\d+))?(?:\.(\w+))?")

@@ -7,7 +7,7 @@ ordered pair of classes.
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
@@ -251,7 +251,27 @@ def ranking_words(row: Mapping[str, object]) -> str:
     return "Δ" if name == "delta" else RANKINGS[name].words
 
 
-def own_statements(rows: pl.DataFrame) -> Iterator[str]:
+class OwnCut(NamedTuple):
+    """Shares of a class that edges chosen for each sequence break, beside two controls."""
+
+    taxonomy: str
+    name: str
+    n_edges: float
+    own: Estimate
+    equal: Estimate  # as heavy ones of its own
+    another: Estimate  # another sequence's
+
+    @property
+    def words(self) -> str:
+        """All three."""
+        return (
+            f"each sequence's own {self.n_edges:.0f} edges of largest total effect break "
+            f"{_broken(self.own)} of {self.name}; as heavy ones of its own {_broken(self.equal)}, "
+            f"another sequence's {_broken(self.another)}"
+        )
+
+
+def own_cuts(rows: pl.DataFrame) -> Iterator[OwnCut]:
     """What each sequence's own edges break, from rows of `knockout.parquet`; empty if not tried."""
     for taxonomy, name in rows.select("taxonomy", "class").unique(maintain_order=True).rows():
         found = {
@@ -261,12 +281,13 @@ def own_statements(rows: pl.DataFrame) -> Iterator[str]:
         }
         if not found:
             continue
-        own, another, equal = (
-            _broken(_lost(found[one]["survival"]))
-            for one in ("own", "own, another's", "own, equal mass")
+        broken = (
+            _lost(found[one]["survival"]) for one in ("own", "own, equal mass", "own, another's")
         )
-        yield (
-            f"{taxonomy}: each sequence's own {found['own']['n_edges']:.0f} edges of largest total "
-            f"effect break {own} of {name}; as heavy ones of its own {equal}, another sequence's "
-            f"{another}."
-        )
+        yield OwnCut(taxonomy, name, found["own"]["n_edges"], *broken)
+
+
+def own_statements(rows: pl.DataFrame) -> Iterator[str]:
+    """The same in sentences."""
+    for one in own_cuts(rows):
+        yield f"{one.taxonomy}: {one.words}."

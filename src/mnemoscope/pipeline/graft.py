@@ -9,7 +9,7 @@ the twin's activations.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -30,6 +30,7 @@ from mnemoscope.lm.graft import (
     KINDS,
     OUTSIDE,
     PLACES,
+    WHOLE,
     Control,
     Pair,
     Place,
@@ -191,6 +192,7 @@ def _anatomy(study: Study, models: Models) -> _Anatomy:
     wanted = study.settings
     named = [wanted.as_dict()["model"], wanted.reference, wanted.graft.parts, wanted.graft.patch]
     named += sorted(models.given.values())
+    named += WHOLE if wanted.graft.parts is None else ()
     return _Anatomy(f"anatomy-{digest([_VERSION, *named])[:20]}")
 
 
@@ -230,8 +232,10 @@ def make_grafts(
     every = tasks_of(study, known.values["facts"], known.values["parts"])
     tasks = [replace(one, n_tried=n_tried) for one in every]
     n_walks, may_decide = sum(isinstance(task.graft, Walk) for task in tasks), may_compare(study)
-    how = "random change at growing scales" if may_decide else "random change of the same size"
-    walks = f" and {n_walks:,} walks (one {how})" if n_walks else ""
+    walks = f"{n_walks:,} random changes of the same size"
+    if may_decide:
+        walks = f"{n_walks:,} walks (one random change at growing scales)"
+    walks = f" and {walks}" if n_walks else ""
     n_done = sum(store.has(task.key) for task in tasks)
     done = f"; {n_done:,} of these {len(tasks):,} are done" if n_done else ""
     say(f"{len(tasks) - n_walks:,} grafts{walks}{done}.")
@@ -280,8 +284,8 @@ def count_grafts(study: Study, models: Models) -> GraftCounts:
         every = [one.graft for one in tasks]
     else:
         n_layers = facts["model"]["n_layers"]
-        whole = [f"layers.{at}.{kind}" for at in range(n_layers) for kind in KINDS]
-        parts = list(wanted.parts or [*whole, *OUTSIDE])
+        single = [f"layers.{at}.{kind}" for at in range(n_layers) for kind in KINDS]
+        parts = list(wanted.parts or _with_whole([*single, *OUTSIDE], n_layers))
         every = list(_wanted(study, tried, parts, n_layers))
         todo = [Task(one, "", "", is_walked=may_decide) for one in every]
     n_walks = sum(isinstance(one, Walk) for one in every)
@@ -337,7 +341,7 @@ def _check_twin(study: Study, models: Models) -> int:
 def wanted_parts(loaded: "Loaded") -> list[str]:
     """Names of the parts to graft, each once; UserError for one that the model does not have."""
     pair, wanted = loaded.pairs[INTO_MODEL], loaded.study.settings.graft
-    parts = list(wanted.parts or pair.anatomy.parts)
+    parts = list(wanted.parts or _with_whole(pair.anatomy.parts, pair.anatomy.n_layers))
     lacks = [one for one in parts if one in OUTSIDE and one not in pair.anatomy.parts]
     if lacks and len(lacks) < len(parts):  # such as the unembedding where it is the embedding
         say(f"This model has no {' and no '.join(lacks)} of its own, so none is tried.")
@@ -349,6 +353,11 @@ def wanted_parts(loaded: "Loaded") -> list[str]:
             for place in PLACES:
                 module_at(lm.model, place, layer)
     return parts
+
+
+def _with_whole(single: Iterable[str], n_layers: int) -> list[str]:
+    """All single parts, then each kind in all layers: one layer alone hides a spread memory."""
+    return [*single, *(WHOLE if n_layers > 1 else ())]
 
 
 def tasks_of(

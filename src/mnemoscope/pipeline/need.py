@@ -20,7 +20,7 @@ from mnemoscope.pipeline.label import (
 )
 from mnemoscope.pipeline.published_split import take_published_patterns
 from mnemoscope.pipeline.sources import PlannedData, verdict_column
-from mnemoscope.stats import FEWEST_GROUPS
+from mnemoscope.stats import FEWEST_GROUPS, rows_of
 from mnemoscope.study.cost import Need
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import StudySettings, variants
@@ -28,7 +28,7 @@ from mnemoscope.study.shapes import shape_facts
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import Taxonomy, count_class_sets, distinct_partitions
-from mnemoscope.taxonomy.sample import N_FOLDS, SampleKey
+from mnemoscope.taxonomy.sample import MAIN, N_FOLDS, SampleKey
 from mnemoscope.words import nats, plural
 
 _MOST_DRAWN = 3  # samples whose classes are counted in a dry run
@@ -199,9 +199,16 @@ def taxonomy_lines(
 
 
 def expected_lines(
-    settings: StudySettings, data: PlannedData, taxonomies: Sequence[Taxonomy], need: Need
+    settings: StudySettings,
+    data: PlannedData,
+    taxonomies: Sequence[Taxonomy],
+    need: Need,
+    measured: Study | None = None,
 ) -> Iterator[str]:
-    """How many sequences of a class to expect, and the smallest gain that they should show."""
+    """How many sequences of a class to expect, and the smallest gain that they should show.
+
+    Gains spread as in the finished benchmark of `measured`, else as is assumed.
+    """
     label = settings.label
     drawn = f"{label.n_train:,} train and {label.n_eval:,} test"
     if label.split == "folds":
@@ -228,7 +235,25 @@ def expected_lines(
         yield f"Expected: {expected} {wants}"
     for _, _, words in need.drawn[:_MOST_DRAWN]:
         yield f"Drawn: {words}."
-    yield f"Power: {_power(settings, data.n_sequences, taxonomies, need)}"
+    yield f"Power: {_power(settings, data.n_sequences, taxonomies, need, measured)}"
+
+
+def measured_spread(study: Study) -> float | None:
+    """The standard deviation of gains, nats, with which a study sees what its benchmark says.
+
+    What trainings add to it is in it. The largest of its taxonomies; None where none has a gain.
+    """
+    if not study.is_done("benchmark"):
+        return None
+    entries, found = samples_of(study), []
+    rows = study.benchmark.filter("is_headline", variant=MAIN).drop_nulls("gain_seen")
+    for row in rows_of(rows):
+        entry, n_classes = entries[SampleKey(row["taxonomy"])], len(row["f1"])
+        n = (row["n_groups"] or row["n_eval"]) // n_classes
+        n_trained = n * (1 - 1 / N_FOLDS) if entry.split_by == "folds" else entry.n_train
+        if n >= FEWEST_GROUPS and n_trained:
+            found.append(SPREAD * row["gain_seen"] / expected_seen(n, n_trained, n_classes))
+    return max(found, default=None)
 
 
 def _power(
@@ -236,6 +261,7 @@ def _power(
     n_sequences: int | None,
     taxonomies: Sequence[Taxonomy],
     need: Need,
+    measured: Study | None,
 ) -> str:
     """The smallest gain that a study should show: of what is drawn, else of equal classes."""
     label, is_folds = settings.label, settings.label.split == "folds"
@@ -256,7 +282,8 @@ def _power(
             f"with counts, passages and a report. For a verdict give {more}."
         )
     n_asked: list[int] = []
-    sees = []
+    sees, known = [], None if measured is None else measured_spread(measured)
+    spread = SPREAD if known is None else known
     for n_drawn in (min(n_most, label.per_class), min(label.minimum, label.per_class)):
         n = n_drawn if is_folds else max(2, n_drawn * label.n_eval // label.per_class)
         if drawn and not n_asked:
@@ -264,7 +291,7 @@ def _power(
         n_trained = n_drawn * (1 - 1 / N_FOLDS) if is_folds else n_drawn - n
         n_asked.append(n)
         sees.append(
-            f"about {nats(expected_seen(n, n_trained, n_classes))}"
+            f"about {nats(expected_seen(n, n_trained, n_classes) * spread / SPREAD)}"
             if n >= FEWEST_GROUPS
             else f"nothing, for a verdict needs {FEWEST_GROUPS}"
         )
@@ -276,9 +303,14 @@ def _power(
     equal = ""
     if n_sequences is not None and not drawn and n_most < label.per_class:
         equal = f" (at most, if the {n_sequences:,} are {n_classes} classes of one size)"
+    how = f"Gains differ by {spread:.2g} nats (standard deviation) from sequence to sequence, "
+    how += f"trainings included, as measured in {measured.folder}." if measured else ""
+    if known is None:
+        how = f"Assumed, not measured: gains differ by {SPREAD:g} nats (standard deviation) from "
+        how += "sequence to sequence; where they differ more, a study sees less."
     return (
         f"the least gain that counts is {EFFECT:g} nats a sequence. With {n_asked[0]:,} evaluation "
         f"sequences of each class{equal} a study sees {sees[0]} in {100 * POWER:g} % of cases; "
         f"with {n_asked[1]:,}, the fewest it takes, {sees[1]}. Near duplicates count once. "
-        f"Assumed: gains differ by {SPREAD:g} nats (standard deviation) from sequence to sequence."
+        f"{how}"
     )

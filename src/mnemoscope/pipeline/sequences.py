@@ -24,7 +24,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import atomic_folder
 from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.published_split import is_plain, read_published
-from mnemoscope.pipeline.sources import read_sources
+from mnemoscope.pipeline.sources import copies_said, read_sources
 from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
 from mnemoscope.stats import share_of
@@ -83,6 +83,8 @@ def create_study(
     if result.n_unreadable:
         parts.append(f"{result.n_unreadable:,} files were not read: no text in UTF-8, or no file")
     say("; ".join(parts))
+    for line in copies_said(result, settings):
+        say(line)
     return Study(folder)
 
 

@@ -1,7 +1,10 @@
 """Read the sources of a study, or say what is known of those that are not on disk."""
 
 import re
+import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +27,7 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED, StudySettings
 from mnemoscope.study.shapes import shape_facts
 from mnemoscope.taxonomy.names import Taxonomy, count_class_sets
+from mnemoscope.words import plural
 
 _VERDICTS = ("is_memorized", "published_is_memorized", "memorization_score")
 
@@ -63,6 +67,7 @@ def read_sources(
         frame = read_table(sequences_path())
         return ReadResult(frame=frame, n_documents=frame["document"].n_unique())
     loaded = tokenizer()
+    sources = _once([wanted.source, *wanted.also])
     results = [
         read_sequences(
             one,
@@ -73,9 +78,43 @@ def read_sources(
             pad=wanted.pad,
             columns=wanted.columns,
         )
-        for one in (wanted.source if source is None else source, *wanted.also)
+        for one in (wanted.source if source is None else source, *sources[1:])
     ]
-    return join_results(results, [wanted.source, *wanted.also])
+    joined = join_results(results, sources)
+    ends = list(accumulate(one.frame.height for one in results))
+    copies = {
+        name: [n, end - begin]
+        for name, begin, end in zip(sources[1:], ends, ends[1:], strict=False)
+        if (n := _n_copies(joined.frame, begin, end))
+    }
+    return replace(joined, facts=joined.facts | {"copies": copies}) if copies else joined
+
+
+def _once(sources: Sequence[str]) -> list[str]:
+    """The sources but for those that name the same file or folder again."""
+    real: dict[str, str] = {}
+    for one in sources:
+        real.setdefault(str(Path(one).resolve()) if Path(one).exists() else one, one)
+    return list(real.values())
+
+
+def _n_copies(frame: pl.DataFrame, begin: int, end: int) -> int:
+    """How many of the rows from `begin` to `end` hold the same tokens as one before them all."""
+    tokens = frame.select("tokens")
+    return tokens[begin:end].join(tokens[:begin].unique(), on="tokens", how="semi").height
+
+
+def copies_said(result: ReadResult, settings: StudySettings) -> list[str]:
+    """Say which further sources hold sequences that are there already, and which to leave out."""
+    said = []
+    for name, (n, whole) in result.facts.get("copies", {}).items():
+        line = f"{name}: of {plural(whole, 'sequence')} {n:,} are exact copies of sequences of the "
+        line += "sources before it and count twice."
+        if n == whole:
+            left = ", ".join(one for one in settings.sequences.also if one != name)
+            line += f" Leave it out: --set {shlex.quote(f'sequences.also=[{left}]')}"
+        said.append(line)
+    return said
 
 
 def find_data(
@@ -100,7 +139,9 @@ def find_data(
     elif wanted.split is None and not all(map(_is_here, (wanted.source, *wanted.also))):
         return _of_suite(settings)
     if checked is not None and wanted.split is None:
-        return _of_frame(checked().frame, settings)
+        result = checked()
+        found = _of_frame(result.frame, settings)
+        return found._replace(lines=[*found.lines, *copies_said(result, settings)])
     try:
         result = read_sources(settings, lambda: None)
     except UserError as error:
@@ -110,7 +151,8 @@ def find_data(
         return PlannedData(None, None, None, [f"Sequences: {wanted.source}: {why}."])
     if wanted.split is None:
         result = result.limited(wanted.limit, wanted.seed)
-    return _of_frame(result.frame, settings)
+    found = _of_frame(result.frame, settings)
+    return found._replace(lines=[*found.lines, *copies_said(result, settings)])
 
 
 def verdict_column(frame: pl.DataFrame) -> str | None:

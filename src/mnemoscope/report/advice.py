@@ -28,9 +28,19 @@ from mnemoscope.pipeline.reference import is_swapped
 from mnemoscope.stats import FEWEST_GROUPS, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
-from mnemoscope.study.stages import STAGES
+from mnemoscope.study.stages import STAGES, rests_on
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import MINUS, PART_KINDS, count, nats, plural, ranged, rounded, whole_kind
+from mnemoscope.words import (
+    MINUS,
+    PART_KINDS,
+    count,
+    is_whole_kind,
+    nats,
+    plural,
+    ranged,
+    rounded,
+    whole_kind,
+)
 
 FIRST = 3
 """Steps that a terminal names."""
@@ -132,7 +142,7 @@ def _grafts(study: Study, folder: str) -> Iterator[Step]:
         return
     what = "Which parts of the model hold each class"
     if not _has_two_classes(study):
-        what = "What each part of the model breaks (too few of a class to compare two)"
+        what = "What each part of the model breaks, as too few of a class are there to compare two"
     if study.settings.reference is not None:
         how = "--dry-run: how long it takes; --quick: a first look"
         yield Step(f"{what} ({how})", f"mnemoscope graft {folder}")
@@ -148,15 +158,24 @@ def _grafts(study: Study, folder: str) -> Iterator[Step]:
 def untried_parts(study: Study, folder: str) -> Iterator[Step]:
     """Which parts finished grafts left out, as `--quick` does, and the command for all of them."""
     wanted, manifest = study.settings.graft.parts, study.manifest("graft")
-    if wanted is None or manifest is None or not study.is_done("graft"):
+    if manifest is None or not study.is_done("graft"):
         return
-    kinds, tried = {one.rpartition(".")[2] for one in wanted}, manifest["counts"]["parts"]
+    tried = manifest["counts"]["parts"]
+    if wanted is None:  # an earlier version tried each layer alone
+        if not any(map(is_whole_kind, tried)) and any("layers.1." in one for one in tried):
+            why = "Single layers were grafted alone, which hides what is spread over several. The "
+            why += "MLPs, queries and keys, values and outputs of all layers together"
+            yield Step(why, f"mnemoscope graft {folder} --redo")
+        return
+    kinds = {one.rpartition(".")[2] for one in wanted}
     left = [one for one in (*PART_KINDS, "embedding", "unembedding") if one not in kinds]
     left = [PART_KINDS.get(one, one) for one in left]
     left += [] if any("layers." in one for one in tried) else ["single layers"]
     why = f"Grafts so far: {', '.join(map(whole_kind, tried))}"
     why += f"; not tried: {', '.join(left)}" if left else ""
-    yield Step(f"{why}. Every part of every layer", f"mnemoscope graft {folder} --full --redo")
+    yield Step(
+        f"{why}. These and every part of every layer", f"mnemoscope graft {folder} --full --redo"
+    )
 
 
 def steps_from_here(study: Study) -> Iterator[Step]:
@@ -216,7 +235,19 @@ def _go_on(study: Study, place: Path) -> Step:
         return Step("Finish the study", f"mnemoscope run -o {folder}")
     flags = next((one.flags for one in samples_of(study).values() if one.flags), "")
     if flags:
-        return Step("Train on what there is", f"mnemoscope run -o {folder} {flags} --redo")
+        made = [
+            one.name
+            for one in STAGES
+            if one.is_optional and rests_on(one.name, "label") and study.is_done(one.name)
+        ]
+        why = "Train on what there is"
+        if made:
+            why += f", which drops {' and '.join(made)}: afterwards run "
+            why += f"{' and '.join(f'mnemoscope {one} {folder}' for one in made)}, which takes "
+            why += "what is still valid from the study"
+        elif study.settings.reference is not None and why_no_grafts(study) is None:
+            why += "; grafts that were made before it would be dropped"
+        return Step(why, f"mnemoscope run -o {folder} {flags} --redo")
     if study.sequences["is_memorized"].all():
         why = "Ask about these texts with others beside them that the model never read"
         also = ", ".join([*study.settings.sequences.also, "OTHER_TEXTS"])

@@ -38,7 +38,9 @@ from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison
 from mnemoscope.pipeline.causes import (
     KNOCKOUT_FILE,
     SPECIFICITY_FILE,
+    OwnCut,
     of_json,
+    own_cuts,
     own_statements,
     ranking_words,
     spoken_strength,
@@ -57,6 +59,12 @@ from mnemoscope.report.charts import (
     Flow,
     profile_drawing,
     sankey_view,
+)
+from mnemoscope.report.documents import (
+    Counted,
+    by_document,
+    document_tables,
+    folder_sentence,
 )
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.published import published_view
@@ -236,6 +244,7 @@ class Knockout:
     statements: Sequence[str] = ()  # at the strength that is spoken of
     further: Sequence[str] = ()  # at the others
     own: Sequence[str] = ()  # of each sequence's own edges
+    own_cuts: Sequence[OwnCut] = ()  # the same as figures
     ranking: str = ""  # in words
     attribution: str = ""
     renormalize: bool = False
@@ -320,6 +329,7 @@ class ReportContent:
     browser: BrowsedSequences | None = None  # None without a tokenizer
     missing: str | None = None  # why there are no figures of CNNs
     control: str = ""  # what the reference repeats too, or that none was asked
+    folders: str = ""  # that folders differ in what is repeated of them
 
 
 def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
@@ -337,6 +347,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         if is_trained or study.is_done("label")
         else []
     )
+    folders, documents = _by_document(study, table, taxonomies)
     return ReportContent(
         title=study.settings.title or study.settings.model.name,
         model=model_facts(models, "model") if "model" in models else None,
@@ -347,6 +358,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         prefix=study.settings.sequences.n_prefix,
         checks=[
             *tables.graft_tables(study),
+            *document_tables(folders, documents),
             *tables.truth_tables(table),
             *tables.sharing_tables(study),
             *tables.search_tables(study),
@@ -370,7 +382,22 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         browser=_browser(study, table, taxonomies, tokenizer) if tokenizer else None,
         missing=missing,
         control=control_words(study),
+        folders="" if {"inserted", "held_out"} & {*table.columns} else folder_sentence(folders),
     )
+
+
+def _by_document(
+    study: Study, table: pl.DataFrame, taxonomies: Sequence[TaxonomyResult]
+) -> tuple[list[Counted], list[Counted]]:
+    """What is repeated by folder and document, with the classes that the headline counts."""
+    names = [one.name for one in taxonomies]
+    if not names:
+        return by_document(table)
+    name = PAPER if PAPER in names else names[0]
+    taxonomy = taxonomies[names.index(name)]
+    every = [one["name"] for one in taxonomy.classes] + [one for one, _ in taxonomy.dropped]
+    classes = [one for one in every if one != NON_MEMO]
+    return by_document(table, study.read(LABELS_FILE)[name], classes)
 
 
 def _browser(
@@ -600,6 +627,7 @@ def knockout_of(study: Study, sample: SampleKey) -> Knockout | None:
         statements=said[True],
         further=said[False],
         own=[_told(line, sample.taxonomy) for line in own_statements(rows)],
+        own_cuts=list(own_cuts(rows)),
         ranking=ranking_words(rows.row(0, named=True)),
         attribution=study.settings.knockout.attribution,
         renormalize=study.settings.knockout.renormalize,

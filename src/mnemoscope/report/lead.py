@@ -7,17 +7,18 @@ from typing import Any, NamedTuple
 from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
 from mnemoscope.report.answer import as_sentence
-from mnemoscope.report.content import ReportContent, Standing, TaxonomyResult
+from mnemoscope.report.content import Knockout, ReportContent, Standing, TaxonomyResult
 from mnemoscope.report.style import PAPER_COLOURS, class_colour
 from mnemoscope.stats import FEWEST_GROUPS, NO_ESTIMATE, Estimate
 from mnemoscope.store import Facts
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import count, part_words, ranged, share
+from mnemoscope.words import count, is_whole_kind, part_words, ranged, share
 
 MECHANISM = "Mechanism (which parts of the model a class needs)"
 PARTS = "Parts (what breaks with the reference’s in their place)"
 CUTS = "Attention edges (what breaks if they are cut)"
+OWN_CUTS = "A sequence’s own attention edges"
 _OF_FORM = ("Guess", "Reconstruct", "Code")
 _IN_WORDS = {"Guess": "guessable", "Recall": "recalled"}
 _CLEAREST = (
@@ -60,6 +61,7 @@ class Lead:
 
     headline: str  # "2,873 of 5,000 sequences repeated: 1,318 guessable, 1,555 recalled"
     control: str  # what the reference repeats of them, or that none was asked
+    folders: str  # that folders differ in what is repeated
     parts: Sequence[Part]  # empty where there are no sequences
     number: int | None
     grafted: int | None  # the number of the taxonomy whose grafts stand first
@@ -85,6 +87,7 @@ def lead_of(content: ReportContent) -> Lead:
     return Lead(
         headline,
         content.control,
+        content.folders,
         [
             Part(name, f"{count(n)} {words}", n / whole, share(n, whole), place)
             for name, words, n, place in counted
@@ -95,14 +98,25 @@ def lead_of(content: ReportContent) -> Lead:
         _grafted(content, number)
         or next((at for at, one in enumerate(content.taxonomies, 1) if one.graft), None),
         list(_passages(taxonomy)) if taxonomy else [],
-        list(_badges(content, number)),
+        _of_one_set(list(_badges(content, number))),
     )
+
+
+def _of_one_set(badges: list[Badge]) -> list[Badge]:
+    """The answers; the last of several that want other texts says that one set serves all."""
+    wanting = [at for at, one in enumerate(badges) if "OTHER_TEXTS" in one.command]
+    if len({badges[at].command for at in wanting}) > 1:
+        last = badges[wanting[-1]]
+        said = f"{last.decides}. One set of texts serves all {len(wanting)} questions, if it has "
+        said += "what each wants: give the settings of their commands together"
+        badges[wanting[-1]] = last._replace(decides=said)
+    return badges
 
 
 def conclusion(content: ReportContent) -> str:
     """What was found, for a terminal: the count and each question's answer, a line each."""
     lead = lead_of(content)
-    said = [lead.headline, lead.control]
+    said = [lead.headline, lead.folders, lead.control]
     for one in lead.badges:
         said += [f"{one.question}: {one.answer}", one.decides]
     return "\n".join(as_sentence(one) for one in said if one)
@@ -239,15 +253,21 @@ def _breaks_most(taxonomy: TaxonomyResult, target: str) -> Badge:
     name = max(graft["classes"], key=lambda one: largest.get(one, 0))
     at = graft["classes"].index(name)
     row = min(graft["rows"], key=lambda one: one["cells"][at].value)
-    parts = [one["part"] for one in graft["rows"]]
-    whole = ""
-    if not any("layers." in one for one in parts):
+    together, whole = "", ""
+    if not any("layers." in one["part"] for one in graft["rows"]):
         whole = "; parts were tried in all layers at once, no single layer alone"
+    elif is_whole_kind(row["part"]):
+        together = " together"
+        others = [one for one in graft["rows"] if not is_whole_kind(one["part"])]
+        best = min(others, key=lambda one: one["cells"][at].value)
+        whole = f"; of single parts with {part_words(best['part'])}: {_left(best['cells'][at])}"
     own, random = row["cells"][at], [*row["random"], NO_ESTIMATE, NO_ESTIMATE][at]
     if own.value == 1:
         said = f"no part that was tried breaks any of {name}{whole}"
         return Badge(PARTS, said, Standing.WITHIN, target)
-    said = f"{name} breaks most with {part_words(row['part'])}: {_left(own)} of it is left"
+    said = (
+        f"{name} breaks most with {part_words(row['part'])}{together}: {_left(own)} of it is left"
+    )
     looks = Standing.UNCONTROLLED
     if random.value is not None:
         said += f", with random changes of the same size {_left(random)}"
@@ -288,9 +308,35 @@ def _cuts(content: ReportContent, lead: int | None) -> Iterator[Badge]:
     )
     if looks is Standing.UNDECIDED and value is not None:
         said += ", so whether these do more is undecided"
-    said += _under(content, number) if len(content.taxonomies) > 1 else ""
+    said += _other_strengths(view, row) if view else ""
+    under = _under(content, number) if len(content.taxonomies) > 1 else ""
     target = f"taxonomy-{number}-knockout"
-    yield Badge(CUTS, said, looks, target, *_deciding(content, "cuts", taxonomy))
+    yield Badge(CUTS, said + under, looks, target, *_deciding(content, "cuts", taxonomy))
+    for own in view.own_cuts if view else ():
+        if own.name != row["class"] or None in (*own.own, *own.equal, *own.another):
+            continue
+        looks = Standing.UNDECIDED
+        if all((own.own.low or 0) > (one.high or 0) for one in (own.equal, own.another)):
+            looks = Standing.BEYOND
+        yield Badge(OWN_CUTS, own.words + under, looks, target)
+
+
+def _other_strengths(view: Knockout, row: Mapping[str, Any]) -> str:
+    """Why this strength is spoken of, and at which others the answer is decided."""
+    if len(view.strengths) < 2:
+        return ""
+    found: dict[str, list[str]] = {}
+    for one in view.indices:
+        _, low, high = one["beyond_equal_mass"]
+        if one["class"] != row["class"] or one["strength"] == view.spoken or low is None:
+            continue
+        does = "more" if low > 0 else "less" if high < 0 else ""
+        if does:
+            found.setdefault(does, []).append(f"{one['strength']:g}")
+    said = f"; of {len(view.strengths)} strengths the one nearest to 1 % is named"
+    for does, at in found.items():
+        said += f", at {' and '.join(at)} % the decisive ones break {does} than random ones"
+    return said
 
 
 def _of_classes(content: ReportContent, number: int, lead: int | None) -> str:

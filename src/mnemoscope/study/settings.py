@@ -614,7 +614,8 @@ class GraftSettings(BoundedSettings):
     parts: Annotated[list[str], Field(min_length=1)] | None = Field(
         default=None,
         description="Parts of the weights, such as layers.0.qk, layers.0-1.mlp, qk, "
-        "layers.1.heads.3, all but embedding; null tries every single part.",
+        "layers.1.heads.3, all but embedding; null tries every single part, and qk, values, "
+        "output and mlp in all layers together.",
     )
     directions: list[Literal["twin_in_model", "model_in_twin"]] = Field(
         default=["twin_in_model"],

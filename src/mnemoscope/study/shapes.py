@@ -69,7 +69,7 @@ def find_models(settings: StudySettings) -> KnownModels:
     near = "" if shape else model_near(wanted.name)
     lines, reference = [f"Model {wanted.name}: {shown}.{near}"], None
     if settings.reference == EMBEDDED:
-        lines.append("Reference: the embedded model before it saw the sequences, on disk.")
+        lines.append("Reference: the embedded one, on disk.")
     elif settings.reference is not None:
         name, revision = split_revision(settings.reference)
         reference = find_shape(name)
