@@ -8,9 +8,9 @@ Source: Ni et al., arXiv 2409.01790.
 
 import math
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import polars as pl
@@ -20,14 +20,20 @@ from mnemoscope.files import digest
 from mnemoscope.stats import Estimate, difference_of, pair_correlation, share_true
 from mnemoscope.words import plural
 
-if TYPE_CHECKING:
-    from mnemoscope.contamination.ask import AskedModel
-
 MOST_ORDERS = 24
 """Orders that are put to a model, the printed one among them: all of four choices."""
 MOST_ITEMS = 500
 """Items whose orders are asked: a share of as many has an interval of at most 9 points."""
 _BLOCK = 32  # items whose orders are put together
+
+
+class ScoresTexts(Protocol):
+    """What is asked of a model, see `ask.AskedModel`."""
+
+    def logprobs(
+        self, pairs: Sequence[tuple[str, str]], *, as_given: bool = False
+    ) -> list[float] | None:
+        """Log-probabilities (ln) of texts after others."""
 
 
 def order_pairs(item: Item) -> list[tuple[str, str]] | None:
@@ -84,7 +90,7 @@ def items_with_orders(items: Sequence[Item]) -> set[str]:
 
 
 def order_ranks(
-    model: "AskedModel", items: Sequence[Item], keys: Container[str]
+    model: ScoresTexts, items: Sequence[Item], keys: Container[str]
 ) -> list[int | None]:
     """The place of the printed order among all that are tried, 1 for the likeliest.
 
@@ -123,7 +129,7 @@ class Orders(NamedTuple):
     excess: Estimate | None
 
     @property
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Mapping[str, object]:
         """All of it in plain values, with its sentence."""
         values = {
             name: one._asdict() if isinstance(one, Estimate) else one
