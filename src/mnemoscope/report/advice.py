@@ -34,7 +34,6 @@ from mnemoscope.words import (
     MINUS,
     PART_KINDS,
     count,
-    is_whole_kind,
     nats,
     plural,
     ranged,
@@ -158,15 +157,9 @@ def _grafts(study: Study, folder: str) -> Iterator[Step]:
 def untried_parts(study: Study, folder: str) -> Iterator[Step]:
     """Which parts finished grafts left out, as `--quick` does, and the command for all of them."""
     wanted, manifest = study.settings.graft.parts, study.manifest("graft")
-    if manifest is None or not study.is_done("graft"):
+    if wanted is None or manifest is None or not study.is_done("graft"):
         return
     tried = manifest["counts"]["parts"]
-    if wanted is None:  # an earlier version tried each layer alone
-        if not any(map(is_whole_kind, tried)) and any("layers.1." in one for one in tried):
-            why = "Single layers were grafted alone, which hides what is spread over several. The "
-            why += "MLPs, queries and keys, values and outputs of all layers together"
-            yield Step(why, f"mnemoscope graft {folder} --redo")
-        return
     kinds = {one.rpartition(".")[2] for one in wanted}
     left = [one for one in (*PART_KINDS, "embedding", "unembedding") if one not in kinds]
     left = [PART_KINDS.get(one, one) for one in left]
