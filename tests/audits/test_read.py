@@ -12,6 +12,7 @@ from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.errors import UserError
+from pages import words_of
 from tests.audits.conftest import BRIEF
 
 N_UNREAD = 20
@@ -133,6 +134,9 @@ def test_the_verb_writes_it_down(folder, tmp_path, succeed):
     page = (out / "audit.html").read_text()
     assert "Was it read, though it does not come out?" in page
     assert f"{record['read']['documents'][0]['bits']['value']:,.0f}" in page
+    report = words_of((out / "report.html").read_text())
+    assert record["read"]["sentence"] in report
+    assert "not come out, was asked too (it cannot be told): see below." in report
     assert pl.read_parquet(out / "read.parquet")["is_unread"].sum() == 10 * 2
 
 

@@ -13,7 +13,7 @@ read this table. It is light: the work is named, and imported when it is asked f
 
 `template` is a file with macros: of a passage's card `main` (one of its four figures) and `notes`,
 and folded `figures` and `more`; `reading` that explains them; `section` of the page, `brief` of the
-report. Without one, figures are shown as they are.
+report and `aside` behind its verdict. Without one, figures are shown as they are.
 """
 
 from collections.abc import Container
