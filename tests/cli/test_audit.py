@@ -67,7 +67,8 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     (binary := tmp_path / "b.bin").write_bytes(b"\0")  # what nobody reads counts in a gate
     assert f"holds an audit of other documents ({binary}). " in call(*asked, binary).err
     plan = ("audit", "embedded", own, "-o", tmp_path / "new", "--dry-run")
-    planned = call(*plan).out
+    planned = call(*plan, "--unread", own).out
+    assert "1 document of --unread is asked in the same way: " in planned
     assert "reference, grafts, needs" in planned
     assert "reference, grafts, cnn, needs" in call(*plan, "--study", "auto").out
     assert "no such folder. Make a study" in call(*plan, "--study", tmp_path / "nowhere").err

@@ -69,6 +69,18 @@ class _Read(TypedDict):
     sentence: str
 
 
+class UnreadText(TypedDict):
+    """A document of `--unread`, with the checksum of its text."""
+
+    document: str
+    sha256: str
+
+
+class _Unread(TypedDict):
+    texts: list[UnreadText]
+    sentence: str
+
+
 class AuditRecord(TypedDict):
     """`audit.json`, as far as anything reads it."""
 
@@ -85,6 +97,7 @@ class AuditRecord(TypedDict):
     cnn: _Cnn | None
     api: NotRequired[ApiRecord]
     read: NotRequired[_Read]
+    unread: NotRequired[_Unread]
     settings: dict[str, Value]
     encoding: str
     columns: NotRequired[dict[str, str]]

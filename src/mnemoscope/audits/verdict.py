@@ -5,7 +5,7 @@ Page, report, terminal, `audit.json`, SARIF, JUnit and app all say this sentence
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PureWindowsPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 from typing_extensions import TypedDict
@@ -112,8 +112,8 @@ class ReferenceEvidence(TypedDict):
 class Verdict(TypedDict):
     """`verdict` of `audit.json`; `decided_by` is a name of `RULES`.
 
-    The `sentence` is `headline` and `meaning`, with a colon between them, and what stands in
-    `beside` of the reference; that is null where no passage came out.
+    The `sentence` is `headline` and `meaning`, with a colon between them, what stands in `beside`
+    of the reference (null where no passage came out), and what `unread` of `audit.json` says.
     """
 
     headline: str
@@ -128,20 +128,26 @@ class Verdict(TypedDict):
 
 
 def verdict_of(
-    name: str, reference: ModelRecord | None, summary: Summary, passages: pl.DataFrame
+    name: str,
+    reference: ModelRecord | None,
+    summary: Summary,
+    passages: pl.DataFrame,
+    unread: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """The verdict on documents, from their sums and the passages with what each ground says.
 
-    `name` is what the model is called; `reference` None: none was asked.
+    `name` is what the model is called; `reference` None: none was asked; `unread` is what
+    `audit.json` says of the documents of `--unread`.
     """
     rule = decided_by(passages)
     beside = reference_beside(name, reference, passages)
     headline, meaning = said_of(name, summary)
+    said = [str(one["sentence"]) for one in (beside, unread) if one]
     return {
         "headline": headline,
         "meaning": meaning,
         "beside": beside,
-        "sentence": f"{headline}: {meaning}." + (f" {beside['sentence']}" if beside else ""),
+        "sentence": " ".join([f"{headline}: {meaning}.", *said]),
         "decided_by": rule,
         "words": RULES[rule].words,
         "tested": RULES[rule].tested,

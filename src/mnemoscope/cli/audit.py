@@ -343,15 +343,16 @@ def audit_verify(
             search=search,
         )
     answer.facts.update({"folder": folder, **found._asdict(), "searched": search})
-    for line in [*found.problems, *found.unchecked, *found.notes]:
+    for line in found.problems:
+        print(printable(line))
+    for line in found.unchecked:
+        print(printable(f"Not checked: {line}"))
+    for line in found.notes:
         print(printable(line))
     for line in found.checked:
         print(f"Checked: {line}")
-    if found.checked and not search:
-        print(
-            "Not checked: whether passages were left out, and what no window has right "
-            "('otherwise'). --search asks every window again."
-        )
+    for line in found.not_checked:
+        print(f"Not checked: {line}")
     if found.n_spans or not found.problems:
         whole = plural(found.n_spans, "piece") + " of passages"
         if found.n_open:
@@ -366,10 +367,10 @@ def audit_verify(
         print(f"{folder} does not hold: {problems}, named above.")
         raise typer.Exit(GATE_FAILED)
     if found.unchecked:
-        missing = plural(len(found.unchecked), "document")
         print(
-            f"{folder}: not verified, {missing} could not be found. Nothing speaks against the "
-            "audit; run this where it was made, or say where they are now with --documents DIR."
+            f"{folder}: not verified, for want of the {plural(len(found.unchecked), 'thing')} "
+            "named above. Nothing speaks against the audit; run this where it was made, or say "
+            "where they are now with --documents DIR."
         )
         raise typer.Exit(_UNCHECKED)
     but = "" if found.has_pages else ", but for its pages"
