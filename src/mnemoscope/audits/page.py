@@ -31,6 +31,7 @@ from mnemoscope.audits.passages import (
 )
 from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.records import WINDOWS_LINES, AuditRecord, DocumentRow, copies_said
+from mnemoscope.audits.repeats import with_repeats
 from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL, UNDECIDED, VERDICTS
 from mnemoscope.audits.settings import checked, flag_of
 from mnemoscope.audits.shares import Passage, share_beside, share_words
@@ -87,7 +88,7 @@ def render_page(
     `tables` are those of the questions that were asked. The same audit always gives the same page.
     """
     tables = tables or {}
-    rows = whole_passages(frame)
+    rows = with_repeats(whole_passages(frame))
     shown = in_order(rows)[:MOST_CARDS]
     is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
     documents = []

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 from mnemoscope.audits.asking import ModelRecord
 from mnemoscope.audits.passages import GROUNDS, whole_passages
+from mnemoscope.audits.repeats import repeats
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.shares import Summary, share_words
 from mnemoscope.stats import clopper_pearson
@@ -141,7 +142,7 @@ def verdict_of(
     """
     rule = decided_by(passages)
     beside = reference_beside(name, reference, passages)
-    headline, meaning = said_of(name, summary)
+    headline, meaning = said_of(name, summary, len(repeats(whole_passages(passages))))
     said = [str(one["sentence"]) for one in (beside, unread) if one]
     return {
         "headline": headline,
@@ -164,12 +165,19 @@ def decided_by(passages: pl.DataFrame) -> str:
     return asked[1].partition("_")[0] if len(asked) > 1 else "reference"
 
 
-def said_of(name: str, summary: Summary) -> tuple[str, str]:
-    """What was found, and what it is evidence of."""
+def said_of(name: str, summary: Summary, n_repeats: int = 0) -> tuple[str, str]:
+    """What was found, and what it is evidence of.
+
+    `n_repeats` of the recalled passages repeat words of another (`repeats.repeats`).
+    """
     these = "the document" if summary["documents"] == 1 else "the documents"
     model, recalled, near = f"“{model_title(name)}”", summary["recalled"], summary.get("near")
     if summary["recall_spans"]:
-        found = f"{plural(summary['recall_spans'], 'passage')}, {share_words(recalled['share'])}"
+        again = (
+            f" (of which {n_repeats:,} repeat{'s' * (n_repeats == 1)} words of another one here)"
+        )
+        found = plural(summary["recall_spans"], "passage") + again * bool(n_repeats)
+        found += f", {share_words(recalled['share'])}"
         return f"{model} recalls {found} of {these}", LEARNED
     if near and near["characters"]:
         found = f"{share_words(near['share'])} of {these}, in near copies alone"
