@@ -32,7 +32,15 @@ from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.records import WINDOWS_LINES
 from mnemoscope.audits.rule import UNDECIDED as OPEN
 from mnemoscope.audits.rule import VERDICTS, decide
-from mnemoscope.audits.shares import OTHERWISE, Passage, count_document, overall, summarize
+from mnemoscope.audits.shares import (
+    OTHERWISE,
+    Passage,
+    count_document,
+    overall,
+    share_beside,
+    share_words,
+    summarize,
+)
 from mnemoscope.audits.verdict import (
     EVIDENCE_PAGE,
     KNOWN_APART,
@@ -392,11 +400,30 @@ def test_a_passage_whose_verdict_changes_is_one_for_counts_sentence_and_logs():
     (result,) = check_sarif(sarif_log(RECORD, rows, {"d": "x" * 200}))
     assert shares_said(first) in result["message"]["text"]
     gate = parse_gate("recalled > 50%", PASSAGES)
-    assert "; 1 passage (10.0 %) cannot be told" in judge(gate, record, frame, None).said
+    parts = "; 1 passage (5.0 %), and parts of recalled ones (5.0 %), cannot be told and are not"
+    assert parts in judge(gate, record, frame, None).said
     own = count_document("d", sizes, frame.head(4))
     record["summary"], record["documents"] = overall([own]), [{**own, "is_too_short": False}]
     said = judge(gate, record, frame.head(4), None).said
     assert "5.0 % cannot be told, in parts of recalled passages, and is not counted" in said
+
+
+def test_a_gate_says_a_share_as_the_pages_do():
+    kinds = {"recall": (0, 266), "guess": (1000, 1267), "cannot be told": (2000, 2366)}
+    rows = [
+        {"document": "d", "start": a, "end": b, "verdict": one} for one, (a, b) in kinds.items()
+    ]
+    frame = pl.DataFrame([WROTE | one | {"otherwise": []} for one in rows])
+    frame = frame.cast({"otherwise": OTHERWISE})
+    counts = count_document("d", {"characters": 10_000, "tokens": 1, "windows": 1}, frame)
+    row = {**counts, "is_too_short": False}
+    record = RECORD | {"documents": [row], "skipped": [], "summary": overall([row])}
+    (shown,) = {share_words(share_beside(one, "undecided")["share"]) for one in (row, counts)}
+    assert shown == "3.6 %" != share_words(counts["undecided"]["share"])  # 3.66 %
+    for text in ("undecided > 1%", "undecided > 50% in doc"):
+        assert judge(parse_gate(text, PASSAGES), record, frame, None).said.startswith(shown)
+    near = judge(parse_gate("undecided > 3.65%", PASSAGES), record, frame, None)
+    assert (near.is_failed, near.said[:5]) == (True, "3.7 %")  # 3.6 would not be beyond it
 
 
 @pytest.mark.parametrize(

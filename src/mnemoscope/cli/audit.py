@@ -508,8 +508,13 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
             print(f"{printable(row['document'])}: {', '.join(shares)}")
         if len(found) > _DOCUMENTS:
             print(f"... and {plural(len(found) - _DOCUMENTS, 'more document')}.")
+    beside = record["verdict"]["beside"]
+    has_parts = beside is not None and beside["in_recalled"]
+    parts = dict.fromkeys(_KINDS, "") | {
+        "undecided": ", and parts of recalled ones" if has_parts else ""
+    }
     shares = [
-        f"{_share(share_beside(whole, kind))} {said} ({plural(n, 'passage')})"
+        f"{_share(share_beside(whole, kind))} {said} ({plural(n, 'passage')}{parts[kind]})"
         for kind, said in _KINDS.items()
         if (n := number_of(whole, kind)) or kind != "undecided"
     ]
@@ -521,7 +526,7 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
         copies = f"{n_near:,} near cop{'y' if n_near == 1 else 'ies'}"
         print(f"With {copies}: {_share(whole['near'])} recalled or nearly so.")
     print(record["verdict"]["sentence"])
-    reference, beside = record["reference"], record["verdict"]["beside"]
+    reference = record["reference"]
     distance = distance_said(reference)
     is_said = beside is not None and reference is not None and is_near(reference.get("apart"))
     if distance and not is_said:
