@@ -135,7 +135,9 @@ def test_the_report_says_what_the_record_says(made):
     assert all(one["sha256"] in said for one in made.record["documents"])
     assert made.record["model"]["fingerprint"] in said
     assert made.record["files"]["spans.parquet"] in said
-    assert f"{int((recalled['origin_count'] > 0).sum())} stand word for word" in said
+    assert int((recalled["origin_count"] > 0).sum()) == 1
+    assert f"Of {recalled.height} recalled passages 1 stands word for word in the corpus " in said
+    assert made.record["origins"]["sentence"] in said
     assert "1 everyday prompts" in said
     assert "How easily it comes out" in said
 

@@ -152,12 +152,11 @@ def is_found(one: Mapping[str, Any]) -> bool:
 
 
 def most_first(documents: Iterable[DocumentRow]) -> list[DocumentRow]:
-    """Documents by what is recalled or cannot be told, then by what is recalled, then the rest."""
+    """Documents by what is recalled, then by what cannot be told, then the rest."""
 
     def key(one: DocumentRow) -> tuple[float, ...]:
         recalled, undecided = one["recalled"]["share"], one["undecided"]["share"]
-        found = not is_found(one), -recalled - undecided
-        return *found, -recalled, -one["reproduced"]["share"]
+        return not is_found(one), -recalled, -undecided, -one["reproduced"]["share"]
 
     return sorted(documents, key=key)
 

@@ -65,7 +65,7 @@ class _Cnn(TypedDict):
     reason: str | None
 
 
-class _Read(TypedDict):
+class _Said(TypedDict):
     sentence: str
 
 
@@ -96,7 +96,8 @@ class AuditRecord(TypedDict):
     reference: ModelRecord | None
     cnn: _Cnn | None
     api: NotRequired[ApiRecord]
-    read: NotRequired[_Read]
+    read: NotRequired[_Said]
+    origins: NotRequired[_Said]
     unread: NotRequired[_Unread]
     settings: dict[str, Value]
     encoding: str

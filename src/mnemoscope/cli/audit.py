@@ -539,8 +539,9 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
         )
     if found:
         print(error_rate(record["verdict"]))
-    if "read" in record:
-        print(printable(record["read"]["sentence"]))
+    for name in ("origins", "read"):
+        if name in record:
+            print(printable(record[name]["sentence"]))
     print(f"Read {out / 'report.html'} (the summary), then {out / 'audit.html'} (every passage).")
     files = [out / name for name in ("audit.json", "spans.parquet", "audit.sarif")]
     print(f"For programs: {', '.join(map(str, files))}.")
