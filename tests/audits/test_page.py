@@ -508,7 +508,9 @@ def test_pages_print_on_few_sheets_and_fit_on_a_phone(made, browser, tmp_path):
     page.close()
     whole = pypdf.PdfReader(tmp_path / "all.pdf").pages
     said = " ".join("".join(one.extract_text() for one in whole).split())
-    assert len(whole) > 3
+    said_to_be = int(re.search(r"about (\d+) sheets", made.page)[1])
+    assert 2 / 3 < said_to_be / len(whole) < 1.5
+    assert {round(float(one.mediabox.height)) for one in [*sheets, *whole]} == {842}  # A4
     for part in ("next best", "The documents, with what was found"):
         assert part in said
 
