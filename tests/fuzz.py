@@ -1,6 +1,6 @@
 """Odd input of every kind, seeded: one command a case, in a process of its own.
 
-python tests/fuzz.py N STUDY AUDIT [TARGET ...]
+python tests/fuzz.py N[:SEED] STUDY AUDIT [TARGET ...]
 
 A process that has imported everything forks one child a case, which runs the command line and
 leaves with its status: 0, or 2 and one line, in 10 CPU seconds and 1 GB, without a traceback and
@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 _CPU_SECONDS = 10
@@ -734,9 +734,10 @@ def _import_all() -> None:
     gc.enable()
 
 
-def try_target(name: str, n: int, place: Path, tried: list[Case]) -> None:
+def try_target(name: str, n: int, place: Path, tried: list[Case], start: str = "") -> None:
     """Try so many cases of a target, or all there are; notes of the error show the smallest."""
 
+    @(seed(int(start)) if start else lambda test: test)
     @settings(
         max_examples=n,
         derandomize=True,
@@ -754,7 +755,11 @@ def try_target(name: str, n: int, place: Path, tried: list[Case]) -> None:
 
 
 def main(n: str, study: str, audit: str, *targets: str) -> None:
-    """Try so many cases of each target; leaves with the names of those that failed."""
+    """Try so many cases of each target; leaves with the names of those that failed.
+
+    Without a seed they are always the same ones.
+    """
+    most, _, start = n.partition(":")
     FOLDERS.update(STUDY=Path(study).absolute(), AUDIT=Path(audit).absolute())
     record = json.loads((FOLDERS["AUDIT"] / "audit.json").read_bytes())
     FOLDERS["MODEL"] = Path(record["model"]["name"])
@@ -764,13 +769,14 @@ def main(n: str, study: str, audit: str, *targets: str) -> None:
         wall, cpu, tried = time.monotonic(), sum(os.times()[:4]), list[Case]()
         with tempfile.TemporaryDirectory() as place:
             try:
-                try_target(name, int(n), Path(place) / "case", tried)
+                try_target(name, int(most), Path(place) / "case", tried, start)
             except Exception as error:
                 failed.append(name)
                 for one in getattr(error, "exceptions", [error]):  # of several failures each
                     print(f"{name}: {one!r}", *getattr(one, "__notes__", ()), sep="\n")
         wall, cpu = time.monotonic() - wall, sum(os.times()[:4]) - cpu
-        print(f"{name}: {len(tried)} cases in {wall:.0f} s, {cpu:.0f} CPU s", flush=True)
+        seeded = f" of seed {start}" if start else ""
+        print(f"{name}: {len(tried)} cases{seeded} in {wall:.0f} s, {cpu:.0f} CPU s", flush=True)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 

@@ -21,6 +21,7 @@ from mnemoscope.files import digest
 from mnemoscope.pipeline.stored_maps import damaged_maps
 from mnemoscope.store import Store, kept_in_parts
 from mnemoscope.study.folder import Study, is_study
+from mnemoscope.version import __version__
 from study_files import content, rewrite_record
 
 UNITS = ("cnn", "graft", "knockout", "units")
@@ -93,13 +94,23 @@ def test_a_file_of_another_size_is_damaged_unread(tmp_path, size):
     assert time.process_time() - began < 1  # reading 5 GB takes some seconds
 
 
-def test_a_record_without_what_this_version_asks_is_another_versions(tmp_path):
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (
+            "0.0.1",
+            r"of another version .*, made by 0.0.1 \(without sizes\)\. .* read it with .*, or ",
+        ),
+        (__version__, r"made by another state of mnemoscope .* \(without sizes\)\. [^,]*: "),
+    ],
+)
+def test_a_record_without_what_this_version_asks_is_another_versions(tmp_path, version, said):
     made = put(tmp_path)
     path = made.record_path("a/one")
     values = {k: v for k, v in json.loads(path.read_text()).items() if k not in ("sizes", "sha256")}
-    values["versions"] = {"mnemoscope": "0.0.1"}
+    values["versions"] = {"mnemoscope": version}
     path.write_text(json.dumps(values | {"sha256": digest(values)}))
-    said = r"one\.json: of another version .* \(made by 0.0.1; without sizes\)\. .* make a/one"
+    said = rf"one\.json: {said}make a/one"
     for use in (made.record, made.has, lambda one: made.path(one, "one.parquet")):
         refused(OutOfDateError, said, lambda use=use: use("a/one"))
     assert made.kept("a/one", "it") is None

@@ -101,7 +101,8 @@ class GateResult(NamedTuple):
     holds, with the amount of each in words, where it is asked of each. `is_strict`: what is unread
     fails too. `baseline`: how the older result compares, where there is one.
     `undecided`: how many passages and which share the condition leaves out because it cannot be
-    told of them; None where that is no question.
+    told of them; None where that is no question. `drawn`: how many of all windows were asked, where
+    a draw left some out. `advice`: a sentence that the line ends with, or nothing.
     """
 
     gate: Gate
@@ -115,6 +116,8 @@ class GateResult(NamedTuple):
     is_strict: bool = False
     baseline: Mapping[str, Any] | None = None
     undecided: Mapping[str, Any] | None = None
+    drawn: Mapping[str, int] | None = None
+    advice: str = ""
 
     def strictly(self) -> "GateResult":
         """The same where what nobody could ask fails."""
@@ -124,7 +127,8 @@ class GateResult(NamedTuple):
     def line(self) -> str:
         """The whole of it, as the last line of the command says it."""
         word, end = "Failed" if self.is_failed else "Passed", "" if self.said[-1:] == "?" else "."
-        return f"{word} ({self.gate.text}{', --strict' * self.is_strict}): {self.said}{end}"
+        of = f"{self.gate.text}{', --strict' * self.is_strict}"
+        return f"{word} ({of}): {self.said}{end}{f' {self.advice}' * bool(self.advice)}"
 
     def as_json(self) -> Mapping[str, Any]:
         """What `--json` has of a condition, under `gate`."""
@@ -144,6 +148,7 @@ class GateResult(NamedTuple):
             "strict": self.is_strict,
             "baseline": self.baseline,
             "undecided": self.undecided,
+            "drawn": self.drawn,
         }
 
 

@@ -35,6 +35,7 @@ from mnemoscope.files import (
 )
 from mnemoscope.parse import read_json
 from mnemoscope.progress import Progress, say, track
+from mnemoscope.version import __version__
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,7 +52,11 @@ _WHOLE: dict[Path, tuple[_Identity, str]] = {}  # files and the SHA-256 that the
 
 
 class OtherVersionError(ValueError):
-    """A record is as it was written, and lacks what this version asks of one."""
+    """A record is as it was written, and lacks what this version asks of one; `made`: by which."""
+
+    def __init__(self, said: str, made: str | None) -> None:
+        super().__init__(said)
+        self.made = made
 
 
 class _Signed(TypedDict):
@@ -148,8 +153,8 @@ class Store:
             raise self.missing(path, name) from None
         except OtherVersionError as error:
             raise OutOfDateError(
-                f"{path}: of another version of mnemoscope ({error}). Nothing is said against it: "
-                f"read it with the version that made it, or {self._remedy(name)}."
+                f"{path}: {error}. Nothing is said against it: "
+                f"{other_state_remedy(error.made, self._remedy(name))}."
             ) from None
         except (OSError, ValueError) as error:
             raise self.damaged(path, name, first_line(error)) from None
@@ -354,6 +359,18 @@ class Making:
         self.files[file], self.sizes[file] = hashlib.sha256(data).hexdigest(), len(data)
 
 
+def made_by(made: str | None) -> str:
+    """Which mnemoscope made a record that this one does not read, in words."""
+    if made == __version__:
+        return f"made by another state of mnemoscope {made}, before its release"
+    return f"of another version of mnemoscope{f', made by {made}' if made else ''}"
+
+
+def other_state_remedy(made: str | None, again: str) -> str:
+    """What to do about it; `again` makes it anew, after "or"."""
+    return again if made == __version__ else f"read it with the version that made it, or {again}"
+
+
 def check_record(found: Any) -> None:
     """Raise ValueError where a value from JSON is no record, or not as a store wrote it.
 
@@ -370,7 +387,7 @@ def _check_fields(found: Facts, shape: Any) -> None:
     if lacks := sorted(getattr(shape, "__required_keys__", frozenset()) - found.keys()):
         versions = found.get("versions")
         made = versions.get("mnemoscope") if isinstance(versions, dict) else None
-        raise OtherVersionError(f"{f'made by {made}; ' if made else ''}without {', '.join(lacks)}")
+        raise OtherVersionError(f"{made_by(made)} (without {', '.join(lacks)})", made)
     check_shape(found, shape)
 
 

@@ -127,7 +127,7 @@ def test_rows_of_tables_are_documents_of_their_own(tmp_path, ending):
 
 
 def test_what_a_folder_holds_beside_files_is_named(tmp_path):
-    """Links to files are followed; only what is hidden is passed over in silence."""
+    """Links to files are followed; only what a system or tool hides is passed over in silence."""
     folder, other = tmp_path / "texts", tmp_path / "other"
     for one in (folder, other, folder / "out", folder / ".git"):
         one.mkdir()
@@ -144,6 +144,8 @@ def test_what_a_folder_holds_beside_files_is_named(tmp_path):
         "more": "a link to a folder",
         "gone.txt": "a link to nothing",
         "pipe": "a pipe or device, which can be read once",
+        ".gone": "hidden (its name begins with a dot)",
+        ".more": "hidden (its name begins with a dot)",
     }
 
 

@@ -66,7 +66,7 @@ BASE = {"name": "base"}
 VERDICT = {"sentence": "“m” recalls 2 passages.", "tested": RULES["rule"].tested, "tested_on": "m"}
 UNPRINTABLE = 'a&b <c> "d" ]]> \x00\x1b\ud800\ufffe é😀'
 RECORD = {"case": UNPRINTABLE, "operator": None, "date": "2026-11-30T21:00:00Z", "verdict": VERDICT}
-RECORD |= {"documents": []}
+RECORD |= {"documents": [], "reference": None}
 
 
 def test_hostile_text_is_only_text_and_nothing_comes_from_outside(made):

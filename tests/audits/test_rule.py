@@ -228,7 +228,7 @@ def test_a_gate_asks_for_a_share_or_a_number_of_all_or_of_each_document():
         }.items()
     ]
     rows = [row | {"is_too_short": False, "near": row["recalled"]} for row in rows]
-    record = {"documents": rows, "summary": overall(rows), "skipped": []}
+    record = {"documents": rows, "summary": overall(rows), "skipped": [], "reference": None}
     for text, holds in {
         "recalled > 1.25%": False, "recalled >= 1.25 %": True, "recalled>1.2%": True,
         "recalled > 1.9% in doc": True, "recalled > 2% in doc": False,
@@ -249,10 +249,34 @@ def test_a_gate_asks_for_a_share_or_a_number_of_all_or_of_each_document():
         "reproduced > 50%": False, "undecided > 1%": False,
     }.items():  # fmt: skip
         found = judge(parse_gate(text, PASSAGES), record, pl.DataFrame(), None)
-        assert found.said.endswith(left_out) == (f"{left_out}." in found.line) == is_said, text
+        would = text == "recalled > 2% in doc"  # 2.0 % and 0.4 % of b
+        end = f"{left_out}{': it would fail if it were recalled' * would}"
+        assert found.said.endswith(end) == (f"{end}." in found.line) == is_said, text
+        assert "Add --fail-if" not in found.line  # of 0.2 % it would not fail
         is_asked = text.startswith(("recalled", "near"))
-        counted = {"passages": 1, "share": 0.002} if is_asked else None
+        counted = {"passages": 1, "share": 0.002, "would_fail": would or not is_said}
+        counted = counted if is_asked else None
         assert found.as_json()["undecided"] == counted, text
+
+
+@pytest.mark.parametrize("each", ["", " in doc"])
+@pytest.mark.parametrize("limit", ["> 1%", ">= 1 passage", "> 95%"])
+def test_a_gate_that_passes_says_that_it_would_fail_and_advises_what_does(each, limit):
+    """Nine tenths cannot be told; also that a reference repeats more than the model."""
+    counts = {"n_characters": 1000, "n_tokens": 64, "n_windows": 1}
+    row = summarize("a", **counts, spans=[(0, 900, "cannot be told")])
+    rows = [row | {"is_too_short": False}]
+    record = {"documents": rows, "summary": overall(rows), "skipped": [], "reference": None}
+    for reference in (None, {"beside": {"is_more": False}}, {"beside": {"is_more": True}}):
+        record["reference"] = reference
+        asks = bool(reference and reference["beside"]["is_more"])
+        found = judge(parse_gate(f"recalled {limit}{each}", PASSAGES), record, pl.DataFrame(), None)
+        assert not found.is_failed
+        would = limit != "> 95%"
+        assert ("and is not counted: it would fail if it were recalled" in found.said) == would
+        assert found.said.endswith("did you swap model and reference?") == asks
+        (advised,) = re.findall(r"[.?] Add --fail-if '(.*)', which fails here\.", found.line)
+        assert judge(parse_gate(advised, PASSAGES), record, pl.DataFrame(), None).is_failed
 
 
 def test_a_condition_that_is_named_as_results_are_is_told_its_word():

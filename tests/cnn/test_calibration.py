@@ -103,8 +103,8 @@ def test_what_cannot_be_fitted_is_refused(logits: list[float], is_so: list[bool]
 
 
 def test_a_better_score_that_noise_explains_is_not_taken():
-    logits, is_so, groups = cases(80, seed=0)
-    choice = choose_calibration(logits, is_so, groups)
+    # better by the folds of scikit-learn 1.5 and of 1.9, which differ
+    choice = choose_calibration(*cases(80, seed=4))
     assert choice.brier["temperature"] < choice.brier["none"]
     assert choice.calibration.method == "none"
 

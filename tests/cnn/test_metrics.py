@@ -94,7 +94,7 @@ def scipy_interval(predictions: np.ndarray, true: np.ndarray, figure) -> tuple[f
         return figure(confusion_matrix(true[rows], predictions[:, rows], len(members)))
 
     found = bootstrap(
-        members, statistic, vectorized=False, method="percentile", n_resamples=2_000, rng=5
+        members, statistic, vectorized=False, method="percentile", n_resamples=2_000, random_state=5
     ).confidence_interval
     return found.low, found.high
 

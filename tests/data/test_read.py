@@ -55,7 +55,9 @@ def test_a_folder_is_read_whole_and_what_is_no_text_is_counted(folder, whole, to
         ("b/notes.dat", None),
         ("b/z.py", "code"),
     ]
-    assert (whole.n_documents, whole.n_too_short, whole.n_unreadable) == (4, 2, 2)
+    assert (whole.n_documents, whole.n_too_short) == (4, 2)
+    unread = ".hidden.txt", "image.png", "latin.txt"  # not what Git and other tools hide
+    assert sorted(one.name for one in whole.unread) == [*unread]
     assert frame["sequence_id"].to_list() == list(range(len(frame)))
     check_sequences(frame, where="texts", vocab_size=len(tokenizer))
     for limit in (1, 3, len(frame) + 5):

@@ -123,7 +123,7 @@ def test_tokens_that_the_base_itself_cannot_embed_are_let_be(base, adapter, tmp_
 
 def test_what_is_no_whole_adapter_is_refused(adapter, tmp_path, hide, monkeypatch):
     hide("peft")
-    assert "pip install 'peft>=0.14'" in refusal(load_model, adapter)
+    assert "pip install 'peft>=" in refusal(load_model, adapter)
     monkeypatch.undo()
     config, weights = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
     for spoil, words in (

@@ -147,7 +147,7 @@ def test_an_interval_over_sequences_is_scipys() -> None:
     found = mean_share([values], n_resamples=4000, seed=1)
     ours = np.array([found.low, found.high])
     theirs = bootstrap(
-        (values.astype(float),), np.mean, method="percentile", n_resamples=4000, rng=2
+        (values.astype(float),), np.mean, method="percentile", n_resamples=4000, random_state=2
     ).confidence_interval
     # Two sets of 4,000 resamples: percentiles differ by their own noise, about 0.01 here.
     np.testing.assert_allclose(ours, [theirs.low, theirs.high], atol=0.02)

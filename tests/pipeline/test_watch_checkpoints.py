@@ -116,7 +116,11 @@ def test_control_windows_stand_beside(tiny, run, tmp_path):
     results = watch_results(read_history(out))
     at_200 = results.frames["shares"].filter(pl.col("step") == 200)
     kept_out = at_200.filter(pl.col("source") == "control")
-    assert (kept_out["n"].sum(), kept_out["memorized"].sum()) == (80, 0)
+    assert (kept_out["n"].sum(), kept_out["memorized"].sum()) == (50, 0)  # 30 are watched too
+    assert any("Of the control 30 windows are watched too" in line for line in results.further)
+    table[2:90:3].write_parquet(tmp_path / "c.parquet")
+    with pytest.raises(UserError, match="all of its 30 windows are among those that are watched"):
+        watch_checkpoints(asked(tiny, run, **files, decode=False), tmp_path / "other")
     trained = at_200.filter(pl.col("source") != "control")
     assert trained["memorized"].sum() == 60
     assert not any("kept out of training, so" in line for line in results.further)
@@ -156,7 +160,8 @@ def test_bad_input_is_one_line(tiny, run, tmp_path, monkeypatch, refused, argume
 
 def test_command_tracks_and_draws_again(tiny, run, tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)
-    first = call("watch", run, "--sequences", tiny.table, "--scan", "--quiet")
+    pl.read_parquet(tiny.table).head(210).write_parquet(tmp_path / "read.parquet")
+    first = call("watch", run, "--sequences", "read.parquet", "--scan", "--quiet")
     assert first.status == 0, first.err
     page = tmp_path / "watch" / "watch.html"
     page.unlink()
@@ -254,6 +259,7 @@ def test_what_comes_out_is_named_by_document_and_place(tiny, run, tmp_path, call
     assert (made.status, found) == (3, [("a.txt", 0, 90), ("a.txt", 90, 180)])
     each, every = facts["gate"]["conditions"]
     assert (each["failing"], each["value"], every["failed"]) == (["a.txt"], 2, False)
+    assert (each["compared"], every["compared"], each["drawn"]) == (2, 4, None)
     assert "a.txt: 2 of 2 windows reproduced, the first at characters 0 to 90." in made.err
     suite = ElementTree.fromstring(junit.read_text())
     failed = [one.get("name") for one in suite.iter("testcase") if one.find("failure") is not None]
@@ -261,6 +267,63 @@ def test_what_comes_out_is_named_by_document_and_place(tiny, run, tmp_path, call
     said = suite.find("testcase[@name='step 200']/system-out").text.splitlines()
     assert f"a.txt, characters 90 to 180: {facts['windows'][1]['text']!r}" in said
     assert pl.read_parquet(out / "documents.parquet")["reproduced"].to_list() == [2, 0]
+
+
+@pytest.fixture
+def folder_of_texts(tiny, tmp_path):
+    """A table of 40 documents of 6 windows each, of which step 200 recalls 4."""
+    frame = pl.read_parquet(tiny.table).with_row_index("at")
+    named = frame.with_columns(document=pl.format("d{}", pl.col("at") // 6)).drop("at")
+    named.write_parquet(tmp_path / "texts.parquet")
+    return tmp_path / "texts.parquet"
+
+
+def test_a_condition_on_each_document_asks_all_and_a_draw_says_what_it_left_out(
+    run, folder_of_texts, tmp_path, call, monkeypatch
+):
+    monkeypatch.setattr(WatchAsked, "most", 30)
+    asked = ("watch", run / "checkpoint-200", "--sequences", folder_of_texts, "--scan")
+    gate = ("--fail-if", "recalled > 4 windows in doc", "--strict", "--json", "-o")
+    made = call(*asked, *gate, tmp_path / "all")
+    (found,) = json.loads(made.out)["gate"]["conditions"]
+    assert (made.status, found["compared"], found["drawn"]) == (0, 40, None)
+    assert "asks all 240 windows, so each checkpoint takes 8.0 times as long" in made.err
+    for more, out, left in ((("--most", 39), "few", 1), (("--most", 60), "enough", 0)):
+        junit = tmp_path / f"{out}.xml"
+        made = call(*asked, *more, *gate, tmp_path / out, "--junit", junit)
+        (found,) = json.loads(made.out)["gate"]["conditions"]
+        drawn = {"windows": more[1], "of": 240, "documents_not_asked": left}
+        assert (made.status, found["drawn"], found["unread"]) == (3 if left else 0, drawn, left)
+        said = f"{more[1]} of 240 windows drawn{', 1 document not asked' * left}"
+        suite = ElementTree.fromstring(junit.read_text())
+        assert f"; {said}" in found["said"]
+        assert suite.find("properties/property[@name='drawn']").get("value") == said
+        assert len(suite.findall("testcase/failure[@type='unread']")) == left
+        again = call("watch", tmp_path / out, *gate[:-2])
+        assert (again.status, f"; {said}" in again.out) == (made.status, True)
+
+
+def test_a_line_that_passes_names_no_document_without_a_find(run, folder_of_texts, tmp_path, call):
+    asked = ("watch", run / "checkpoint-100", "--sequences", folder_of_texts, "--scan", "-q")
+    made = call(*asked, "-o", tmp_path / "w", "--fail-if", "recalled >= 1 window in doc")
+    assert (made.status, "none of 240 watched windows" in made.out) == (0, True)
+    assert "reproduced in any document; fewer than 1 allowed in each" in made.out
+
+
+@pytest.mark.parametrize("n_kept_out", [3, 60])
+def test_texts_and_control_that_were_swapped_are_asked_about(tiny, run, tmp_path, call, n_kept_out):
+    """Step 200 has learned what stands as the control; of three windows nothing is said."""
+    table, learned = pl.read_parquet(tiny.table), pl.int_range(pl.len()) % 3 < 2
+    table.filter(~learned).write_parquet(tmp_path / "s.parquet")
+    table.filter(learned).head(n_kept_out).write_parquet(tmp_path / "c.parquet")
+    for texts, control, is_asked in (("s", "c", n_kept_out > 3), ("c", "s", False)):
+        files = tmp_path / f"{texts}.parquet", "--control", tmp_path / f"{control}.parquet"
+        made = call(
+            *("watch", run / "checkpoint-200", "--scan", "-q", "--sequences", *files),
+            *("-o", tmp_path / texts, "--fail-if", "recalled >= 3 windows"),
+        )
+        assert (made.out.count("did you swap them?") == 2) == is_asked
+        assert made.out.rstrip().endswith("did you swap them?") == is_asked
 
 
 def test_checkpoints_one_by_one_with_the_controls_that_the_folder_has(tiny, run, tmp_path, call):
@@ -350,5 +413,5 @@ def test_documents_that_are_not_checked_are_named_and_counted(tiny, run, tmp_pat
     del record["sizes"], record["sha256"]
     (out / "watch.json").write_text(json.dumps(record | {"sha256": digest(record)}))
     said = refused("watch", out)
-    assert "watch.json: of another version of mnemoscope (made by " in said
+    assert "watch.json: made by another state of mnemoscope " in said
     assert "damaged" not in said

@@ -1,5 +1,7 @@
 """What is watched: right tokens, right classes, the same draw for the same seed."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from mnemoscope.data.rouge import rouge_3, rouge_l
 from mnemoscope.embedded import sequences_path
 from mnemoscope.errors import UserError
-from mnemoscope.training.watch import make_canaries
+from mnemoscope.training.watch import MemorizationWatch, make_canaries
 from mnemoscope.training.windows import WatchedWindows
 from refusals import refusal
 
@@ -73,3 +75,28 @@ def test_what_cannot_be_watched_is_refused(tokenizer, texts, windows):
         windows + windows
     with pytest.raises(UserError, match="cannot be watched together"):
         windows + WatchedWindows.from_texts(texts.trained, tokenizer, length=32, source="x")
+
+
+@settings(max_examples=20)
+@given(most=st.integers(1, 40), seed=st.integers(0, 99))
+def test_a_draw_takes_one_window_of_each_text_first(tokenizer, most, seed):
+    texts = {str(n): " ".join(map(str, range(n, n + 45 * (1 + n)))) for n in range(8)}
+    whole, drawn = (
+        WatchedWindows.from_texts(texts, tokenizer, most=n, seed=seed) for n in (None, most)
+    )
+    assert (whole.n_left_out, whole.unasked) == (0, [])
+    assert len(drawn) + drawn.n_left_out == len(whole)
+    assert len(drawn.unasked) == max(0, len(texts) - most)
+    assert {*drawn.unasked, *drawn.table["document"]} == {*texts}
+
+
+def test_a_control_window_that_is_watched_too_is_none(tokenizer, texts, tmp_path):
+    """Also where the draw left it out of what is watched."""
+    mixed = [*texts.held_out, texts.trained[0]]
+    control = WatchedWindows.from_texts(mixed, tokenizer, source="control", stride=4096)
+    for most, n_asked in ((None, 6), (1, 1)):
+        watched = WatchedWindows.from_texts(texts.trained, tokenizer, stride=4096, most=most)
+        for both in (watched + control, control + watched):
+            assert (both.n_copied, len(both)) == (1, n_asked + len(texts.held_out))
+            MemorizationWatch(both, folder := tmp_path / f"{most}{both.table['source'][0]}")
+            assert json.loads((folder / "watch.json").read_text())["left_out"] == 6 - n_asked

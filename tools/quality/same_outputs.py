@@ -31,7 +31,8 @@ import mnemoscope
 from mnemoscope.study.folder import Study
 
 FIELDS_PASSED_OVER = {"seconds", "at", "versions", "bytes"}
-"""Keys of JSON and YAML, columns of tables; `bytes` is of the report, which tells durations."""
+"""Keys of JSON and YAML, columns of tables; `bytes` is of the report, which tells durations. The
+sizes of pages are passed over too, under the pages' names."""
 FILES_PASSED_OVER = re.compile(r"\.lock|about\.json|[0-9a-f]{20}\.json")
 FIGURE = {"value", "low", "high"}
 """Fields of a figure with its interval."""
@@ -230,7 +231,7 @@ def leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     """The values that hold no others; an empty list or dictionary is one too."""
     if isinstance(value, dict | list) and value:
         for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            if name not in FIELDS_PASSED_OVER:
+            if name not in FIELDS_PASSED_OVER and not str(name).endswith(".html"):
                 yield from leaves(inner, f"{key}.{name}")
     else:
         yield key, masked(repr(value))

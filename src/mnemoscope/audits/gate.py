@@ -1,7 +1,7 @@
 """Conditions under which an audit fails: a share or a number of passages, in all or in each."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -74,29 +74,32 @@ def judge(
         new = "new "
     if gate.kind == "near" and "near" not in record["summary"]:
         raise UserError("--fail-if near: near copies were not looked for here. Choose recalled.")
-    left_out, passed_over = _left_out(gate, overall(rows), passages, new)
+    left_out, passed_over = _left_out(gate, rows, passages, new)
+    swapped = _swapped_said(record)
     if gate.in_each:
         names = [row["document"] for row in record["documents"]]
         every = dict(zip(names, (amount_of(gate, row) for row in rows), strict=True))
         shown = dict(zip(names, (_said(gate, row, new) for row in rows), strict=True))
         found = {name: shown[name] for name, n in every.items() if gate.holds(n)}
         name, most = max(every.items(), key=lambda one: one[1])
-        where = f", the most, in {name}" if most else ""
+        where = f", the most, in {name}" if most else " in any document"
         said = f"{shown[name]}{where}; {gate.allowed}{beside}"
-        said += "" if found else passed_over
+        said += ("" if found else passed_over) + swapped
         if found:
             too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
         found_of = passages, most, n_asked, n_unread, found
-        return GateResult(gate, bool(found), said, *found_of, baseline=compared, undecided=left_out)
+        result = GateResult(gate, bool(found), said, *found_of, baseline=compared)
+        return result._replace(undecided=left_out, advice=_advice(found, left_out))
     whole, summary = amount_of(gate, overall(rows)), record["summary"]
     in_all = "" if baseline is None else f" ({_said(gate, summary, ranged=False)} in all)"
     shown_whole = _said(gate, summary) if baseline is None else gate.say(whole, new)
     said = f"{shown_whole}{in_all}, {gate.allowed}{beside}"
     is_failed = gate.holds(whole)
-    said += "" if is_failed else passed_over
+    said += ("" if is_failed else passed_over) + swapped
     figures = passages, whole, n_asked, n_unread
-    return GateResult(gate, is_failed, said, *figures, baseline=compared, undecided=left_out)
+    result = GateResult(gate, is_failed, said, *figures, baseline=compared)
+    return result._replace(undecided=left_out, advice=_advice(is_failed, left_out))
 
 
 def _said(gate: Gate, counts: Counts, new: str = "", *, ranged: bool = True) -> str:
@@ -116,28 +119,51 @@ def _said(gate: Gate, counts: Counts, new: str = "", *, ranged: bool = True) -> 
 
 
 def _left_out(
-    gate: Gate, counts: Counts, passages: pl.DataFrame, new: str
+    gate: Gate, rows: Sequence[Counts], passages: pl.DataFrame, new: str
 ) -> tuple[dict[str, Any] | None, str]:
     """Passages of which it cannot be told, where only recalled ones count: figures, and in words.
 
-    No words where there are none. A gate that passes says them: it acquits nobody of these.
+    No words where there are none. A gate that passes says them, for it acquits nobody of these, and
+    whether it would fail if they were recalled.
     """
     if gate.kind not in ("recalled", "near"):
         return None, ""
+    counts, unknown = overall(rows), gate._replace(kind="undecided")
     n, share = number_of(counts, "undecided"), share_of(counts, "undecided")["share"]
-    figures = {"passages": n, "share": share}
+    parts = rows if gate.in_each else [counts]
+    would = any(gate.holds(amount_of(gate, one) + amount_of(unknown, one)) for one in parts)
+    figures = {"passages": n, "share": share, "would_fail": would}
     shown = share_words(share_beside(counts, "undecided")["share"])  # as it stands on the pages
+    them = "it were" if n == 1 else "they were"
+    end = f": it would fail if {them} recalled" if would else ""
     if not n:  # pieces of passages that hold recalled text too
         said = f"; {shown} cannot be told, in parts of {new}recalled passages, and is not counted"
-        return figures, said if share else ""
+        return figures, f"{said}{end}" if share else ""
     whole, inside = _undecided_shares(counts, passages)
     if inside:
         return figures, (
             f"; {plural(n, f'{new}passage')} ({share_words(whole)}), and parts of recalled ones "
-            f"({share_words(inside)}), cannot be told and are not counted"
+            f"({share_words(inside)}), cannot be told and are not counted{end}"
         )
     is_not = "is not counted" if n == 1 else "are not counted"
-    return figures, f"; {plural(n, f'{new}passage')} ({shown}) cannot be told and {is_not}"
+    return figures, f"; {plural(n, f'{new}passage')} ({shown}) cannot be told and {is_not}{end}"
+
+
+_MUCH = 0.01
+"""Share that cannot be told, above which a gate that passes advises a condition on it."""
+
+
+def _advice(is_failed: object, left_out: Mapping[str, Any] | None) -> str:
+    if is_failed or left_out is None or left_out["share"] <= _MUCH:
+        return ""
+    return f"Add --fail-if 'undecided > {100 * _MUCH:.12g}%', which fails here."
+
+
+def _swapped_said(record: AuditRecord) -> str:
+    """That model and reference may have been swapped, as the verdict asks at length."""
+    reference = record["reference"]
+    beside = None if reference is None else reference.get("beside")
+    return "; did you swap model and reference?" if beside and beside["is_more"] else ""
 
 
 def _undecided_shares(counts: Counts, passages: pl.DataFrame) -> list[float]:

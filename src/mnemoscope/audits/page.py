@@ -91,13 +91,14 @@ def render_page(
     rows = with_repeats(whole_passages(frame))
     shown = in_order(rows)[:MOST_CARDS]
     is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
-    documents = []
+    documents, n_characters = [], 0
     for place, summary in enumerate(most_first(record["documents"])):
         own = [stretch_of(row) for row in rows if row["document"] == summary["document"]]
         near = _near_marks(tables.get("near"), summary["document"])
         marked = sorted([*own, *near], key=attrgetter("start"))
         pieces = list(stretches(texts[summary["document"]], marked, is_whole=is_whole))
         n_shown = sum(len(one.text) for one in pieces)
+        n_characters += n_shown
         is_open = n_shown <= _OPEN_UP_TO and (bool(marked) or len(record["documents"]) == 1)
         shown_as = {"pieces": pieces, "n_spans": len(own), "is_open": is_open}
         documents.append({**summary, **shown_as, "is_printed": place < _PRINTED})
@@ -114,7 +115,7 @@ def render_page(
         cards_open=_CARDS_OPEN,
         printed=[row["number"] for row in strongest(shown)],
         documents=documents,
-        n_sheets=_sheets(len(shown), sum(len(x.text) for one in documents for x in one["pieces"])),
+        n_sheets=_sheets(len(shown), n_characters),
     )
 
 

@@ -19,7 +19,7 @@ from mnemoscope.data.table import whole_parquet
 from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import made_folder
 from mnemoscope.parse import read_json
-from mnemoscope.store import Store
+from mnemoscope.store import Store, made_by, other_state_remedy
 from mnemoscope.version import __version__
 
 SCHEMA_VERSION = 9
@@ -151,9 +151,9 @@ def read_audit_record(out: Path) -> AuditRecord:
         versions = found.get("versions")
         other = versions.get("mnemoscope") if isinstance(versions, dict) else None
         raise UserError(
-            f"{out / RECORD}: made by mnemoscope {other or 'of an unknown version'} (format "
-            f"{schema}); this is mnemoscope {__version__} (format {SCHEMA_VERSION}). Nothing is "
-            "said against it: read it with the version that made it, or make the audit again."
+            f"{out / RECORD}: {made_by(other)} (format {schema}); this is mnemoscope {__version__} "
+            f"(format {SCHEMA_VERSION}). Nothing is said against it: "
+            f"{other_state_remedy(other, 'make the audit again')}."
         )
     return cast(AuditRecord, store.record(ARTEFACT, shape=AuditRecord))
 

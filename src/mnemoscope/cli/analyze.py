@@ -29,6 +29,16 @@ if TYPE_CHECKING:
 _DOCUMENTS = 10  # of a watch that are printed, the most reproduced first
 
 
+MostWindows = Annotated[
+    int | None,
+    Option(
+        min=1,
+        help="Most windows of --sequences and of --control, drawn at random, at least one of each "
+        "document as far as it goes (default 2000; with 'in doc' all of --sequences).",
+    ),
+]
+
+
 def analyze(
     name: str | None = Argument(None, help="An analysis, or 'all'. See --list."),
     study: Path | None = Argument(None, metavar="STUDY", help="A study folder."),
@@ -199,9 +209,7 @@ def watch(
         "--out",
         help="Folder for history, tables and page (default: watch, or the callback's folder).",
     ),
-    most: int | None = Option(
-        2000, min=1, help="Most windows of --sequences and of --control, drawn at random."
-    ),
+    most: MostWindows = None,
     length: int = Option(64, min=2, help="Tokens in a window."),
     scan: bool = Option(
         False, "--scan", help="Only find what is memorized, without scores and levels: faster."
@@ -221,7 +229,9 @@ def watch(
     baseline: Path | None = Option(
         None, "--baseline", help="An older folder of watch: only texts that are new there count."
     ),
-    strict: bool = Option(False, "--strict", help="Documents not read or too short fail too."),
+    strict: bool = Option(
+        False, "--strict", help="Documents not read, too short or not drawn fail too."
+    ),
     junit: Path | None = Option(None, "--junit", help="Write a JUnit report."),
     answer: JsonAnswer = ANSWER,
     quiet: Quiet = False,
@@ -250,7 +260,8 @@ def watch(
             sequences=sequences,
             control=control,
             columns=parse_columns(column),
-            most=most,
+            most=most or WatchAsked.most,
+            whole=most is None and any(one.in_each for one in gates),
             length=length,
             seed=seed,
             decode=not scan,

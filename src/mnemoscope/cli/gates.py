@@ -139,6 +139,8 @@ def judge_found(
     from mnemoscope.files import json_bytes, write_bytes, write_text
 
     results = [of.judge(gate, found, flags.baseline) for gate in gates]
+    if any(one.kind == "undecided" for one in gates):
+        results = [one._replace(advice="") for one in results]
     if flags.strict:
         results = [one.strictly() for one in results]
     if flags.junit is not None:

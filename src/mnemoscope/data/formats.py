@@ -105,6 +105,15 @@ class Skipped:
     reason: str
 
 
+_HIDDEN = "hidden (its name begins with a dot). Rename it to have it read."
+_SYSTEM = re.compile(
+    r"\.(git.*|hg.*|svn|DS_Store|localized|directory|hidden|Trash.*|Trashes|fseventsd|_.*"
+    r"|Spotlight-.*|TemporaryItems|DocumentRevisions-.*|nfs.*|fuse_hidden.*|cache|huggingface"
+    r"|dockerignore|editorconfig|npmignore|pre-commit-config\.yaml|idea|vscode|venv|tox|env\.d"
+    r"|ipynb_checkpoints|(mypy|ruff|pytest)_cache|lock.*|.*\.(tmp|lock|swp|crc))"
+)
+
+
 def list_files(folder: Path) -> list[Path]:
     """Files of a folder and its subfolders, as `walk_files`."""
     return walk_files(folder)[0]
@@ -113,7 +122,8 @@ def list_files(folder: Path) -> list[Path]:
 def walk_files(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Files of a folder and its subfolders, and what else is there, with why it is passed over.
 
-    Both sorted by name, without what is hidden. Links to files are followed; links to folders, as
+    Both sorted by name. What is hidden is passed over, and not named where a system, a tool or this
+    program put it there (`_SYSTEM`). Links to files are followed; links to folders, as
     they may lead in a circle, and to nothing are passed over, as are pipes, sockets and devices,
     and folders that may not be read.
     """
@@ -124,6 +134,8 @@ def walk_files(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         passed.append((Path(error.filename), f"a folder that cannot be read ({error.strerror})."))
 
     for root, folders, names in os.walk(folder, onerror=deny):
+        hidden = (name for name in (*folders, *names) if name.startswith("."))
+        passed += ((Path(root, one), _HIDDEN) for one in hidden if not _SYSTEM.fullmatch(one))
         folders[:] = [name for name in folders if not name.startswith(".")]
         linked = (path for name in folders if (path := Path(root, name)).is_symlink())
         passed += ((path, "a link to a folder. Name that folder too.") for path in linked)

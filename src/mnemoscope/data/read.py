@@ -572,8 +572,8 @@ def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
         raise UserError(f"{path}: a folder without a file (hidden ones are left out).")
     if not documents:
         raise UserError(
-            f"{path}: no text in it ({len(unread)} files are binary, not UTF-8 or not "
-            "readable; hidden ones are left out). Give a folder of UTF-8 texts or code."
+            f"{path}: no text in it ({len(unread)} files are binary, not UTF-8, hidden or not "
+            "readable). Give a folder of UTF-8 texts or code."
         )
     windows = collector.to_frame(where=str(path))
     frame = _name_documents(windows, collector.sources, path, documents)

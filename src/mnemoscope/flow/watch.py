@@ -34,6 +34,8 @@ from mnemoscope.lm.hub import describe_lacking, find_checkpoints
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.placement import check_dtype, find_device
 from mnemoscope.lm.tokenizer import load_tokenizer
+from mnemoscope.pipeline.reference import repeats_more_of
+from mnemoscope.progress import say
 from mnemoscope.progress import track as show_track
 from mnemoscope.report.page import write_sections
 from mnemoscope.report.tables import AnalysisSection, table_of
@@ -70,7 +72,8 @@ class WatchAsked:
     control: str | None = None  # texts or a table kept out of training, or None
     # of either where it is a table, by their paths (`take_columns`)
     columns: Mapping[str, str] = field(default_factory=dict)
-    most: int | None = 2000  # windows to keep of each; None keeps all
+    most: int | None = 2000  # windows to draw of each; None keeps all
+    whole: bool = False  # keep all windows of `sequences`, whatever `most` says of the control
     length: int = 64  # tokens of a window; those of a text follow one another
     seed: int = 0
     # also continue each window to get its score, not only whether it is memorized
@@ -117,10 +120,16 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
     find_device(asked.device)
     first, trust = checkpoints[0], asked.trust_remote_code
     tokenizer = load_tokenizer(first.name, revision=first.revision, trust_remote_code=trust)
-    read, windows = _windows(asked, asked.sequences, "document", tokenizer)
+    most = None if asked.whole else asked.most
+    read, windows = _windows(asked, asked.sequences, "document", tokenizer, most)
+    if asked.whole and asked.most is not None and (n := len(windows)) > asked.most:
+        say(
+            f"{asked.sequences}: a condition in doc asks all {n:,} windows, so each checkpoint "
+            f"takes {n / asked.most:.1f} times as long as with {asked.most:,}. --most draws fewer."
+        )
     unread = [(one.name, one.reason) for one in read.not_checked(asked.length)]
     if asked.control is not None:
-        windows += _windows(asked, asked.control, CONTROL, tokenizer)[1]
+        windows += _windows(asked, asked.control, CONTROL, tokenizer, asked.most)[1]
     elif (kept := kept_controls(out)) is not None:
         windows += WatchedWindows(kept, windows.bos_id)
     run = ", ".join(dict.fromkeys(one.run for one in checkpoints))
@@ -129,7 +138,6 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
         history = HistoryWriter(
             *(out, windows),
             unread=unread,
-            documents=read.n_documents,
             run=run,
             source=asked.sequences,
             control=asked.control,
@@ -168,7 +176,7 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
 
 
 def _windows(
-    asked: WatchAsked, path: str, source: str, tokenizer: Any
+    asked: WatchAsked, path: str, source: str, tokenizer: Any, most: int | None
 ) -> tuple[ReadResult, WatchedWindows]:
     length = asked.length
     read = read_sequences(path, tokenizer, length=length, stride=length, columns=asked.columns)
@@ -176,7 +184,7 @@ def _windows(
     name = pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")
     frame = frame.drop("source", strict=False).with_columns(name)
     return read, WatchedWindows.from_table(
-        frame, tokenizer, source=source, most=asked.most, seed=asked.seed
+        frame, tokenizer, source=source, most=most, seed=asked.seed
     )
 
 
@@ -303,13 +311,17 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     name_of = pl.col("document").fill_null(pl.col("window"))
     rows = rows.join(known, on="window", maintain_order="left").with_columns(document=name_of)
     n_unread = history.unread.height
-    beside = unchecked(n_unread, history.n_documents + n_unread)
+    beside = f"; {history.drawn_said}" if history.drawn else ""
+    beside += unchecked(n_unread - history.n_unasked, history.n_documents + n_unread)
     done, older_is = " reproduced", None
     if baseline is not None:
         done += f" newly ({int(rows['is_memorized'].sum()):,} in all)"
         older = read_history(baseline)
         rows, older_is, said = _new_since(rows, history, older, baseline)
         beside += said
+    swapped = _swapped_said(history)
+    beside += f"; {swapped}" if swapped else ""
+    figures: dict[str, Any] = {"baseline": older_is, "drawn": history.drawn}
     at = f"at step {step:,}, the last, "
     if gate.in_each:
         parts = {
@@ -321,24 +333,41 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
             for one, part in parts.items()
             if gate.holds(_amount(gate, part))
         }
+        none = f"none of {plural(rows.height, 'watched window')}{which}"
         top = max(parts, key=lambda one: _amount(gate, parts[one]))
-        said = f"{at}{said_of[top]}{done}, the most, in {top}; {gate.allowed}{beside}"
+        most = _amount(gate, parts[top])
+        where = f", the most, in {top}" if most else " in any document"
+        said = f"{at}{said_of[top] if most else none}{done}{where}; {gate.allowed}{beside}"
         if failing:
             has = "has" if len(failing) == 1 else "have"
             said = f"{len(failing):,} of {plural(len(parts), 'document')} {has} too much: {said}"
-        found = (
-            rows.filter("is_memorized"),
-            _amount(gate, parts[top]),
-            rows.height,
-            n_unread,
-            failing,
-        )
-        return GateResult(gate, bool(failing), said, *found, baseline=older_is)
+        found = rows.filter("is_memorized"), most, len(parts), n_unread, failing
+        return GateResult(gate, bool(failing), said, *found, **figures)
     share = _share(rows.join(_groups(history.windows), on="window", maintain_order="left"))
     said = f"{at}{_amount_said(gate, rows, share)}{which}{done}, {gate.allowed}{beside}"
     value = _amount(gate, rows)
-    figures = rows.filter("is_memorized"), value, rows.height, n_unread
-    return GateResult(gate, gate.holds(value), said, *figures, baseline=older_is)
+    found_of = rows.filter("is_memorized"), value, rows.height, n_unread
+    return GateResult(gate, gate.holds(value), said, *found_of, **figures)
+
+
+def _swapped_said(history: History) -> str:
+    """That texts and control may have been swapped; empty where nothing speaks for it.
+
+    By windows whose text does not give them away, at the last check.
+    """
+    rows = history.joined().filter(step=history.steps[-1])
+    is_control = pl.col("source") == CONTROL
+    parts = [rows.filter(one, pl.col("class") == RECALL) for one in (~is_control, is_control)]
+    own, others = (part["is_memorized"] for part in parts)
+    if not repeats_more_of(own, others):
+        return ""
+    texts, control = (
+        f"{int(one.sum()):,} of {plural(len(one), 'window')}" for one in (own, others)
+    )
+    return (
+        f"of the control {control} that {_KINDS[RECALL]} are reproduced, of the watched texts "
+        f"{texts}: did you swap them?"
+    )
 
 
 def _new_since(
@@ -399,8 +428,9 @@ def watch_junit(history: History, judged: Sequence[GateResult]) -> str:
         names = windows.select(pl.col("document").fill_null(pl.col("window"))).to_series()
         cases += [Case(one, failure_of(judged, one)) for one in names.unique(maintain_order=True)]
     for name, reason in history.unread.iter_rows():
-        cases.append(Case(name, skipped=f"not read: {reason}"))
-    return junit_suite(f"watch of {history.run}", {}, judged, cases)
+        cases.append(Case(name, skipped=f"not checked: {reason}"))
+    drawn = {"drawn": history.drawn_said} if history.drawn else {}
+    return junit_suite(f"watch of {history.run}", drawn, judged, cases)
 
 
 def _groups(windows: pl.DataFrame) -> pl.DataFrame:
@@ -525,9 +555,18 @@ def _further(steps: Sequence[int], followed: pl.DataFrame, history: History) -> 
         "draw."
     )
     yield from describe_lacking(steps)
-    if n := history.unread.height:
-        whole = plural(history.n_documents + n, "document")
+    if history.drawn:
+        yield f"{history.drawn_said} (--most; unread.parquet)."
+    if n := history.unread.height - history.n_unasked:
+        whole = plural(history.n_documents + history.unread.height, "document")
         yield f"Not checked: {n:,} of {whole}, unread or too short (unread.parquet)."
+    if n := history.n_copied:
+        yield (
+            f"Of the control {plural(n, 'window')} {'is' if n == 1 else 'are'} watched too, token "
+            "by token, and so left out of it."
+        )
+    if swapped := _swapped_said(history):
+        yield f"{swapped[0].upper()}{swapped[1:]}"
     if not (followed["source"] == CONTROL).any():
         yield (
             "No window was kept out of training, so nothing here tells memory from text that the "

@@ -30,6 +30,7 @@ _FEW = 0.1
 """Share of the sequences below which the reference is asked of others too: is it not the model?"""
 _MOST_OTHERS = 500
 _SWAPPED = 5  # times as many as the model repeats, from which the two may have been swapped
+_FEWEST = 6
 _LABEL = "Asking the reference"
 
 
@@ -138,6 +139,23 @@ def repeats_more(own: pl.Series, others: pl.Series) -> bool:
         return False
     low = clopper_pearson(n_only, n_apart).low
     return low is not None and low > 1 / 2
+
+
+def repeats_more_of(own: pl.Series, others: pl.Series) -> bool:
+    """As `repeats_more`, of two different sets of texts: those that were read, and a control.
+
+    Of the control a share five times as large is repeated, the 95 % intervals of the two shares
+    (Clopper and Pearson) are apart, and at least 6 are, as there: fewer may be of one document.
+
+    >>> none, few, some = (pl.Series([True] * n + [False] * (50 - n)) for n in (0, 4, 10))
+    >>> repeats_more_of(none, few), repeats_more_of(none, some), repeats_more_of(some, none)
+    (False, True, False)
+    """
+    n = [int(one.sum()) for one in (own, others)]
+    if not len(own) or n[1] < _FEWEST or n[1] * len(own) < _SWAPPED * n[0] * len(others):
+        return False
+    high, low = clopper_pearson(n[0], len(own)).high, clopper_pearson(n[1], len(others)).low
+    return high is not None and low is not None and low > high
 
 
 def _answers(study: Study) -> pl.DataFrame | None:

@@ -2,8 +2,8 @@
 
 One file a check, so that a kill loses nothing.
 
-A folder holds `watched.parquet` (the windows), `unread.parquet` (documents of which there are
-none), `watch.json` (of which windows, by which versions) and `checks/step-N.parquet`: `window`,
+A folder holds `watched.parquet` (the windows), `unread.parquet` (documents of which none was
+asked), `watch.json` (of which windows, by which versions) and `checks/step-N.parquet`: `window`,
 `is_memorized`, `right` (share of suffix tokens that are the argmax after the true ones), `logprob`
 (mean a suffix token, nats) and, where the windows were decoded, `memorization_score`.
 """
@@ -29,6 +29,7 @@ from mnemoscope.files import as_path
 from mnemoscope.stats import Estimate, Floats, draw_within, frame_of, interval_of
 from mnemoscope.store import Store
 from mnemoscope.training.windows import CONTROL, LENGTH, WatchedWindows, placed
+from mnemoscope.words import plural
 
 WATCH = "watch"
 WINDOWS = Measures(
@@ -40,6 +41,7 @@ WINDOWS = Measures(
 )
 """What a gate may be put to, of the windows of a check."""
 _WINDOWS, _UNREAD = "watched.parquet", "unread.parquet"
+_NOT_DRAWN = "none of its windows was drawn"
 _UNREAD_SCHEMA = {"document": pl.String, "reason": pl.String}
 _PART = re.compile(r"step-(\d+)\.json")
 _LIBRARIES = ("mnemoscope", "torch", "transformers")
@@ -48,6 +50,8 @@ _LIBRARIES = ("mnemoscope", "torch", "transformers")
 class _Watch(TypedDict):
     windows: str
     documents: int
+    left_out: int
+    copied: int
     run: NotRequired[str | None]
     source: NotRequired[str | None]
     columns: NotRequired[dict[str, str] | None]
@@ -70,8 +74,36 @@ class History:
     # of the documents that were to be watched, those without a window: `document`, `reason`
     unread: pl.DataFrame = field(default_factory=partial(pl.DataFrame, schema=_UNREAD_SCHEMA))
     n_documents: int = 0  # with one
+    n_left_out: int = 0  # windows, not of the control, that were not drawn
+    n_copied: int = 0  # windows of a control that are watched too, and so were left out of it
     sums: tuple[str, ...] = ()  # of each check's record
     last: Mapping[str, Any] = field(default_factory=dict)  # what the last one says
+
+    @property
+    def n_watched(self) -> int:
+        """Windows that are asked, without those of the control."""
+        return self.windows.filter(pl.col("source") != CONTROL).height
+
+    @property
+    def n_unasked(self) -> int:
+        """Documents that have windows, of which none was drawn."""
+        return int(self.unread["reason"].str.starts_with(_NOT_DRAWN).sum())
+
+    @property
+    def drawn(self) -> dict[str, int] | None:
+        """How many of all windows were drawn, and of how many documents none; None: all were."""
+        if not self.n_left_out:
+            return None
+        n, unasked = self.n_watched, self.n_unasked
+        return {"windows": n, "of": n + self.n_left_out, "documents_not_asked": unasked}
+
+    @property
+    def drawn_said(self) -> str:
+        """It in words: `2,000 of 34,116 windows drawn, 24 documents not asked`; empty: all were."""
+        if not (drawn := self.drawn):
+            return ""
+        unasked = f", {plural(self.n_unasked, 'document')} not asked" if self.n_unasked else ""
+        return f"{drawn['windows']:,} of {plural(drawn['of'], 'window')} drawn{unasked}"
 
     @property
     def steps(self) -> list[int]:
@@ -88,8 +120,9 @@ class HistoryWriter:
     """Adds checks to a folder, made where it is missing; opening it again goes on where it stood.
 
     The `facts` of the run are recorded in `watch.json`; beside them the documents that were to be
-    watched and have no window (`unread`: pairs of a name and the reason), and how many have one.
-    Raises UserError: the folder holds a history of other windows, or cannot be written to.
+    watched and have no window (`unread`: pairs of a name and the reason) or none that was drawn,
+    and how many have one. Raises UserError: the folder holds a history of other windows, or cannot
+    be written to.
     """
 
     def __init__(
@@ -98,22 +131,31 @@ class HistoryWriter:
         windows: WatchedWindows,
         *,
         unread: Sequence[tuple[str, str]] = (),
-        documents: int = 0,
         **facts: Any,
     ) -> None:
         self.folder: Path = Path(folder)
         self._store = _store_of(self.folder)
-        passed = pl.DataFrame(unread, schema=_UNREAD_SCHEMA, orient="row")
+        unasked = [(name, f"{_NOT_DRAWN} (raise 'most').") for name in windows.unasked]
+        passed = pl.DataFrame([*unread, *unasked], schema=_UNREAD_SCHEMA, orient="row")
+        asked = placed(windows.table).filter(pl.col("source") != CONTROL)["document"]
+        counts = {
+            "documents": asked.drop_nulls().n_unique() + asked.null_count(),
+            "left_out": windows.n_left_out,
+            "copied": windows.n_copied,
+        }
         if self._store.record_path(WATCH).exists():
-            if _read_record(self.folder)["windows"] != windows.digest:
+            kept = _read_record(self.folder)
+            if kept["windows"] != windows.digest:
                 raise UserError(
                     f"{self.folder}: holds a history of other windows. Give another folder, or "
-                    "watch the same texts with the same tokenizer."
+                    "watch the same texts, as many windows of them, with the same tokenizer."
                 )
-            if self._store.frame(WATCH, _UNREAD).equals(passed):
+            counts["copied"] = kept["copied"]  # the control may now be the one that is kept
+            same = all(kept.get(name) == n for name, n in counts.items())
+            if same and self._store.frame(WATCH, _UNREAD).equals(passed):
                 return
         versions = {name: metadata.version(name) for name in _LIBRARIES}
-        facts |= {"windows": windows.digest, "versions": versions, "documents": documents}
+        facts |= {"windows": windows.digest, "versions": versions, **counts}
         self._store.put(WATCH, {_WINDOWS: windows.table, _UNREAD: passed}, **facts)
 
     def has(self, step: int, key: str = "") -> bool:
@@ -198,6 +240,8 @@ def read_history(folder: Path | str) -> History:
         folder,
         unread=store.frame(WATCH, _UNREAD),
         n_documents=facts["documents"],
+        n_left_out=facts["left_out"],
+        n_copied=facts["copied"],
         sums=tuple(one["sha256"] for one in records),
         last=records[-1],
     )

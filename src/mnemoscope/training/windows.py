@@ -17,6 +17,7 @@ from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import find_bos
 from mnemoscope.taxonomy.nodes import parse_node
+from mnemoscope.words import plural
 
 GUESS = "Guess"
 RECALL = "Recall"
@@ -37,6 +38,9 @@ class WatchedWindows:
     # is known the `PLACE`.
     table: pl.DataFrame = field(repr=False)
     bos_id: int | None = None  # token that the model sees in front of each, or None
+    # windows that a draw left out: `source`, `tokens` and, where it is known, `document`
+    left_out: pl.DataFrame = field(default_factory=pl.DataFrame, repr=False)
+    n_copied: int = 0  # windows of a control that are watched too, and so were left out of it
 
     def __post_init__(self) -> None:
         if self.table.is_empty():
@@ -60,6 +64,7 @@ class WatchedWindows:
     ) -> "WatchedWindows":
         """Cut texts into windows; of more than `most` a seeded sample is kept, in order.
 
+        Of each text one window is drawn first, as far as `most` allows, and then from all others.
         Texts come by name, or are called 0, 1, …; `source` is ``document``, ``canary``, ``control``
         for texts kept out of training, or any word. `length`, tokens a window, is even: the first
         half is the prefix. Raises UserError: no text as long as a window, or an odd length.
@@ -76,8 +81,8 @@ class WatchedWindows:
             raise UserError(f"{source}: no text of {length} tokens among {len(named)}.")
         names = ["window", "source", *Window._fields, "document"]
         frame = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
-        frame = _sample(frame.cast({"tokens": pl.List(pl.Int32)}), most, seed)
-        return cls(_classify(frame, length), find_bos(tokenizer, bos))
+        frame, left = _sample(frame.cast({"tokens": pl.List(pl.Int32)}), most, seed)
+        return cls(_classify(frame, length), find_bos(tokenizer, bos), left)
 
     @classmethod
     def from_table(
@@ -93,33 +98,47 @@ class WatchedWindows:
         """Watch the sequences of a table: `sequence_id` and `tokens`, all of one length.
 
         The tokenizer writes the tokens out for the rule on patterns. `source` is of windows for
-        which the table's own column says nothing; `most` keeps a seeded sample. Raises UserError:
-        columns missing, tokens of several lengths or of an odd one.
+        which the table's own column says nothing; `most` keeps a seeded sample, as of texts where
+        the table has a column `document`. Raises UserError: columns missing, tokens of several
+        lengths or of an odd one.
         """
         frame = table if isinstance(table, pl.DataFrame) else read_table(table)
         length = token_matrix(frame).shape[1]
         _check_length(length)
-        frame = _sample(frame, most, seed)
-        texts = WindowCutter(tokenizer, length=length).decode(token_matrix(frame).tolist())
         has_source = frame.schema.get("source") == pl.String
+        own = pl.col("source").fill_null(source) if has_source else pl.lit(source)
+        frame, left = _sample(frame.with_columns(own.alias("source")), most, seed)
+        texts = WindowCutter(tokenizer, length=length).decode(token_matrix(frame).tolist())
         rows = frame.select(
             pl.col("sequence_id").cast(pl.String).alias("window"),
-            (pl.col("source").fill_null(source) if has_source else pl.lit(source)).alias("source"),
+            "source",
             pl.col("tokens").cast(pl.List(pl.Int32)),
             pl.Series("text", texts, dtype=pl.String),
             *(pl.col(name) for name in PLACE if name in frame.columns),
         )
-        return cls(_classify(rows, length), find_bos(tokenizer, bos))
+        return cls(_classify(rows, length), find_bos(tokenizer, bos), left)
 
     def __add__(self, other: "WatchedWindows") -> "WatchedWindows":
-        """Watch both; their windows must be of one length and one tokenizer's."""
+        """Watch both; their windows must be of one length and one tokenizer's.
+
+        A control window with the tokens of one that is watched, drawn or not, is no control and is
+        left out. Raises UserError: windows that differ so, or a control of nothing else.
+        """
         if (self.length, self.bos_id) != (other.length, other.bos_id):
             raise UserError(
                 f"windows of {self.length} and {other.length} tokens, or of two tokenizers, cannot "
                 "be watched together. Cut both in the same way."
             )
-        tables = [placed(self.table), placed(other.table)]
-        return WatchedWindows(pl.concat(tables, how="diagonal"), self.bos_id)
+        table = pl.concat([placed(self.table), placed(other.table)], how="diagonal")
+        left_out = pl.concat([self.left_out, other.left_out], how="diagonal")
+        is_copy = _is_copied(table, left_out)
+        if (n := int(is_copy.sum())) and n == table.filter(source=CONTROL).height:
+            raise UserError(
+                f"the control: all of its {plural(n, 'window')} are among those that are watched. "
+                "Give texts that were kept out of training."
+            )
+        n_copied = self.n_copied + other.n_copied + n
+        return WatchedWindows(table.filter(~is_copy), self.bos_id, left_out, n_copied)
 
     def __len__(self) -> int:
         return self.table.height
@@ -133,6 +152,20 @@ class WatchedWindows:
     def length(self) -> int:
         """Tokens of a window."""
         return len(self.table["tokens"][0])
+
+    @property
+    def n_left_out(self) -> int:
+        """Windows, not of a control, that the draw left out."""
+        return _watched(self.left_out).height
+
+    @property
+    def unasked(self) -> list[str]:
+        """Documents, not of a control, of which no window was drawn, in their order."""
+        left, own = _watched(self.left_out), _watched(placed(self.table))
+        if "document" not in left.columns:
+            return []
+        names = left["document"].drop_nulls().unique(maintain_order=True)
+        return names.filter(~names.is_in(own["document"].implode())).to_list()
 
     @cached_property
     def digest(self) -> str:
@@ -151,11 +184,36 @@ def _check_length(length: int) -> None:
         )
 
 
-def _sample(frame: pl.DataFrame, most: int | None, seed: int) -> pl.DataFrame:
-    """At most so many rows, in their order."""
+def _sample(frame: pl.DataFrame, most: int | None, seed: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """At most so many rows, in their order, one of each document first; and what is left out."""
     if most is None or frame.height <= most:
-        return frame
-    return frame[np.sort(np.random.default_rng(seed).permutation(frame.height)[:most])]
+        return frame, pl.DataFrame()
+    drawn = np.random.default_rng(seed).permutation(frame.height)
+    if "document" in frame.columns:
+        names = frame["document"].cast(pl.String)[drawn]
+        is_first = (names.is_first_distinct() & names.is_not_null()).to_numpy()
+        drawn = np.concatenate([drawn[is_first], drawn[~is_first]])
+    named = [pl.col("document").cast(pl.String)] if "document" in frame.columns else []
+    tokens = pl.col("tokens").cast(pl.List(pl.Int32))
+    left = frame[np.sort(drawn[most:])].select("source", tokens, *named)
+    return frame[np.sort(drawn[:most])], left
+
+
+def _watched(windows: pl.DataFrame) -> pl.DataFrame:
+    """Those that are not kept out of training."""
+    return windows if windows.is_empty() else windows.filter(pl.col("source") != CONTROL)
+
+
+def _is_copied(table: pl.DataFrame, left_out: pl.DataFrame) -> pl.Series:
+    """Which windows of a control have the tokens of one that is watched, or was left out there."""
+    known = {row.tobytes() for part in (table, left_out) for row in _rows(_watched(part))}
+    is_known = pl.Series([row.tobytes() in known for row in _rows(table)], dtype=pl.Boolean)
+    return is_known & (table["source"] == CONTROL)
+
+
+def _rows(windows: pl.DataFrame) -> npt.NDArray[np.int32]:
+    """Their tokens, (windows, length)."""
+    return np.empty((0, 0), np.int32) if windows.is_empty() else token_matrix(windows)
 
 
 def _classify(frame: pl.DataFrame, length: int) -> pl.DataFrame:
