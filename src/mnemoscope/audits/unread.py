@@ -96,7 +96,7 @@ def again(audit: Auditing, table: pl.DataFrame) -> list[str]:
     return [f"unread.parquet: {plural(n, 'passage')} of --unread came out otherwise."] if n else []
 
 
-def facts_of(audit: Auditing, passages: pl.DataFrame) -> dict[str, Any]:
+def facts_of(audit: Auditing, passages: pl.DataFrame) -> Mapping[str, Any]:
     """What `audit.json` says under `unread`: the texts, what was found in them, and a sentence."""
     texts, length = unread_texts(audit), audit.settings.length
     return {
@@ -111,7 +111,7 @@ def facts_of(audit: Auditing, passages: pl.DataFrame) -> dict[str, Any]:
     }
 
 
-def counts_of(characters: Sequence[int], passages: pl.DataFrame) -> dict[str, Any]:
+def counts_of(characters: Sequence[int], passages: pl.DataFrame) -> Mapping[str, Any]:
     """Documents that were asked, of so many `characters` each, and passages of each verdict."""
     rows = passages.with_columns(passage=pl.Series(numbered(passages), dtype=pl.Int64))
     sizes = {"tokens": 0, "windows": 1}

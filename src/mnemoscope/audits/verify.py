@@ -196,7 +196,7 @@ def _unread_again(
         for name in ("unread", "read")
         if name in record
     }
-    facts: dict[str, Any] = {}
+    facts = dict[str, Mapping[str, Any]]()
     if "unread" in tables:
         facts["unread"] = unread.facts_of(audit, tables["unread"])
         if search and _has_grounds(audit, record):
