@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
@@ -14,7 +15,10 @@ from mnemoscope.audits.documents import Document
 from mnemoscope.audits.near import TABLE, align, near_table
 from mnemoscope.audits.passages import span_schema
 from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.repeats import Repeat, repeats
 from mnemoscope.audits.tokens import Text, Tokens
+from pages import words_of
+from tests.audits.conftest import BRIEF
 
 
 def test_a_passage_with_a_word_more_is_found_where_it_stands(made):
@@ -71,3 +75,35 @@ def test_what_is_put_between_two_blocks_is_bridged_up_to_the_gap(middle, before,
     assert one.longest == (before + after if not middle else max(before, after))
     if len(middle) > 3:
         assert [x.matched for x in align(plain, longer, gap=3)] == [before, after]
+
+
+_LONG = "Where the river bends the old mill stood for years and nobody ever asked who ran it."
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "found"),
+    [
+        ("the old mill stood for years and nobody", "recall", Repeat("a", 122, 161, 1, True)),
+        ("The old barn stood for years, and nobody", "recall", Repeat("a", 135, 161, 1, True)),
+        (_LONG, "recall", Repeat("a", 100, 183, 1, False)),
+        ("the old mill burned down when we were young and far away", "recall", None),
+        (_LONG, "guess", None),
+    ],
+)
+def test_a_passage_whose_words_stand_in_a_longer_one_repeats_it(text, verdict, found):
+    rows = [
+        {"number": 1, "document": "a", "start": 100, "text": _LONG, "verdict": "recall"},
+        {"number": 2, "document": "b", "start": 5, "text": text, "verdict": verdict},
+    ]
+    assert repeats(rows) == ({2: found} if found else {})
+
+
+def test_headline_and_card_say_that_a_passage_repeats_another(audited, trained, new_text, tmp_path):
+    text = f"{new_text(1, 40)} {trained[0]} {new_text(2, 40)} {trained[0]} {new_text(3, 9)}"
+    record, _ = audited(tmp_path, text, settings=audit_settings(**BRIEF))
+    said = record["verdict"]["headline"]
+    assert "2 passages (of which 1 repeats words of another one here)," in said
+    assert record["summary"]["recall_spans"] == 2  # counts are as they were
+    for name in ("audit.html", "report.html"):
+        said = words_of((tmp_path / "out" / name).read_text())
+        assert "These words, or nearly these, also stand in a.txt, characters " in said

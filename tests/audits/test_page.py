@@ -32,7 +32,15 @@ from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.records import WINDOWS_LINES
 from mnemoscope.audits.rule import UNDECIDED as OPEN
 from mnemoscope.audits.rule import VERDICTS, decide
-from mnemoscope.audits.shares import OTHERWISE, Passage, count_document, overall, summarize
+from mnemoscope.audits.shares import (
+    OTHERWISE,
+    Passage,
+    count_document,
+    overall,
+    share_beside,
+    share_words,
+    summarize,
+)
 from mnemoscope.audits.verdict import (
     EVIDENCE_PAGE,
     KNOWN_APART,
@@ -58,7 +66,7 @@ BASE = {"name": "base"}
 VERDICT = {"sentence": "“m” recalls 2 passages.", "tested": RULES["rule"].tested, "tested_on": "m"}
 UNPRINTABLE = 'a&b <c> "d" ]]> \x00\x1b\ud800\ufffe é😀'
 RECORD = {"case": UNPRINTABLE, "operator": None, "date": "2026-11-30T21:00:00Z", "verdict": VERDICT}
-RECORD |= {"documents": []}
+RECORD |= {"documents": [], "reference": None}
 
 
 def test_hostile_text_is_only_text_and_nothing_comes_from_outside(made):
@@ -127,7 +135,9 @@ def test_the_report_says_what_the_record_says(made):
     assert all(one["sha256"] in said for one in made.record["documents"])
     assert made.record["model"]["fingerprint"] in said
     assert made.record["files"]["spans.parquet"] in said
-    assert f"{int((recalled['origin_count'] > 0).sum())} stand word for word" in said
+    assert int((recalled["origin_count"] > 0).sum()) == 1
+    assert f"Of {recalled.height} recalled passages 1 stands word for word in the corpus " in said
+    assert made.record["origins"]["sentence"] in said
     assert "1 everyday prompts" in said
     assert "How easily it comes out" in said
 
@@ -392,11 +402,30 @@ def test_a_passage_whose_verdict_changes_is_one_for_counts_sentence_and_logs():
     (result,) = check_sarif(sarif_log(RECORD, rows, {"d": "x" * 200}))
     assert shares_said(first) in result["message"]["text"]
     gate = parse_gate("recalled > 50%", PASSAGES)
-    assert "; 1 passage (10.0 %) cannot be told" in judge(gate, record, frame, None).said
+    parts = "; 1 passage (5.0 %), and parts of recalled ones (5.0 %), cannot be told and are not"
+    assert parts in judge(gate, record, frame, None).said
     own = count_document("d", sizes, frame.head(4))
     record["summary"], record["documents"] = overall([own]), [{**own, "is_too_short": False}]
     said = judge(gate, record, frame.head(4), None).said
     assert "5.0 % cannot be told, in parts of recalled passages, and is not counted" in said
+
+
+def test_a_gate_says_a_share_as_the_pages_do():
+    kinds = {"recall": (0, 266), "guess": (1000, 1267), "cannot be told": (2000, 2366)}
+    rows = [
+        {"document": "d", "start": a, "end": b, "verdict": one} for one, (a, b) in kinds.items()
+    ]
+    frame = pl.DataFrame([WROTE | one | {"otherwise": []} for one in rows])
+    frame = frame.cast({"otherwise": OTHERWISE})
+    counts = count_document("d", {"characters": 10_000, "tokens": 1, "windows": 1}, frame)
+    row = {**counts, "is_too_short": False}
+    record = RECORD | {"documents": [row], "skipped": [], "summary": overall([row])}
+    (shown,) = {share_words(share_beside(one, "undecided")["share"]) for one in (row, counts)}
+    assert shown == "3.6 %" != share_words(counts["undecided"]["share"])  # 3.66 %
+    for text in ("undecided > 1%", "undecided > 50% in doc"):
+        assert judge(parse_gate(text, PASSAGES), record, frame, None).said.startswith(shown)
+    near = judge(parse_gate("undecided > 3.65%", PASSAGES), record, frame, None)
+    assert (near.is_failed, near.said[:5]) == (True, "3.7 %")  # 3.6 would not be beyond it
 
 
 @pytest.mark.parametrize(
@@ -479,7 +508,9 @@ def test_pages_print_on_few_sheets_and_fit_on_a_phone(made, browser, tmp_path):
     page.close()
     whole = pypdf.PdfReader(tmp_path / "all.pdf").pages
     said = " ".join("".join(one.extract_text() for one in whole).split())
-    assert len(whole) > 3
+    said_to_be = int(re.search(r"about (\d+) sheets", made.page)[1])
+    assert 2 / 3 < said_to_be / len(whole) < 1.5
+    assert {round(float(one.mediabox.height)) for one in [*sheets, *whole]} == {842}  # A4
     for part in ("next best", "The documents, with what was found"):
         assert part in said
 

@@ -1,6 +1,7 @@
 """Was it read: chances behind the right text, bits of known truth, ranks, and what may be said."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -8,10 +9,12 @@ import pytest
 import torch
 
 from mnemoscope.audits import read as module
+from mnemoscope.audits import unread
 from mnemoscope.audits.documents import read_documents
-from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.local import LocalModel, local_audit
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.errors import UserError
+from pages import words_of
 from tests.audits.conftest import BRIEF
 
 N_UNREAD = 20
@@ -122,7 +125,9 @@ def test_what_is_missing_is_said(ask_of, kind, given, said):
     assert all(one["verdict"] == "cannot be told" or given for one in facts["documents"])
 
 
-def test_the_verb_writes_it_down(folder, tmp_path, succeed):
+def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
+    folder, tmp_path, succeed, lm, reference, verify
+):
     out = tmp_path / "out"
     succeed(
         *("audit", "embedded", folder / "read64", "--read", "--unread", folder / "new", "-q"),
@@ -133,16 +138,45 @@ def test_the_verb_writes_it_down(folder, tmp_path, succeed):
     page = (out / "audit.html").read_text()
     assert "Was it read, though it does not come out?" in page
     assert f"{record['read']['documents'][0]['bits']['value']:,.0f}" in page
+    report = words_of((out / "report.html").read_text())
+    assert record["read"]["sentence"] in report
+    assert "not come out, was asked too (it cannot be told): see below." in report
     assert pl.read_parquet(out / "read.parquet")["is_unread"].sum() == 10 * 2
+    assert record["verdict"]["sentence"].endswith(record["unread"]["sentence"])
+    for shown in (page, report):
+        assert "Of 10 documents that were surely not read, no passage is" in words_of(shown)
+    with_reference = {"load_reference": lambda _, asked: LocalModel(reference, asked)}
+    found = verify(out, lm, **with_reference)
+    assert "the documents of --unread are those that were asked." in found.checked
+    assert not found.problems + found.unchecked
+    gone = min((folder / "new").iterdir()).rename(tmp_path / "moved.txt")
+    found = verify(out, lm, **with_reference)
+    gone.rename(folder / "new" / Path(record["unread"]["texts"][0]["document"]).name)
+    assert "1 of its 10 texts not found, or changed: every p of --read and" in str(found.unchecked)
+    assert found.checked
+
+
+def test_what_the_rule_recalls_of_unread_documents_is_counted(lm, trained, tmp_path):
+    for kind, text in (("own", "A document of its own. " * 30), ("control", trained[0])):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "a.txt").write_text(f"{text} It ends here.", encoding="utf-8")
+    settings = audit_settings(**BRIEF, unread=str(tmp_path / "control"))
+    documents = read_documents([str(tmp_path / "own")]).documents
+    answer = unread.ask(local_audit(lm, documents, settings))
+    assert answer.table["verdict"].to_list() == ["recall"]
+    assert (answer.facts["documents"], answer.facts["recall_spans"]) == (1, 1)
+    assert "1 passage" in (said := answer.facts["sentence"])
+    assert "is recalled by this rule: so it accuses wrongly here, or they were read" in said
 
 
 def test_what_was_changed_and_other_unread_texts_are_noticed(ask_of, folder):
     table, _, audit = ask_of("read64", unread="new")
     assert module.check(audit, table) == []
     assert "do not come out again" in str(module.check(audit, table.with_columns(logprob=-9.0)))
-    before = module.depends(audit)
+    before = unread.depends(audit)
     (folder / "new" / "more.txt").write_text("Another text that was not read.")
-    after = module.depends(audit)
+    audit.unread = None
+    after = unread.depends(audit)
     (folder / "new" / "more.txt").unlink()
     assert len(after) == len(before) + 1
 
@@ -150,5 +184,3 @@ def test_what_was_changed_and_other_unread_texts_are_noticed(ask_of, folder):
 def test_unread_documents_must_be_others(ask_of):
     with pytest.raises(UserError, match="nothing but the audited documents"):
         ask_of("read64", unread="read64")
-    with pytest.raises(UserError, match="unread: only with read"):
-        audit_settings(unread="x")

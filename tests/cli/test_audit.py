@@ -67,7 +67,8 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     (binary := tmp_path / "b.bin").write_bytes(b"\0")  # what nobody reads counts in a gate
     assert f"holds an audit of other documents ({binary}). " in call(*asked, binary).err
     plan = ("audit", "embedded", own, "-o", tmp_path / "new", "--dry-run")
-    planned = call(*plan).out
+    planned = call(*plan, "--unread", own).out
+    assert "1 document of --unread is asked in the same way: " in planned
     assert "reference, grafts, needs" in planned
     assert "reference, grafts, cnn, needs" in call(*plan, "--study", "auto").out
     assert "no such folder. Make a study" in call(*plan, "--study", tmp_path / "nowhere").err
@@ -100,6 +101,7 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert (passed.status, "): 0 new passages recalled; fewer than 1 " in passed.out) == (0, True)
     assert f"; {older} audited the same model.\n" in passed.out
     assert 'failures="0"' in junit.read_text()
+    assert "recalled passages: 1 known, 0 new" in junit.read_text()
     rewrite_record(older / "audit.json", date="2099-01-01T00:00:00+00:00")
     assert f"; {older} is newer (2099-01-01T" in call(*gate, "--baseline", older).out
     rewrite_record(older / "audit.json", date="2020-01-01T00:00:00+00:00")

@@ -23,6 +23,7 @@ from mnemoscope.audits.page import (
 )
 from mnemoscope.audits.passages import GROUNDS, whole_passages
 from mnemoscope.audits.records import AuditRecord
+from mnemoscope.audits.repeats import with_repeats
 from mnemoscope.audits.rule import RECALL, UNDECIDED
 
 REPORT = "report.html"
@@ -38,7 +39,7 @@ def render_brief(
     record: AuditRecord, spans: pl.DataFrame, tables: Mapping[str, pl.DataFrame]
 ) -> str:
     """Render the report from `audit.json`, `spans.parquet` and the tables beside it."""
-    rows = whole_passages(spans)
+    rows = with_repeats(whole_passages(spans))
     recalled, undecided = (
         [row for row in in_order(rows) if row["verdict"] == one] for one in (RECALL, UNDECIDED)
     )

@@ -3,12 +3,12 @@
 Documents are read and cut into tokens; no weights are loaded. `mnemoscope audit --dry-run`.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from mnemoscope.audits.documents import Reading
+from mnemoscope.audits.documents import Document, Reading
 from mnemoscope.audits.questions import asked_of
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
@@ -32,6 +32,7 @@ def plan_audit(
     device: str,
     reference: Path | None,
     beside: Container[str],
+    unread: Sequence[Document] = (),
 ) -> Iterator[str]:
     """Say it line by line; errors as `tokens.tokenize`."""
     cutter = WindowCutter(tokenizer)
@@ -58,6 +59,13 @@ def plan_audit(
         f"{n_tokens:,} tokens through the model{took}. Around each passage up to "
         f"{2 * (settings.stride - 1)} windows more."
     )
+    if unread:
+        starts = (coarse_starts(len(tokenize(one.text, cutter).ids), settings) for one in unread)
+        yield (
+            f"{plural(len(unread), 'document')} of --unread "
+            f"{'is' if len(unread) == 1 else 'are'} asked in the same way: "
+            f"{sum(map(len, starts)):,} windows more."
+        )
     yield f"Then of each passage: {', '.join(asked_of('here', settings, beside))}."
     apart = None if reference is None else weights_apart(weights, reference)
     if apart is not None and apart < _NEARLY:

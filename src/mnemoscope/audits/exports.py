@@ -222,20 +222,34 @@ def junit_xml(record: AuditRecord, frame: pl.DataFrame, judged: Sequence[GateRes
     """Make a JUnit report that fails where a condition of a gate does.
 
     Each document is a test, which fails if a condition on each document holds of it; the passages
-    called recall, and those of which it cannot be told, stand in its output. Documents that were
+    called recall, and those of which it cannot be told, stand in its output; beside a baseline also
+    how many are known. Documents that were
     too short or not read are skipped tests.
     """
-    frame = max((one.counted for one in judged), key=len, default=frame)
+    whole, frame = frame, max((one.counted for one in judged), key=len, default=frame)
+    is_compared = any(one.baseline is not None for one in judged)
     cases = []
     for row in record["documents"]:
         name = row["document"]
-        lines = [*_found_of(whole_passages(frame.filter(document=name)))]
+        own = whole_passages(frame.filter(document=name))
+        lines = [*_found_of(own)]
+        if is_compared:
+            lines = [*_known_said(whole_passages(whole.filter(document=name)), own), *lines]
         skipped = "shorter than one window" if row["is_too_short"] else None
         cases.append(Case(name, failure_of(judged, name), skipped, "\n".join(lines) or None))
     cases += (
         Case(one["document"], skipped=f"not read: {one['reason']}") for one in record["skipped"]
     )
     return junit_suite(f"audit of {record['model']['name']}", about(record), judged, cases)
+
+
+def _known_said(
+    passages: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """How many of the recalled passages of a document the baseline has, and how many it has not."""
+    n, n_new = (sum(one["verdict"] == RECALL for one in rows) for rows in (passages, new))
+    if n:
+        yield f"recalled passages: {max(n - n_new, 0):,} known, {n_new:,} new"
 
 
 def _found_of(passages: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -9,8 +9,9 @@ from typing import Any
 import polars as pl
 from typing_extensions import TypedDict
 
-from mnemoscope.audits.passages import numbered
+from mnemoscope.audits.passages import numbered, stretch_of, whole_passages
 from mnemoscope.audits.records import AuditRecord, read_verdicts
+from mnemoscope.audits.rule import RECALL, UNDECIDED
 from mnemoscope.audits.shares import (
     KINDS,
     Counts,
@@ -24,7 +25,8 @@ from mnemoscope.audits.shares import (
 )
 from mnemoscope.conditions import Gate, GateResult, Measures, lacking, newer, refuse_same, unchecked
 from mnemoscope.errors import UserError
-from mnemoscope.words import plural
+from mnemoscope.stats import Estimate
+from mnemoscope.words import adding_up, plural
 
 _WORD = re.compile(r"\S+")
 _RUN = 8  # words in a row that an older audit's passage has too: they are known
@@ -72,15 +74,16 @@ def judge(
         new = "new "
     if gate.kind == "near" and "near" not in record["summary"]:
         raise UserError("--fail-if near: near copies were not looked for here. Choose recalled.")
-    left_out, passed_over = _left_out(gate, rows, new)
+    left_out, passed_over = _left_out(gate, rows, passages, new)
     swapped = _swapped_said(record)
     if gate.in_each:
         names = [row["document"] for row in record["documents"]]
         every = dict(zip(names, (amount_of(gate, row) for row in rows), strict=True))
-        found = {name: gate.say(n, new) for name, n in every.items() if gate.holds(n)}
+        shown = dict(zip(names, (_said(gate, row, new) for row in rows), strict=True))
+        found = {name: shown[name] for name, n in every.items() if gate.holds(n)}
         name, most = max(every.items(), key=lambda one: one[1])
         where = f", the most, in {name}" if most else " in any document"
-        said = f"{gate.say(most, new)}{where}; {gate.allowed}{beside}"
+        said = f"{shown[name]}{where}; {gate.allowed}{beside}"
         said += ("" if found else passed_over) + swapped
         if found:
             too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
@@ -88,11 +91,10 @@ def judge(
         found_of = passages, most, n_asked, n_unread, found
         result = GateResult(gate, bool(found), said, *found_of, baseline=compared)
         return result._replace(undecided=left_out, advice=_advice(found, left_out))
-    whole, share = amount_of(gate, overall(rows)), None
-    if not gate.of_number and baseline is None:
-        share = estimate_of(share_of(record["summary"], gate.kind))
-    in_all = "" if baseline is None else f" ({gate.say(amount_of(gate, record['summary']))} in all)"
-    said = f"{gate.say(whole, new, share)}{in_all}, {gate.allowed}{beside}"
+    whole, summary = amount_of(gate, overall(rows)), record["summary"]
+    in_all = "" if baseline is None else f" ({_said(gate, summary, ranged=False)} in all)"
+    shown_whole = _said(gate, summary) if baseline is None else gate.say(whole, new)
+    said = f"{shown_whole}{in_all}, {gate.allowed}{beside}"
     is_failed = gate.holds(whole)
     said += ("" if is_failed else passed_over) + swapped
     figures = passages, whole, n_asked, n_unread
@@ -100,7 +102,25 @@ def judge(
     return result._replace(undecided=left_out, advice=_advice(is_failed, left_out))
 
 
-def _left_out(gate: Gate, rows: Sequence[Counts], new: str) -> tuple[dict[str, Any] | None, str]:
+def _said(gate: Gate, counts: Counts, new: str = "", *, ranged: bool = True) -> str:
+    """What a gate was put to, in words: a share as it stands on the pages (`share_beside`).
+
+    Where that would be on the other side of the limit the share is printed as it is.
+    """
+    amount = amount_of(gate, counts)
+    if gate.of_number:
+        return gate.say(amount, new)
+    share = estimate_of(share_of(counts, gate.kind)) if ranged else Estimate(amount)
+    if gate.kind in ("guessed", "undecided"):
+        beside = share_beside(counts, gate.kind)["share"]
+        if gate.holds(beside) == gate.holds(amount):
+            share = share._replace(value=beside)
+    return gate.say(amount, new, share)
+
+
+def _left_out(
+    gate: Gate, rows: Sequence[Counts], passages: pl.DataFrame, new: str
+) -> tuple[dict[str, Any] | None, str]:
     """Passages of which it cannot be told, where only recalled ones count: figures, and in words.
 
     No words where there are none. A gate that passes says them, for it acquits nobody of these, and
@@ -119,6 +139,12 @@ def _left_out(gate: Gate, rows: Sequence[Counts], new: str) -> tuple[dict[str, A
     if not n:  # pieces of passages that hold recalled text too
         said = f"; {shown} cannot be told, in parts of {new}recalled passages, and is not counted"
         return figures, f"{said}{end}" if share else ""
+    whole, inside = _undecided_shares(counts, passages)
+    if inside:
+        return figures, (
+            f"; {plural(n, f'{new}passage')} ({share_words(whole)}), and parts of recalled ones "
+            f"({share_words(inside)}), cannot be told and are not counted{end}"
+        )
     is_not = "is not counted" if n == 1 else "are not counted"
     return figures, f"; {plural(n, f'{new}passage')} ({shown}) cannot be told and {is_not}{end}"
 
@@ -138,6 +164,22 @@ def _swapped_said(record: AuditRecord) -> str:
     reference = record["reference"]
     beside = None if reference is None else reference.get("beside")
     return "; did you swap model and reference?" if beside and beside["is_more"] else ""
+
+
+def _undecided_shares(counts: Counts, passages: pl.DataFrame) -> list[float]:
+    """What cannot be told: the shares in passages of that verdict, and in recalled ones.
+
+    Rounded so that they add up to the one that is printed.
+    """
+    n = {UNDECIDED: 0, RECALL: 0}
+    for one in map(stretch_of, whole_passages(passages)):
+        for piece in one.pieces:
+            if piece.verdict == UNDECIDED and piece.written is None:
+                n[one.verdict] += piece.end - piece.start
+    if not n[RECALL]:
+        return [share_beside(counts, "undecided")["share"], 0.0]
+    shares = [one / counts["characters"] for one in n.values()]
+    return adding_up(shares, share_beside(counts, "undecided")["share"])
 
 
 def new_parts(passages: pl.DataFrame, before: pl.DataFrame, *, grown: bool) -> pl.DataFrame:

@@ -306,7 +306,7 @@ def planned(
     from mnemoscope.audits.dry_run import plan_audit
     from mnemoscope.lm.tokenizer import load_tokenizer
 
-    place = place_of(own.name)
+    place, beside = place_of(own.name), asked.model_dump().get("unread")
     trust = own.trust_remote_code
     tokenizer = load_tokenizer(place, revision=revision, trust_remote_code=trust)
     lines = plan_audit(
@@ -315,6 +315,7 @@ def planned(
         device=own.device,
         reference=Path(place_of(other.name, "reference")) if other else None,
         beside={name for name, one in (("reference", other), ("cnn", study)) if one is not None},
+        unread=_read([beside], None, "utf-8", None).documents if beside else (),
     )
     return "\n".join(lines)
 

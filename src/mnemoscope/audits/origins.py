@@ -10,7 +10,9 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.audits.asking import Answer, Auditing
+from mnemoscope.audits.passages import whole_passages
 from mnemoscope.audits.questions import CorpusSettings
+from mnemoscope.audits.rule import RECALL
 from mnemoscope.audits.tokens import Words
 from mnemoscope.columns import Column, schema_of
 from mnemoscope.data.corpus import Corpus, FlatFile, open_corpus
@@ -75,7 +77,20 @@ def ask(audit: Auditing) -> Answer:
         "origin_count": [one.n for one in wholes],
         "origin_suffix_count": [one.n for one in suffixes],
     }
-    return Answer(counts, pl.DataFrame(made, schema=schema_of(TABLE), orient="row"))
+    facts = {"sentence": _sentence(audit, counts["origin_count"], _corpus(audit)[0])}
+    return Answer(counts, pl.DataFrame(made, schema=schema_of(TABLE), orient="row"), facts)
+
+
+def _sentence(audit: Auditing, found: list[int], place: str) -> str:
+    """How many recalled passages stand in the corpus as they are."""
+    rows = audit.passages.with_columns(origin_count=pl.Series(found, dtype=pl.Int64))
+    recalled = [one for one in whole_passages(rows) if one["verdict"] == RECALL]
+    n, k = len(recalled), sum(bool(one["origin_count"]) for one in recalled)
+    if n == 1:
+        stands = "stands" if k else "does not stand"
+        return f"The recalled passage {stands} word for word in the corpus {place}."
+    which = f"Of {n:,} recalled passages {k or 'none'}" if n else "No recalled passage"
+    return f"{which} {'stand' if k > 1 else 'stands'} word for word in the corpus {place}."
 
 
 def open_asked(audit: Auditing) -> Corpus | None:

@@ -13,7 +13,7 @@ read this table. It is light: the work is named, and imported when it is asked f
 
 `template` is a file with macros: of a passage's card `main` (one of its four figures) and `notes`,
 and folded `figures` and `more`; `reading` that explains them; `section` of the page, `brief` of the
-report. Without one, figures are shown as they are.
+report and `aside` behind its verdict. Without one, figures are shown as they are.
 """
 
 from collections.abc import Container
@@ -95,13 +95,19 @@ class OrdinarySettings(AuditSettings):
     seed: int = Field(default=0, ge=0, description="Seed of the answers of --ordinary.")
 
 
+class UnreadSettings(AuditSettings):
+    """Documents that were surely not read."""
+
+    unread: str | None = Field(
+        default=None,
+        description="Texts of the kind, surely not read: audited by the same rule; for --read too.",
+    )
+
+
 class ReadSettings(AuditSettings):
-    """Whether all tokens are scored, and beside what."""
+    """Whether all tokens are scored."""
 
     read: bool = Field(default=False, description="Was it read, though it does not come out?")
-    unread: str | None = Field(
-        default=None, description="For --read: texts of the kind that were surely not read."
-    )
 
 
 @dataclass(frozen=True)
@@ -180,6 +186,12 @@ QUESTIONS: dict[str, Question] = {
     ),
     "near": Question(
         "near copies", f"{_ROOM}.near", NearSettings, ("here", "chat"), template="near.html.j2"
+    ),
+    "unread": Question(
+        "what the rule says of documents that were not read",
+        f"{_ROOM}.unread",
+        UnreadSettings,
+        template="unread.html.j2",
     ),
     "read": Question(
         "whether it was read, though it does not come out",

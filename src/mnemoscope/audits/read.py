@@ -15,9 +15,8 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.audits.asking import Answer, Auditing
-from mnemoscope.audits.documents import read_documents
-from mnemoscope.audits.questions import ReadSettings
-from mnemoscope.audits.tokens import Text, character_range, cut_texts
+from mnemoscope.audits.tokens import Text, character_range
+from mnemoscope.audits.unread import unread_texts
 from mnemoscope.audits.verdict import model_title
 from mnemoscope.benchmark.membership import (
     SCORES,
@@ -35,7 +34,6 @@ from mnemoscope.benchmark.membership import (
     told_apart,
 )
 from mnemoscope.columns import Column
-from mnemoscope.errors import UserError
 from mnemoscope.progress import Progress, say
 from mnemoscope.stats import FEWEST_GROUPS, Estimate, Floats, share_true
 from mnemoscope.store import kept_in_parts
@@ -84,45 +82,26 @@ class _Block(NamedTuple):
     end: int
 
 
-def depends(audit: Auditing) -> object:
-    """The texts of `--unread`, by their checksums."""
-    return [one.document.sha256 for one in _unread(audit)]
-
-
 def ask(audit: Auditing) -> Answer:
     """Score every passage, and say what can be said of every document."""
-    unread = _unread(audit)
+    unread = unread_texts(audit)
     table = _scored(audit, [*audit.texts, *unread], len(audit.texts))
     return Answer(table=table, facts=facts_of(audit, table, unread))
 
 
 def check(audit: Auditing, kept: pl.DataFrame) -> list[str]:
-    """Whether the scores come out again; only where the documents are all there."""
-    own = kept.filter(~pl.col("is_unread"))
-    if not set(own["document"]) <= {*audit.numbers()}:
+    """Whether the scores come out again, and the ranks follow; where the documents are all there.
+
+    Of the unread ones those are scored that are there.
+    """
+    n_own, unread = len(audit.texts), unread_texts(audit)
+    if not set(kept.filter(~pl.col("is_unread"))["document"]) <= {*audit.numbers()}:
         return []
-    again = _scored(audit, audit.texts, len(audit.texts))
-    both = own.join(again, on=["document", "token"], how="left", suffix="_again")
+    own = kept.filter(~pl.col("is_unread") | pl.col("document").is_in([one.name for one in unread]))
+    again = _scored(audit, [*audit.texts, *unread], n_own)
+    both = own.join(again, on=["document", "is_unread", "token"], how="left", suffix="_again")
     n = int(((both["logprob"] - both["logprob_again"]).abs() > _SAME).fill_null(True).sum())
     return [f"read.parquet: {n:,} of {own.height:,} scores do not come out again."] if n else []
-
-
-def _unread(audit: Auditing) -> list[Text]:
-    """The documents of `--unread`, each once; those that are audited too are left out."""
-    settings = audit.settings
-    assert isinstance(settings, ReadSettings)
-    if settings.unread is None:
-        return []
-    own = {text.document.sha256 for text in audit.texts}
-    given = read_documents([settings.unread]).documents
-    kept = [*{one.sha256: one for one in given if one.sha256 not in own}.values()]
-    if len(kept) < len(given):
-        say(f"--unread: {len(given) - len(kept)} left out, as they are audited or stand twice.")
-    if not kept:
-        raise UserError(
-            f"--unread {settings.unread}: nothing but the audited documents. Give others."
-        )
-    return cut_texts(audit.model.splitter, kept)
 
 
 # -- scores -------------------------------------------------------------------------------------
@@ -224,8 +203,13 @@ def _read(
 # -- what can be said ---------------------------------------------------------------------------
 
 
-def facts_of(audit: Auditing, table: pl.DataFrame, unread: Sequence[Text]) -> dict[str, Any]:
-    """What `audit.json` says under `read`: documents, all together, and what was lost."""
+def facts_of(
+    audit: Auditing, table: pl.DataFrame, unread: Sequence[Text], name: str | None = None
+) -> dict[str, Any]:
+    """What `audit.json` says under `read`: documents, all together, and what was lost.
+
+    `name` is what the model was called, if not as now.
+    """
     score = WITHOUT_TWIN if audit.other_lm is None else WITH_TWIN
     sides = [table.filter(is_unread=one) for one in (False, True)]
     parts, others = (one.partition_by("document", maintain_order=True) for one in sides)
@@ -237,7 +221,7 @@ def facts_of(audit: Auditing, table: pl.DataFrame, unread: Sequence[Text]) -> di
     if score == WITH_TWIN:
         whole = sides[0]
         bits = sum_of(whole["bits"], whole["document"]) if len(rows) > 1 else rows[0]["bits"]
-    name = model_title(audit.model.facts().record["name"])
+    name = model_title(name or audit.model.facts().record["name"])
     found = {
         "score": score,
         "documents": rows,

@@ -65,7 +65,19 @@ class _Cnn(TypedDict):
     reason: str | None
 
 
-class _Read(TypedDict):
+class _Said(TypedDict):
+    sentence: str
+
+
+class UnreadText(TypedDict):
+    """A document of `--unread`, with the checksum of its text."""
+
+    document: str
+    sha256: str
+
+
+class _Unread(TypedDict):
+    texts: list[UnreadText]
     sentence: str
 
 
@@ -84,7 +96,9 @@ class AuditRecord(TypedDict):
     reference: ModelRecord | None
     cnn: _Cnn | None
     api: NotRequired[ApiRecord]
-    read: NotRequired[_Read]
+    read: NotRequired[_Said]
+    origins: NotRequired[_Said]
+    unread: NotRequired[_Unread]
     settings: dict[str, Value]
     encoding: str
     columns: NotRequired[dict[str, str]]

@@ -93,6 +93,7 @@ def make_audit(
         reference = {**reference, "apart": audit.apart, "beside": beside_model(audit)}
     others = {"reference": reference, "cnn": None}
     model = audit.model.facts()
+    facts = {name: dict(one.facts) for name, one in answers.items() if one.facts is not None}
     record = {
         "schema": "mnemoscope audit",
         "schema_version": SCHEMA_VERSION,
@@ -111,8 +112,10 @@ def make_audit(
         "documents": (rows := _document_rows(audit, tables.get("near"))),
         "skipped": skipped,
         "summary": (summary := overall(rows)),
-        "verdict": verdict_of(model.record["name"], others["reference"], summary, audit.passages),
-        **{name: dict(one.facts) for name, one in answers.items() if one.facts is not None},
+        "verdict": verdict_of(
+            model.record["name"], others["reference"], summary, audit.passages, facts.get("unread")
+        ),
+        **facts,
     }
     _write(out, cast(AuditRecord, record), audit, tables)
     shutil.rmtree(out / PARTS, ignore_errors=True)
@@ -153,15 +156,19 @@ def ask_questions(audit: Auditing) -> dict[str, Answer]:
     What touches and has one verdict is joined as soon as all grounds are known.
     """
     answers: dict[str, Answer] = {}
-    schema = span_schema()
+    for name, question in decide_passages(audit, answers):
+        _ask(audit, name, question, answers, span_schema())
+    return answers
+
+
+def decide_passages(audit: Auditing, answers: dict[str, Answer]) -> list[tuple[str, Question]]:
+    """Ask up to the last ground, and give passages their verdicts; the questions that are left."""
     left = list(audit.asked().items())
     while left and any({*GROUNDS} & {*one.part("COLUMNS", {})} for _, one in left):
-        _ask(audit, *left.pop(0), answers, schema)
+        _ask(audit, *left.pop(0), answers, span_schema())
     audit.passages = with_verdicts(audit.passages)
     audit.passages = join_passages(audit.passages, partial(count_windows, audit))
-    for name, question in left:
-        _ask(audit, name, question, answers, schema)
-    return answers
+    return left
 
 
 def _ask(

@@ -5,13 +5,14 @@ Page, report, terminal, `audit.json`, SARIF, JUnit and app all say this sentence
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PureWindowsPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 from typing_extensions import TypedDict
 
 from mnemoscope.audits.asking import ModelRecord
 from mnemoscope.audits.passages import GROUNDS, whole_passages
+from mnemoscope.audits.repeats import repeats
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.shares import Summary, share_words
 from mnemoscope.stats import clopper_pearson
@@ -112,8 +113,8 @@ class ReferenceEvidence(TypedDict):
 class Verdict(TypedDict):
     """`verdict` of `audit.json`; `decided_by` is a name of `RULES`.
 
-    The `sentence` is `headline` and `meaning`, with a colon between them, and what stands in
-    `beside` of the reference; that is null where no passage came out.
+    The `sentence` is `headline` and `meaning`, with a colon between them, what stands in `beside`
+    of the reference (null where no passage came out), and what `unread` of `audit.json` says.
     """
 
     headline: str
@@ -128,20 +129,26 @@ class Verdict(TypedDict):
 
 
 def verdict_of(
-    name: str, reference: ModelRecord | None, summary: Summary, passages: pl.DataFrame
+    name: str,
+    reference: ModelRecord | None,
+    summary: Summary,
+    passages: pl.DataFrame,
+    unread: Mapping[str, Any] | None = None,
 ) -> Verdict:
     """The verdict on documents, from their sums and the passages with what each ground says.
 
-    `name` is what the model is called; `reference` None: none was asked.
+    `name` is what the model is called; `reference` None: none was asked; `unread` is what
+    `audit.json` says of the documents of `--unread`.
     """
     rule = decided_by(passages)
     beside = reference_beside(name, reference, passages)
-    headline, meaning = said_of(name, summary)
+    headline, meaning = said_of(name, summary, len(repeats(whole_passages(passages))))
+    said = [str(one["sentence"]) for one in (beside, unread) if one]
     return {
         "headline": headline,
         "meaning": meaning,
         "beside": beside,
-        "sentence": f"{headline}: {meaning}." + (f" {beside['sentence']}" if beside else ""),
+        "sentence": " ".join([f"{headline}: {meaning}.", *said]),
         "decided_by": rule,
         "words": RULES[rule].words,
         "tested": RULES[rule].tested,
@@ -158,12 +165,19 @@ def decided_by(passages: pl.DataFrame) -> str:
     return asked[1].partition("_")[0] if len(asked) > 1 else "reference"
 
 
-def said_of(name: str, summary: Summary) -> tuple[str, str]:
-    """What was found, and what it is evidence of."""
+def said_of(name: str, summary: Summary, n_repeats: int = 0) -> tuple[str, str]:
+    """What was found, and what it is evidence of.
+
+    `n_repeats` of the recalled passages repeat words of another (`repeats.repeats`).
+    """
     these = "the document" if summary["documents"] == 1 else "the documents"
     model, recalled, near = f"“{model_title(name)}”", summary["recalled"], summary.get("near")
     if summary["recall_spans"]:
-        found = f"{plural(summary['recall_spans'], 'passage')}, {share_words(recalled['share'])}"
+        again = (
+            f" (of which {n_repeats:,} repeat{'s' * (n_repeats == 1)} words of another one here)"
+        )
+        found = plural(summary["recall_spans"], "passage") + again * bool(n_repeats)
+        found += f", {share_words(recalled['share'])}"
         return f"{model} recalls {found} of {these}", LEARNED
     if near and near["characters"]:
         found = f"{share_words(near['share'])} of {these}, in near copies alone"

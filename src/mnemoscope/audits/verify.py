@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import polars as pl
 
+from mnemoscope.audits import unread
 from mnemoscope.audits.asking import AskedModel, Auditing, ModelRecord, Prompt
 from mnemoscope.audits.documents import Document, read_documents
 from mnemoscope.audits.passages import GROUNDS
@@ -56,9 +57,11 @@ class Verification(NamedTuple):
         n_hold: those that hold.
         n_open: those that are written again, in documents that are not there or were changed.
         problems: what does not hold.
-        unchecked: documents that could not be found, and what could not be checked for it.
+        unchecked: documents, audited or of `--unread`, that could not be found, and what could not
+            be checked for it.
         notes: what to know beside.
         checked: what holds, in sentences; empty where there are problems.
+        not_checked: what was not looked at beside, in sentences; empty where there are problems.
         has_pages: whether pages were compared; those of another version are not.
         sha256: of `audit.json`.
     """
@@ -70,6 +73,7 @@ class Verification(NamedTuple):
     unchecked: list[str]
     notes: list[str]
     checked: list[str]
+    not_checked: list[str]
     has_pages: bool
     sha256: str
 
@@ -93,9 +97,10 @@ def verify_audit(
     check_is_audit(out)
     if (changed := changed_record(out)) is not None:
         sha256 = hashlib.sha256((out / RECORD).read_bytes()).hexdigest()
-        return Verification(0, 0, 0, [changed], [], [], [], False, sha256)
+        return Verification(0, 0, 0, [changed], [], [], [], [], False, sha256)
     record, frame = read_audit(out, as_it_is=True)
-    found = _check_documents(out, record, documents)
+    moved = _moved(out, record, documents)
+    found = _check_documents(out, record, moved)
     problems, notes = found.problems, found.notes
     lost = changed_files(out, record)
     problems += lost.values()
@@ -105,10 +110,17 @@ def verify_audit(
     if fingerprint is None:
         notes.append("the weights behind an API cannot be checked, only what it writes now.")
     elif fingerprint != record["model"]["fingerprint"]:
-        problems.append(f"{record['model']['name']}: other weights than those that were audited.")
+        problems.append(
+            f"{record['model']['name']}: other weights than those that were audited. Nothing that "
+            "the model writes was compared: say where the audited one is with --model DIR."
+        )
+        sha256 = hashlib.sha256((out / RECORD).read_bytes()).hexdigest()
+        return Verification(0, 0, 0, problems, found.unchecked, notes, [], [], False, sha256)
     reference = load_reference(record, settings)
     texts = cut_texts(model.splitter, found.same)
     audit = Auditing(model, texts, settings, reference, passages=frame)
+    audit.apart = None if record["reference"] is None else record["reference"].get("apart")
+    unread_gone = _find_unread(audit, record, moved)
     problems += _reference_again(audit, record)
     numbers, holds, is_there = audit.numbers(), _hold(audit), list[bool]()
     for row, ok in zip(frame.rows(named=True), holds, strict=True):
@@ -121,6 +133,8 @@ def verify_audit(
         check, file = question.part("check"), f"{name}.parquet"
         if check and file in record["files"].keys() - lost.keys():
             problems += check(audit, audit_store(out).frame(ARTEFACT, file))
+    if not unread_gone and not found.unchecked and not problems:
+        problems += _unread_again(out, record, audit, search=search)
     n_hold = sum(ok and there for ok, there in zip(holds, is_there, strict=True))
     is_own = (by := record["versions"]["mnemoscope"]) == __version__
     if not problems and not found.unchecked:
@@ -131,19 +145,76 @@ def verify_audit(
                 f"the verdict's sentence, {', '.join(PAGES)} could not be compared with the "
                 f"passages. mnemoscope {by} can."
             )
+    is_whole = not problems and not found.unchecked
     return Verification(
         frame.height,
         n_hold,
         sum(holds) - n_hold,
         problems,
-        found.unchecked,
+        found.unchecked + unread_gone,
         notes,
-        []
-        if problems or found.unchecked
-        else _what_holds(record, reference, is_own, search=search),
+        _what_holds(record, reference, is_own, search=search, unread_gone=bool(unread_gone))
+        if is_whole
+        else [],
+        _not_looked_at(audit, record, search=search) if is_whole else [],
         is_own,
         hashlib.sha256((out / RECORD).read_bytes()).hexdigest(),
     )
+
+
+def _find_unread(audit: Auditing, record: AuditRecord, moved: Sequence[Document]) -> list[str]:
+    """Give the audit those documents of `--unread` that are there; what to say of the others."""
+    audit.unread = []
+    if "unread" not in record:
+        return []
+    texts, place = record["unread"]["texts"], str(record["settings"]["unread"])
+    there = {one.sha256: one for one in moved}
+    with suppress(MnemoscopeError):
+        there |= {one.sha256: one for one in read_documents([place]).documents}
+    same = [
+        replace(there[one["sha256"]], name=one["document"])
+        for one in texts
+        if one["sha256"] in there
+    ]
+    audit.unread = cut_texts(audit.model.splitter, same)
+    if len(same) == len(texts):
+        return []
+    rest = "every p of --read and " * ("read" in record) + "what the rule says of them"
+    return [
+        f"--unread {place}: {len(texts) - len(same):,} of its {plural(len(texts), 'text')} not "
+        f"found, or changed: {rest} rests on texts that were not compared."
+    ]
+
+
+def _unread_again(
+    out: Path, record: AuditRecord, audit: Auditing, *, search: bool
+) -> Iterator[str]:
+    """What of the documents of `--unread`, which are all there, is not as recorded."""
+    store = audit_store(out)
+    tables = {
+        name: store.frame(ARTEFACT, f"{name}.parquet")
+        for name in ("unread", "read")
+        if name in record
+    }
+    facts = dict[str, Mapping[str, Any]]()
+    if "unread" in tables:
+        facts["unread"] = unread.facts_of(audit, tables["unread"])
+        if search and _has_grounds(audit, record):
+            yield from unread.again(audit, tables["unread"])
+    if "read" in tables and (record["reference"] is None or audit.other_lm is not None):
+        from mnemoscope.audits import read
+
+        facts["read"] = read.facts_of(
+            audit, tables["read"], unread.unread_texts(audit), record["model"]["name"]
+        )
+    for name, found in facts.items():
+        if json.loads(json.dumps(found)) != cast(Mapping[str, Any], record)[name]:
+            yield f"{RECORD}: what it says under '{name}' does not follow from {name}.parquet."
+
+
+def _has_grounds(audit: Auditing, record: AuditRecord) -> bool:
+    """Whether all is there by which the audit decided; CNNs of a study never are."""
+    return record["cnn"] is None and (record["reference"] is None or audit.reference is not None)
 
 
 def _left_out(audit: Auditing) -> Iterator[str]:
@@ -206,7 +277,12 @@ _WRITTEN = {"reference_score", "grafts_survived"}
 
 
 def _what_holds(
-    record: AuditRecord, reference: AskedModel | None, is_own: bool, *, search: bool
+    record: AuditRecord,
+    reference: AskedModel | None,
+    is_own: bool,
+    *,
+    search: bool,
+    unread_gone: bool,
 ) -> list[str]:
     """What was checked, when nothing was found wrong."""
     files, counts = [*record["files"], RECORD], record["summary"]
@@ -233,9 +309,41 @@ def _what_holds(
         )
     if is_own:
         said.append(f"the verdict's sentence, {', '.join(PAGES)} follow from the passages.")
-    beside = sorted({"origins.parquet", "ordinary.parquet"} & {*files})
-    if beside:
-        said.append(f"of {' and '.join(beside)} the checksum alone was compared.")
+    if "unread" in record and not unread_gone:
+        said.append("the documents of --unread are those that were asked.")
+    if "read" in record:
+        which = " and --unread" * ("unread" in record and not unread_gone)
+        said.append(f"the documents{which} were scored again for --read.")
+    return said
+
+
+def _not_looked_at(audit: Auditing, record: AuditRecord, *, search: bool) -> list[str]:
+    """What else the record holds that nothing here compared, in sentences."""
+    again = {"reference", "grafts", "near", "profile", "read", "unread"}
+    alone = [one.title for name, one in audit.asked().items() if name not in again]
+    said = []
+    if not search:
+        said.append(
+            "whether passages were left out, and what no window has right ('otherwise'). --search "
+            "asks every window again."
+        )
+    if "unread" in record and not (search and _has_grounds(audit, record)):
+        how = " --search asks these too." * _has_grounds(audit, record)
+        said.append(f"what comes out of the documents of --unread: by checksum alone.{how}")
+    if alone and (audit.passages.height or {"ordinary"} & {*audit.asked()}):
+        said.append(f"of these answers the checksum alone was compared: {'; '.join(alone)}.")
+    if "read" in record and record["reference"] is not None and audit.other_lm is None:
+        said.append("the bits of --read, since the reference was not asked.")
+    if record["reference"] is not None:
+        said.append(
+            "how likely the reference finds the passages, and whether model and reference were "
+            "swapped: by checksum alone."
+        )
+    said.append(
+        "date, case, operator, command, versions"
+        + ", what was not read" * bool(record["skipped"])
+        + ": they stand as they were written down."
+    )
     return said
 
 
@@ -261,7 +369,10 @@ def _not_following(
     again: list[Any] = [rows, summary := overall(rows)]
     said: list[Any] = [record["documents"], record["summary"]]
     if with_pages:
-        again.append(verdict_of(record["model"]["name"], record["reference"], summary, frame))
+        beside = record.get("unread")
+        again.append(
+            verdict_of(record["model"]["name"], record["reference"], summary, frame, beside)
+        )
         said.append(record["verdict"])
     if json.loads(json.dumps(again)) != json.loads(json.dumps(said)):
         yield f"{RECORD}: its counts or its sentence do not follow from the passages."
@@ -369,18 +480,21 @@ class _Found(NamedTuple):
     notes: list[str]
 
 
-def _check_documents(out: Path, record: AuditRecord, elsewhere: Sequence[str]) -> _Found:
+def _moved(out: Path, record: AuditRecord, elsewhere: Sequence[str]) -> list[Document]:
+    """What stands where the documents are said to be now."""
+    if not elsewhere:
+        return []
+    return read_documents(
+        elsewhere, encoding=record["encoding"], columns=record.get("columns"), leave_out=out
+    ).documents
+
+
+def _check_documents(out: Path, record: AuditRecord, moved: Sequence[Document]) -> _Found:
     """Compare every document with its checksum: where it was, elsewhere, and in the folder."""
-    there, moved = read_again(out, record, copies=False), list[Document]()
-    if elsewhere:
-        moved = read_documents(
-            elsewhere,
-            encoding=record["encoding"],
-            columns=record.get("columns"),
-            leave_out=out,
-        ).documents
+    there = read_again(out, record, copies=False)
     by_text = {one.sha256: one for one in moved}
-    by_name = {_last_part(one.name): one for one in moved}
+    others = {one["sha256"] for one in record["unread"]["texts"]} if "unread" in record else set()
+    by_name = {_last_part(one.name): one for one in moved if one.sha256 not in others}
     found = _Found([], [], [], [])
     for row in record["documents"]:
         name, own = row["document"], there.get(row["document"])

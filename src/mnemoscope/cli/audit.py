@@ -343,15 +343,16 @@ def audit_verify(
             search=search,
         )
     answer.facts.update({"folder": folder, **found._asdict(), "searched": search})
-    for line in [*found.problems, *found.unchecked, *found.notes]:
+    for line in found.problems:
+        print(printable(line))
+    for line in found.unchecked:
+        print(printable(f"Not checked: {line}"))
+    for line in found.notes:
         print(printable(line))
     for line in found.checked:
         print(f"Checked: {line}")
-    if found.checked and not search:
-        print(
-            "Not checked: whether passages were left out, and what no window has right "
-            "('otherwise'). --search asks every window again."
-        )
+    for line in found.not_checked:
+        print(f"Not checked: {line}")
     if found.n_spans or not found.problems:
         whole = plural(found.n_spans, "piece") + " of passages"
         if found.n_open:
@@ -366,10 +367,10 @@ def audit_verify(
         print(f"{folder} does not hold: {problems}, named above.")
         raise typer.Exit(GATE_FAILED)
     if found.unchecked:
-        missing = plural(len(found.unchecked), "document")
         print(
-            f"{folder}: not verified, {missing} could not be found. Nothing speaks against the "
-            "audit; run this where it was made, or say where they are now with --documents DIR."
+            f"{folder}: not verified, for want of the {plural(len(found.unchecked), 'thing')} "
+            "named above. Nothing speaks against the audit; run this where it was made, or say "
+            "where they are now with --documents DIR."
         )
         raise typer.Exit(_UNCHECKED)
     but = "" if found.has_pages else ", but for its pages"
@@ -507,8 +508,13 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
             print(f"{printable(row['document'])}: {', '.join(shares)}")
         if len(found) > _DOCUMENTS:
             print(f"... and {plural(len(found) - _DOCUMENTS, 'more document')}.")
+    beside = record["verdict"]["beside"]
+    has_parts = beside is not None and beside["in_recalled"]
+    parts = dict.fromkeys(_KINDS, "") | {
+        "undecided": ", and parts of recalled ones" if has_parts else ""
+    }
     shares = [
-        f"{_share(share_beside(whole, kind))} {said} ({plural(n, 'passage')})"
+        f"{_share(share_beside(whole, kind))} {said} ({plural(n, 'passage')}{parts[kind]})"
         for kind, said in _KINDS.items()
         if (n := number_of(whole, kind)) or kind != "undecided"
     ]
@@ -520,7 +526,7 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
         copies = f"{n_near:,} near cop{'y' if n_near == 1 else 'ies'}"
         print(f"With {copies}: {_share(whole['near'])} recalled or nearly so.")
     print(record["verdict"]["sentence"])
-    reference, beside = record["reference"], record["verdict"]["beside"]
+    reference = record["reference"]
     distance = distance_said(reference)
     is_said = beside is not None and reference is not None and is_near(reference.get("apart"))
     if distance and not is_said:
@@ -533,8 +539,9 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
         )
     if found:
         print(error_rate(record["verdict"]))
-    if "read" in record:
-        print(printable(record["read"]["sentence"]))
+    for name in ("origins", "read"):
+        if name in record:
+            print(printable(record[name]["sentence"]))
     print(f"Read {out / 'report.html'} (the summary), then {out / 'audit.html'} (every passage).")
     files = [out / name for name in ("audit.json", "spans.parquet", "audit.sarif")]
     print(f"For programs: {', '.join(map(str, files))}.")

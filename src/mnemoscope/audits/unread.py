@@ -1,0 +1,157 @@
+"""Documents that were surely not read (`--unread`): what the rule of this audit says of them.
+
+They are asked as the audited documents are, by the same grounds. What is recalled of them is a
+wrong accusation, or they were read after all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from mnemoscope.audits.asking import Answer, Auditing
+from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.passages import numbered
+from mnemoscope.audits.questions import UnreadSettings
+from mnemoscope.audits.records import PLACE
+from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
+from mnemoscope.audits.shares import OTHERWISE, count_document, overall, share_words
+from mnemoscope.audits.tokens import Text, cut_texts
+from mnemoscope.columns import Column
+from mnemoscope.errors import UserError
+from mnemoscope.files import made_folder
+from mnemoscope.progress import say
+from mnemoscope.stats import clopper_pearson
+from mnemoscope.words import plural
+
+TABLE = {
+    "document": Column(pl.String, "its name, one of `--unread`"),
+    "start": Column(pl.Int64, "first character of the passage"),
+    "end": Column(pl.Int64, "position after its last character"),
+    "verdict": Column(pl.String, f"`{GUESS}`, `{RECALL}` or `{UNDECIDED}`"),
+    "reason": Column(pl.String, "why, in words"),
+    "text": Column(pl.String, "the passage"),
+    "otherwise": Column(OTHERWISE, "characters of it that no window has right; counted nowhere"),
+}
+
+
+def unread_texts(audit: Auditing) -> Sequence[Text]:
+    """The documents of `--unread`, each once; those that are audited too are left out.
+
+    Raises UserError: there are none, or they cannot be read.
+    """
+    if audit.unread is None:
+        audit.unread = _read(audit)
+    return audit.unread
+
+
+def _read(audit: Auditing) -> Sequence[Text]:
+    settings = audit.settings
+    assert isinstance(settings, UnreadSettings)
+    if settings.unread is None:
+        return []
+    own = {text.document.sha256 for text in audit.texts}
+    given = read_documents([settings.unread]).documents
+    kept = [*{one.sha256: one for one in given if one.sha256 not in own}.values()]
+    if len(kept) < len(given):
+        say(f"--unread: {len(given) - len(kept)} left out, as they are audited or stand twice.")
+    if not kept:
+        raise UserError(
+            f"--unread {settings.unread}: nothing but the audited documents. Give others."
+        )
+    return cut_texts(audit.model.splitter, kept)
+
+
+def depends(audit: Auditing) -> object:
+    """The texts of `--unread`, by their checksums."""
+    return [one.document.sha256 for one in unread_texts(audit)]
+
+
+def ask(audit: Auditing) -> Answer:
+    """Audit the unread documents by the same rule, and count what it says of them."""
+    texts = unread_texts(audit)
+    passages = _passages(audit, texts)
+    return Answer(table=passages.select(PLACE), facts=facts_of(audit, passages))
+
+
+def _passages(audit: Auditing, texts: Sequence[Text]) -> pl.DataFrame:
+    """What comes out of the unread documents, with its verdicts."""
+    from mnemoscope.audits.run import decide_passages, find_passages
+
+    length = audit.settings.length
+    asked = [one for one in texts if len(one.tokens.ids) >= length]
+    say(f"{plural(len(asked), 'document')} of --unread, asked as the others are:")
+    kept = None if audit.kept is None else made_folder(audit.kept / "unread")
+    other = replace(audit, texts=asked, kept=kept, passages=pl.DataFrame())
+    find_passages(other)
+    decide_passages(other, {})
+    return other.passages
+
+
+def again(audit: Auditing, table: pl.DataFrame) -> list[str]:
+    """What the rule says now of the unread documents, where that is not what the table says."""
+    found = _passages(audit, unread_texts(audit)).select(PLACE).rows()
+    n = len({*map(str, found)} ^ {*map(str, table.rows())})
+    return [f"unread.parquet: {plural(n, 'passage')} of --unread came out otherwise."] if n else []
+
+
+def facts_of(audit: Auditing, passages: pl.DataFrame) -> Mapping[str, Any]:
+    """What `audit.json` says under `unread`: the texts, what was found in them, and a sentence."""
+    texts, length = unread_texts(audit), audit.settings.length
+    return {
+        "texts": [{"document": one.name, "sha256": one.document.sha256} for one in texts],
+        **(
+            counts := counts_of(
+                [len(one.document.text) for one in texts if len(one.tokens.ids) >= length],
+                passages,
+            )
+        ),
+        "sentence": sentence_of(counts),
+    }
+
+
+def counts_of(characters: Sequence[int], passages: pl.DataFrame) -> Mapping[str, Any]:
+    """Documents that were asked, of so many `characters` each, and passages of each verdict."""
+    rows = passages.with_columns(passage=pl.Series(numbered(passages), dtype=pl.Int64))
+    sizes = {"tokens": 0, "windows": 1}
+    counts = [
+        count_document(name, {**sizes, "characters": 0}, rows)  # type: ignore[typeddict-item]
+        for name in rows["document"].unique(maintain_order=True)
+    ]
+    whole, n = overall(counts), sum(characters)
+    recalled = whole["recalled"]["characters"] if counts else 0
+    return {
+        "documents": len(characters),
+        "characters": n,
+        "recall_spans": whole["recall_spans"],
+        "undecided_spans": whole["undecided_spans"],
+        "guess_spans": whole["guess_spans"],
+        "recalled": {"characters": recalled, "share": recalled / n if n else 0.0},
+        "documents_recalled": sum(one["recall_spans"] > 0 for one in counts),
+    }
+
+
+def sentence_of(counts: Mapping[str, Any]) -> str:
+    """What the rule says of documents that were surely not read."""
+    n, k = counts["documents"], counts["documents_recalled"]
+    if not n:
+        return "None of the documents that were surely not read is as long as one window."
+    passages = counts["recall_spans"]
+    beside = [
+        f"{plural(counts[f'{one}_spans'], 'passage')} {said}"
+        for one, said in (("guess", "guessed"), ("undecided", "of which it cannot be told"))
+        if counts[f"{one}_spans"]
+    ]
+    which = f"{plural(n, 'document')} that {'was' if n == 1 else 'were'} surely not read"
+    verb = "are" if passages > 1 else "is"
+    found = plural(passages, "passage") if passages else "no passage"
+    if passages:
+        share = share_words(counts["recalled"]["share"])
+        found += f" (in {k:,} of them; {share} of their text)" if n > 1 else f" ({share} of it)"
+    said = f"Of {which}, {found} {verb} recalled by this rule"
+    said += f" ({' and '.join(beside)})" if beside else ""
+    if passages:
+        return f"{said}: so it accuses wrongly here, or they were read after all."
+    bound = share_words(clopper_pearson(0.0, n).high or 0.0)
+    return f"{said}; by the 95 % interval in at most {bound} of such documents."
