@@ -165,7 +165,10 @@ def untrained(tiny, made_once) -> Path:
 @pytest.fixture
 def study_at(tiny_studies, tmp_path) -> Callable[[str], Path]:
     """Copy the study that has come to a stage, to be changed: `study_at("label")`."""
-    return lambda stage: Path(shutil.copytree(tiny_studies[stage], tmp_path / "study"))
+    locks = shutil.ignore_patterns(".lock.pid")  # of a test beside, gone before it is copied
+    return lambda stage: Path(
+        shutil.copytree(tiny_studies[stage], tmp_path / "study", ignore=locks)
+    )
 
 
 @pytest.fixture

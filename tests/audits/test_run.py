@@ -251,7 +251,7 @@ def test_verify_repeats_what_holds_and_another_version_is_refused(made, lm, veri
     shutil.copytree(made.out, tmp_path / "out")
     rewrite_record(tmp_path / "out" / "audit.json", schema_version=2)
     with pytest.raises(
-        UserError, match=r"made by mnemoscope 0.*\(format 2\).*version that made it, or make"
+        UserError, match=r"made by another state of mnemoscope 0.*\(format 2\).*: make "
     ):
         read_audit(tmp_path / "out")
 

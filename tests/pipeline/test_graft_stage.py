@@ -429,20 +429,6 @@ def test_the_terminal_shows_what_each_part_leaves_beside_its_control(done, capsy
     assert f"{row['found']['broken']} {percent(row['found']['random_broken'], unit=False)}" in said
 
 
-def test_single_layers_alone_are_no_whole_and_the_rest_is_advised(done):
-    assert not [*advice.untried_parts(done, "s")]  # kinds in all layers are among its parts
-    manifest = done.manifest("graft")
-    single = [one for one in manifest["counts"]["parts"] if one not in graft.WHOLE]
-    earlier = SimpleNamespace(
-        settings=done.settings,
-        is_done=done.is_done,
-        manifest=lambda _: manifest | {"counts": {"parts": single}},
-    )
-    (step,) = advice.untried_parts(earlier, "s")
-    assert step.command == "mnemoscope graft s --redo"
-    assert "hides what is spread over several" in step.why
-
-
 def test_a_training_that_would_drop_grafts_says_so(done, study, monkeypatch):
     entry = SimpleNamespace(flags="--drop-small-classes", counts={"Guess": 3, "Recall": 198})
     monkeypatch.setattr(advice, "nothing_to_train", lambda _: "too few")

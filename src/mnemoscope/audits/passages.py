@@ -266,6 +266,8 @@ def whole_passages(pieces: pl.DataFrame) -> list[Mapping[str, Any]]:
 
 def numbered(pieces: pl.DataFrame) -> list[int]:
     """Of each row of passages which one it is a piece of."""
+    if pieces.is_empty():
+        return []
     return passage_numbers(pieces.select("document", "start", "end").rows())
 
 

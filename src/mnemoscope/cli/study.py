@@ -4,7 +4,7 @@ import inspect
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from mnemoscope.cli import options
-from mnemoscope.errors import UserError, nearest
+from mnemoscope.errors import DamagedDataError, UserError, nearest
 from mnemoscope.files import hold_file, made_folder
 from mnemoscope.progress import say, show_progress
-from mnemoscope.study.folder import Study, check_free, is_study
+from mnemoscope.study.folder import SETTINGS_FILE, Study, check_free, is_study
 from mnemoscope.study.settings import (
     EMBEDDED,
     NO_MODEL,
@@ -125,8 +125,7 @@ def run(
         from mnemoscope.cli.summary import print_plan
         from mnemoscope.plan import plan
 
-        beside = Path(settings).parent if settings else None
-        earlier = Study(beside) if beside and is_study(beside) else None
+        earlier = _study_of(Path(settings)) if settings else None
         print_plan(plan(chosen, out, redo=stage.redo, earlier=earlier), verbose=stage.verbose)
         return
     with shown(stage.quiet):
@@ -140,6 +139,16 @@ def run(
             return
         study = run_study(change, out, redo=stage.redo)
     print_summary(study)
+
+
+def _study_of(settings: Path) -> Study | None:
+    """The study that settings are of; None where they stand alone in their folder."""
+    if settings.name != SETTINGS_FILE:
+        return None
+    with suppress(UserError, DamagedDataError):
+        study = Study(settings.parent)
+        return study if study.record["models"] else None
+    return None
 
 
 def _refuse_half(model: str | None, sequences: str | None, out: Path) -> None:

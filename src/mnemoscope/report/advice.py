@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 from mnemoscope.benchmark.gain import times_wanted
@@ -43,6 +44,7 @@ from mnemoscope.words import (
 
 FIRST = 3
 """Steps that a terminal names."""
+_WIDTH = 96  # of their lines
 _MOST_TIMES = 50
 """So many times the sequences are beyond reach."""
 _MOST_SCALE = 1000  # of `graft.largest_scale`
@@ -185,7 +187,7 @@ def first_steps(study: Study) -> Iterator[str]:
         yield f"No grafts: {reason}."
     yield "Next:"
     for why, command in islice(steps_from_here(study), FIRST):
-        yield f"- {why}:"
+        yield from wrap(f"- {why}:", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
         yield f"    {command}"
 
 
