@@ -23,7 +23,7 @@ for entry in samples:
     logits = rows.filter(pl.col("source") == "logits")["min_f1"].item()["value"]
     assert logits > 0.5, (sample, logits)  # the positive control must see memorization
 grafts = pl.read_parquet(study / "graft.parquet")
-assert set(grafts["control"]) == {"twin", "flip"}, "grafts lack their flip"
+assert set(grafts["control"]) == {"twin", "flip", "same size"}, "grafts lack a control"
 walks = pl.read_parquet(study / "graft_curves.parquet")
 assert set(walks["control"]) == {"random", "spectrum", "permuted"}, "grafts lack their walks"
 assert (study / "decisiveness.safetensors").stat().st_size > 10_000
