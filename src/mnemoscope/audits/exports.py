@@ -223,8 +223,7 @@ def junit_xml(record: AuditRecord, frame: pl.DataFrame, judged: Sequence[GateRes
 
     Each document is a test, which fails if a condition on each document holds of it; the passages
     called recall, and those of which it cannot be told, stand in its output; beside a baseline also
-    how many are known. Documents that were
-    too short or not read are skipped tests.
+    how many are known. Documents that were too short or not read are skipped tests.
     """
     whole, frame = frame, max((one.counted for one in judged), key=len, default=frame)
     is_compared = any(one.baseline is not None for one in judged)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from mnemoscope.contamination.order import order_pairs
+from mnemoscope.contamination.order import n_orders
 from mnemoscope.contamination.table import (
     Item,
     frame_of_items,
@@ -64,7 +64,7 @@ def judged(
         answer_share=pl.Series([one.share for one in guesses], dtype=pl.Float64),
         ngrams_produce=pl.Series([one.is_written for one in guesses]),
         choices=pl.Series([len(one.choices) or None for one in items], dtype=pl.Int64),
-        orders=pl.Series([len(order_pairs(one) or ()) or None for one in items], dtype=pl.Int64),
+        orders=pl.Series([n_orders(one) for one in items], dtype=pl.Int64),
     )
     twin = answers.twin
     missing = [None] * frame.height

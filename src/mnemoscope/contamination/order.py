@@ -1,7 +1,7 @@
 """Is the order in which items print their choices remembered?
 
-Choices could stand in any order. Where a model finds the printed one likelier than others, and its
-twin does not, it has read the item as it is printed, whatever it answers.
+Choices could stand in any order. Where a model finds the printed one likelier than others, and a
+twin that is as able does not, it has read the item as it is printed, whatever it answers.
 
 Source: Ni et al., arXiv 2409.01790.
 """
@@ -57,6 +57,15 @@ def order_pairs(item: Item) -> list[tuple[str, str]] | None:
     return pairs
 
 
+def n_orders(item: Item) -> int | None:
+    """How many orders of an item's choices are put to a model, the printed one among them."""
+    return None if _places(item) is None else _n_tried(len(item.choices))
+
+
+def _n_tried(n_choices: int) -> int:
+    return min(math.factorial(n_choices), MOST_ORDERS)
+
+
 def _places(item: Item) -> list[tuple[int, int]] | None:
     """Where each choice stands in the prompt, read from the end; None where one is not found."""
     if len(item.choices) < 2 or len(set(item.choices)) < len(item.choices):
@@ -76,9 +85,8 @@ def _places(item: Item) -> list[tuple[int, int]] | None:
 def _orders(n: int, key: str) -> list[tuple[int, ...]]:
     """Orders of n places, as they stand first, then others, no two alike."""
     generator = np.random.default_rng(list(key.encode("utf-8", "backslashreplace")))
-    wanted = min(math.factorial(n), MOST_ORDERS)
     drawn = {tuple(range(n)): None}
-    while len(drawn) < wanted:
+    while len(drawn) < _n_tried(n):
         drawn[tuple(generator.permutation(n).tolist())] = None
     return list(drawn)
 
@@ -151,7 +159,8 @@ class Orders(NamedTuple):
         if self.excess.low is None:
             return f"{said} Fewer groups than an interval needs: nothing can be told."
         if self.excess.low > 0:
-            return f"{said} The model has read some of these items as they are printed."
+            unless = "Unless the twin knows less of which order is natural"
+            return f"{said} {unless}, the model has read some of these items as they are printed."
         return f"{said} That shows nothing of memory."
 
 
