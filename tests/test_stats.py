@@ -125,6 +125,11 @@ def test_too_few_groups_give_a_figure_and_no_interval(n_groups: int):
     assert share_true(values > 0.5, groups) == ((values > 0.5).mean(), None, None)
     assert str(share_true(np.arange(120) < 30, groups)) == "25.0 %"
     assert estimate_of(0.5, np.empty(0)) == Estimate(0.5)
+    for number in (np.float64(-0.5), np.float32(-0.5), np.array([-0.5])[0], np.int64(2), True):
+        made = [Estimate(number, number, number), estimate_of(number, [number] * 3)]
+        made += [Estimate(0.5)._replace(low=one.low) for one in made]
+        # what pages and JSON are made of: `value < 0` of a number of NumPy is no Python bool
+        assert {type(end) for one in made for end in one} <= {float, type(None)}
     classes = np.repeat([0, 1], [30, 24])
     assert fewest_groups(classes, np.concatenate([np.arange(30), np.arange(24) // 2])) == 12
     assert fewest_groups(classes, np.arange(54)) == 24

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -44,12 +44,27 @@ of simulated means of unequal groups, the intervals of 10 hold 89 % in place of 
 _RESAMPLES = 1000
 
 
-class Estimate(NamedTuple):
-    """A figure and its interval, in one unit; NaN or None where there is none."""
-
+class _Figure(NamedTuple):
     value: float | None
     low: float | None = None
     high: float | None = None
+
+
+class Estimate(_Figure):
+    """A figure and its interval, in one unit; NaN or None where there is none.
+
+    Numbers of NumPy become Python's: records and pages hold no others.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls, value: float | None, low: float | None = None, high: float | None = None
+    ) -> Self:
+        """Make it of numbers of any kind."""
+        return super().__new__(
+            cls, *(None if one is None else float(one) for one in (value, low, high))
+        )
 
     def __str__(self) -> str:
         """Print a share: `91.2 % [88.0, 94.1]`."""
@@ -96,7 +111,7 @@ def frame_of(rows: Iterable[Mapping[str, Any]], schema: Any = None) -> pl.DataFr
 
 
 def _cell(estimate: Estimate) -> Estimate | None:
-    known = Estimate(*(None if one is None or one != one else float(one) for one in estimate))
+    known = Estimate(*(None if one is None or one != one else one for one in estimate))
     return None if known.value is None else known
 
 

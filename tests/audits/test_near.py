@@ -18,7 +18,7 @@ from mnemoscope.audits.documents import Document
 from mnemoscope.audits.exports import junit_xml, sarif_beside
 from mnemoscope.audits.gate import PASSAGES, judge
 from mnemoscope.audits.near import TABLE, align, near_table
-from mnemoscope.audits.passages import span_schema
+from mnemoscope.audits.passages import span_schema, wordings_said
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.repeats import Repeat, repeats
 from mnemoscope.audits.tokens import Text, Tokens
@@ -103,6 +103,22 @@ def test_a_passage_whose_words_stand_in_a_longer_one_repeats_it(text, verdict, f
         {"number": 2, "document": "b", "start": 5, "text": text, "verdict": verdict},
     ]
     assert repeats(rows) == ({2: found} if found else {})
+
+
+def test_a_passage_whose_words_the_model_takes_from_another_document_says_so():
+    """As of an award of 1984 and one of 1985, of which the model read the first."""
+    award = "Grand Panjandrum's Special Award, {} Bulwer-Lytton bad fiction contest."
+    known = {"number": 7, "document": "a", "start": 0, "text": award.format(1984)}
+    own = {"number": 1, "document": "b", "start": 0, "text": award.format(1985)}
+    rows = [one | {"verdict": "recall", "otherwise": []} for one in (own, known)]
+    place = own["text"].index("5")
+    wrote = [{"start": place, "end": place + 1, "written": "4"}]
+    for otherwise, is_wording in (([], False), (wrote, True)):
+        rows[0]["otherwise"] = otherwise
+        found = Repeat("a", 0, len(award) + 1, 7, False, is_wording)
+        assert repeats(rows[:1], rows[1:]) == {1: found}
+    assert repeats(rows[:1], []) == {}
+    assert "(“1984” for “1985”): it may know another wording" in wordings_said(rows[0])
 
 
 def test_headline_and_card_say_that_a_passage_repeats_another(audited, trained, new_text, tmp_path):

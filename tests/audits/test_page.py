@@ -27,7 +27,7 @@ from mnemoscope.audits.page import (
     render_page,
     stretches,
 )
-from mnemoscope.audits.passages import shares_said, whole_passages
+from mnemoscope.audits.passages import shares_said, whole_passages, wordings_said
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.records import WINDOWS_LINES
 from mnemoscope.audits.rule import UNDECIDED as OPEN
@@ -243,10 +243,11 @@ def test_where_the_model_wrote_other_words_pages_and_logs_say_so_in_print_too(ma
     other = [{"start": start + at, "end": start + at + 2, "written": "zzyx"} for at in (0, 5)]
     spans = pl.DataFrame([row | {"otherwise": other}], schema=made.spans.schema)
     texts = {made.names[name]: text for name, text in made.texts.items()}
-    said = "n 2 places the model wrote other words: it may know another wording"
+    said = wordings_said(row | {"otherwise": other})[1:]
+    assert re.fullmatch(r"n 2 places .* words \((.*“.*zzyx.* for ){2}.*: it may know .*", said)
     report = words_of(render_brief(made.record, spans, {}))
     assert report.count(said) == 1
-    assert report.count("zzyx") == 2
+    assert report.count("zzyx") == 2 + 2  # in the passage, and in the sentence
     assert "struck out is the document, bold what the model wrote in its place" in report
     tables = {"ordinary": made.ordinary.filter(by="model"), "origins": made.origins}
     assert said in words_of(render_page(made.record, spans, texts, tables))
@@ -258,7 +259,7 @@ def test_where_the_model_wrote_other_words_pages_and_logs_say_so_in_print_too(ma
     spans = pl.DataFrame([row | long | {"otherwise": more}], schema=made.spans.schema)
     report = words_of(render_brief(made.record, spans, {}))
     assert "; in 2 places outside what is quoted here it wrote other words" in report
-    assert report.count("zzyx") == 1
+    assert report.count("zzyx") == 1 + 3
     assert "other words" not in words_of(render_brief(made.record, spans.clear(), {}))
 
 
@@ -482,6 +483,9 @@ def test_the_error_rate_is_that_of_the_rule_that_decided(made, third):
     assert f"all {tested['called']} passages called recalled had been read" in said
     assert f"it called {tested['missed']} guessed" in said
     assert (f"of {tested['undecided']} it could not tell" in said) == bool(tested["undecided"])
+    assert said.startswith("How far to trust this: on the model of 4 million")
+    beside = error_rate(verdict, {"documents": 2})  # which is measured on the audited model
+    assert beside == said.replace("How far to trust this:", "Elsewhere:")
     wrong = error_rate(verdict | {"tested": tested | {"wrong": 3}})
     assert f"{tested['called'] - 3} of {tested['called']} passages called recalled had" in wrong
 

@@ -116,7 +116,7 @@ def test_nothing_is_said_beside_texts_of_another_kind(ask_of, folder, sequences)
         ("read64", {"unread": None}, "cannot be told without documents of the same kind"),
         ("read64", {"twin": False}, "No reference was asked"),
         ("read64", {"twin": False, "unread": None}, "cannot be told without documents that"),
-        ("new", {"unread": "read16"}, "are needed for a p"),
+        ("new", {"unread": "read16"}, "199 are needed for a p of 0.05 over all, 189 more; for one"),
     ],
 )
 def test_what_is_missing_is_said(ask_of, kind, given, said):
@@ -130,21 +130,28 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
 ):
     out = tmp_path / "out"
     succeed(
-        *("audit", "embedded", folder / "read64", "--read", "--unread", folder / "new", "-q"),
+        *("audit", "embedded", folder / "read16", "--read", "--unread", folder / "new", "-q"),
         *("--edits", 0, "--near-length", 0, "--stride", 64, "-o", out),
     )
     record = json.loads((out / "audit.json").read_text())
-    assert "are needed for a p" in record["read"]["sentence"]
+    said = record["read"]["sentence"]
+    assert "10 unread documents are too few for 10 documents: 199 are needed for a p of" in said
+    assert " 189 more; for one document alone 19 are enough. Whether each of them was" in said
+    assert "All together are told from the unread ones by ratio to the twin (AUC " in said
     page = (out / "audit.html").read_text()
     assert "Was it read, though it does not come out?" in page
     assert f"{record['read']['documents'][0]['bits']['value']:,.0f}" in page
     report = words_of((out / "report.html").read_text())
     assert record["read"]["sentence"] in report
-    assert "not come out, was asked too (it cannot be told): see below." in report
+    assert "come out, was asked too (of all together, and of none alone): see below." in report
     assert pl.read_parquet(out / "read.parquet")["is_unread"].sum() == 10 * 2
     assert record["verdict"]["sentence"].endswith(record["unread"]["sentence"])
     for shown in (page, report):
-        assert "Of 10 documents that were surely not read, no passage is" in words_of(shown)
+        words = words_of(shown)
+        here = words.index(
+            "How far to trust this here: of 10 documents that were surely not read, no"
+        )
+        assert here < words.index("Elsewhere: on the model of 4 million parameters") < here + 500
     with_reference = {"load_reference": lambda _, asked: LocalModel(reference, asked)}
     found = verify(out, lm, **with_reference)
     assert "the documents of --unread are those that were asked." in found.checked
@@ -156,17 +163,26 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     assert found.checked
 
 
-def test_what_the_rule_recalls_of_unread_documents_is_counted(lm, trained, tmp_path):
-    for kind, text in (("own", "A document of its own. " * 30), ("control", trained[0])):
-        (tmp_path / kind).mkdir()
-        (tmp_path / kind / "a.txt").write_text(f"{text} It ends here.", encoding="utf-8")
+@pytest.mark.parametrize("stands_in_own", [False, True])
+def test_what_the_rule_recalls_of_unread_documents_is_counted(
+    audited, trained, new_text, tmp_path, stands_in_own
+):
+    (tmp_path / "control").mkdir()
+    (tmp_path / "control" / "b.txt").write_text(f"{trained[0]} It ends.", encoding="utf-8")
+    own = f"{new_text(1, 60)} {trained[0] * stands_in_own} It ends here."
     settings = audit_settings(**BRIEF, unread=str(tmp_path / "control"))
-    documents = read_documents([str(tmp_path / "own")]).documents
-    answer = unread.ask(local_audit(lm, documents, settings))
-    assert answer.table["verdict"].to_list() == ["recall"]
-    assert (answer.facts["documents"], answer.facts["recall_spans"]) == (1, 1)
-    assert "1 passage" in (said := answer.facts["sentence"])
-    assert "is recalled by this rule: so it accuses wrongly here, or they were read" in said
+    record, _ = audited(tmp_path, own, settings=settings)
+    table, found = pl.read_parquet(tmp_path / "out" / "unread.parquet"), record["unread"]
+    assert table["verdict"].to_list() == ["recall"]
+    assert (found["documents"], found["recall_spans"]) == (1, 1)
+    assert found["rate"] == {"value": 1.0, "low": pytest.approx(0.025), "high": 1.0}
+    said = "1 passage in 1 of them (100.0 % [2.5, 100.0], 95 % interval; "
+    assert f"of 1 document that was surely not read, {said}" in found["sentence"]
+    assert "is recalled by this rule: so it accuses wrongly here, or they" in found["sentence"]
+    known = "read after all, or it knows the words from a.txt, where they stand too, or nearly."
+    assert (known in found["sentence"]) == stands_in_own
+    page = words_of((tmp_path / "out" / "audit.html").read_text())
+    assert ("or nearly these, also stand in a.txt, characters " in page) == stands_in_own
 
 
 def test_what_was_changed_and_other_unread_texts_are_noticed(ask_of, folder):

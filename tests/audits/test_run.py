@@ -397,8 +397,10 @@ def test_an_audit_that_moved_is_verified_where_its_documents_are_now(
     out, there = tmp_path / "out", tmp_path / "there"
     (folder / "out").rename(out)
     there.mkdir()
-    (folder / "a.txt").rename(there / "renamed.txt")
     (there / "b.txt").write_text(new_text(1, 80))
+    (note,) = verify(out, lm, [str(there)]).notes
+    assert note.startswith("1 document not among those of --documents: compared where the audit")
+    (folder / "a.txt").rename(there / "renamed.txt")
     lost = verify(out, lm)
     assert (lost.problems, lost.n_hold, lost.n_open, lost.checked) == ([], 0, spans.height, [])
     assert "a.txt: not found from " in lost.unchecked[0]

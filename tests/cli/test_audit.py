@@ -67,8 +67,19 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     (binary := tmp_path / "b.bin").write_bytes(b"\0")  # what nobody reads counts in a gate
     assert f"holds an audit of other documents ({binary}). " in call(*asked, binary).err
     plan = ("audit", "embedded", own, "-o", tmp_path / "new", "--dry-run")
-    planned = call(*plan, "--unread", own).out
+    (others := tmp_path / "others").mkdir()
+    for name in ("copy", "new"):
+        (others / name).write_text(own.read_text() + "It ends." * (name == "new"))
+    planned = call(*plan, "--unread", others, "--read").out
+    assert "--unread: 1 of 2 left out, as they are audited or stand twice." in planned
     assert "1 document of --unread is asked in the same way: " in planned
+    few = "--read: 1 unread document is too few for the document: 19 are needed for a p of 0.05, 18"
+    assert few in planned
+    assert "--read without --unread: of no document will it say" in call(*plan, "--read").out
+    assert "--read: No reference" in call(*plan, "--read", "--reference", "none").out
+    alone = ("--unread", own)
+    for refused in call_light([(*plan, *alone), (*plan[:-1], *alone)]):
+        assert (refused.status, "nothing but the audited documents" in refused.err) == (2, True)
     assert "reference, grafts, needs" in planned
     assert "reference, grafts, cnn, needs" in call(*plan, "--study", "auto").out
     assert "no such folder. Make a study" in call(*plan, "--study", tmp_path / "nowhere").err

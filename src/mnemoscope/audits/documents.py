@@ -305,3 +305,21 @@ _EXTRACTORS: dict[str, tuple[str, Callable[[bytes], str]]] = {
     ".pdf": ("PDF", _pdf),
     ".docx": ("DOCX", _docx),
 }
+
+
+def titles_of(names: Sequence[str]) -> dict[str, str]:
+    """What documents are called in headings: of all paths as many last parts as tell them apart.
+
+    >>> list(titles_of(["/a/b/x.py", "/a/c/x.py", "/a/b/t.csv#3", "-"]).values())
+    ['b/x.py', 'c/x.py', 'b/t.csv#3', 'standard input']
+    """
+    parts = {name: re.split(r"[/\\\\]", name) for name in names}
+    said: list[str] = []
+    for n in range(1, max(map(len, parts.values()), default=0) + 1):
+        said = ["/".join(one[-n:]) for one in parts.values()]
+        if len({*said}) == len(parts):
+            break
+    return {
+        name: "standard input" if name == "-" else title or name
+        for name, title in zip(parts, said, strict=True)
+    }

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mnemoscope.audits.documents import Document, Reading
-from mnemoscope.audits.questions import asked_of
+from mnemoscope.audits.questions import ReadSettings, asked_of
+from mnemoscope.audits.read import foreseen
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.tokens import tokenize
@@ -66,6 +67,8 @@ def plan_audit(
             f"{'is' if len(unread) == 1 else 'are'} asked in the same way: "
             f"{sum(map(len, starts)):,} windows more."
         )
+    if isinstance(settings, ReadSettings) and settings.read:
+        yield from foreseen(len(counts), len(unread), has_twin=reference is not None)
     yield f"Then of each passage: {', '.join(asked_of('here', settings, beside))}."
     apart = None if reference is None else weights_apart(weights, reference)
     if apart is not None and apart < _NEARLY:

@@ -219,7 +219,7 @@ def about(record: AuditRecord) -> dict[str, str]:
     """What an audit is, and what it says, in a few lines."""
     facts = {"case": record["case"], "operator": record["operator"], "date": record["date"]}
     verdict = record["verdict"]
-    said = {"verdict": verdict["sentence"], "error rate": error_rate(verdict)}
+    said = {"verdict": verdict["sentence"], "error rate": error_rate(verdict, record.get("unread"))}
     return {name: one for name, one in {**facts, **said}.items() if one is not None}
 
 

@@ -274,9 +274,14 @@ def audit(
         _check_study(study, asked)
         stack.enter_context(kept_clean(folder))
         reading = _read(documents, folder, encoding, columns)
+        from mnemoscope.audits.unread import unread_documents
+
+        unread = unread_documents(asked, reading.documents)
         from mnemoscope.audits.run import make_audit
+        from mnemoscope.audits.tokens import cut_texts
 
         auditing = _local_audit(own, other, reading, asked)
+        auditing.unread = cut_texts(auditing.model.splitter, unread)
         auditing.case, auditing.operator = lines
         if study is not None:
             auditing.cnn = _cnns(str(study), own, auditing, folder, redo=redo)
@@ -305,9 +310,11 @@ def planned(
     _check_study(study, asked)
     reading = _read(documents, out, encoding, columns)
     from mnemoscope.audits.dry_run import plan_audit
+    from mnemoscope.audits.unread import unread_documents
     from mnemoscope.lm.tokenizer import load_tokenizer
 
-    place, beside = place_of(own.name), asked.model_dump().get("unread")
+    place, left_out = place_of(own.name), list[str]()
+    unread = unread_documents(asked, reading.documents, tell=left_out.append)
     trust = own.trust_remote_code
     tokenizer = load_tokenizer(place, revision=revision, trust_remote_code=trust)
     lines = plan_audit(
@@ -316,9 +323,9 @@ def planned(
         device=own.device,
         reference=Path(place_of(other.name, "reference")) if other else None,
         beside={name for name, one in (("reference", other), ("cnn", study)) if one is not None},
-        unread=_read([beside], None, "utf-8", None).documents if beside else (),
+        unread=unread,
     )
-    return "\n".join(lines)
+    return "\n".join([*left_out, *lines])
 
 
 def _check_study(study: str | Path | None, settings: AuditSettings) -> None:

@@ -4,9 +4,7 @@ Every text is escaped. What a question adds is drawn by its template (`questions
 """
 
 import math
-import re
 import shlex
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
@@ -19,6 +17,7 @@ import polars as pl
 
 from mnemoscope.audits.asking import Choice
 from mnemoscope.audits.chance import tries_needed
+from mnemoscope.audits.documents import titles_of
 from mnemoscope.audits.heat import COLUMNS, LEVELS
 from mnemoscope.audits.passages import (
     THIRD,
@@ -295,24 +294,6 @@ def _between(
         yield Stretch("text", text[end - tail : end])
 
 
-def titles_of(names: Sequence[str]) -> dict[str, str]:
-    """What documents are called in headings: of their paths the last parts, as few as tell them.
-
-    >>> list(titles_of(["/a/b/x.py", "/a/c/x.py", "/a/b/t.csv#3", "-"]).values())
-    ['b/x.py', 'c/x.py', 't.csv#3', 'standard input']
-    """
-    titles, n_parts, left = dict[str, str](), 0, list(names)
-    parts = {name: re.split(r"[/\\\\]", name) for name in names}
-    while left:
-        n_parts += 1
-        said = {name: "/".join(parts[name][-n_parts:]) or name for name in left}
-        often = Counter(said.values())
-        whole = [name for name in left if often[said[name]] == 1 or n_parts >= len(parts[name])]
-        titles |= {name: said[name] for name in whole}
-        left = [name for name in left if name not in titles]
-    return {name: "standard input" if name == "-" else titles[name] for name in names}
-
-
 class Heading(NamedTuple):
     """A document as headings call it, and the file of its text if the audit keeps one."""
 
@@ -371,7 +352,9 @@ def environment(*first: str) -> jinja2.Environment:
         "shell": shlex.join,
         "figure": _figure,
         "moment": _moment,
-        "tested": lambda verdict: error_rate(verdict).replace(" %", f"{JOINT}%"),
+        "tested": lambda record: error_rate(record["verdict"], record.get("unread")).replace(
+            " %", f"{JOINT}%"
+        ),
         "how_tested": how_tested,
         "begun": lambda text: text[0].upper() + text[1:],
     }

@@ -1,8 +1,10 @@
 """The table of passages: what the windows say, what each question adds, and the verdict."""
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,9 @@ PASSAGE: dict[str, Column] = {
     "continuation_pieces": Column(pl.List(pl.String), "the text of each token that was written"),
 }
 """Columns of a passage beside those of the questions."""
+
+_WORD_START, _WORD_END = re.compile(r"^\w+"), re.compile(r"\w+$")
+_SAID, _WIDEST = 3, 40  # words that are quoted, characters of each
 
 CountWindows = Callable[[str, int, int], int]
 """Of a document's name, a first character and the one after the last, the windows in between."""
@@ -150,10 +155,41 @@ def passage_table(
 
 def wordings_said(*passages: Mapping[str, Any]) -> str:
     """In how many places of passages the model wrote other words; empty where in none."""
-    n = sum(bool(one["written"]) for row in passages for one in row["otherwise"])
-    if not n:
+    pairs = [pair for row in passages for pair in _wordings(row)]
+    if not pairs:
         return ""
-    return f"in {plural(n, 'place')} the model wrote other words: it may know another wording"
+    shown = ", ".join(f"“{wrote}” for “{own}”" for own, wrote in pairs[:_SAID])
+    return (
+        f"in {plural(len(pairs), 'place')} the model wrote other words "
+        f"({'such as ' * (len(pairs) > _SAID)}{shown}): it may know another wording"
+    )
+
+
+def _wordings(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Whole words of a passage, and what the model wrote in their place."""
+    for piece in row.get("pieces", [row]):
+        text, first = piece["text"], piece["start"]
+        for one in piece["otherwise"]:
+            start, end, wrote = one["start"] - first, one["end"] - first, one["written"]
+            own = text[start:end]
+            before = _WORD_END.findall(text[:start]) if own[:1].isalnum() else []
+            after = _WORD_START.findall(text[end:]) if own[-1:].isalnum() else []
+            if wrote:
+                both = ("".join([*before, said, *after]) for said in (own, wrote))
+                own, wrote = (shorten(said, _WIDEST, placeholder=" …") for said in both)
+                yield own, wrote
+
+
+def text_written(row: Mapping[str, Any]) -> str:
+    """The text of a passage as the model wrote it."""
+    said = ""
+    for piece in row.get("pieces", [row]):
+        text, place = piece["text"], 0
+        for one in piece.get("otherwise", ()):
+            said += text[place : one["start"] - piece["start"]] + one["written"]
+            place = one["end"] - piece["start"]
+        said += text[place:]
+    return said
 
 
 def _otherwise(own: Tokens, span: Span, tokenizer: Any) -> list[dict[str, Any]]:

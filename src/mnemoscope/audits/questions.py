@@ -100,7 +100,7 @@ class UnreadSettings(AuditSettings):
 
     unread: str | None = Field(
         default=None,
-        description="Texts of the kind, surely not read: audited by the same rule; for --read too.",
+        description="Texts like them, surely not read; asked too.",
     )
 
 

@@ -219,17 +219,20 @@ def facts_of(
     rows = [_of_document(one, score, beside, len(parts), differs is not None) for one in parts]
     bits = None
     if score == WITH_TWIN:
-        whole = sides[0]
-        bits = sum_of(whole["bits"], whole["document"]) if len(rows) > 1 else rows[0]["bits"]
+        each = sides[0]
+        bits = sum_of(each["bits"], each["document"]) if len(rows) > 1 else rows[0]["bits"]
     name = model_title(name or audit.model.facts().record["name"])
+    whole = next((one for one in together if not one.is_control and one.verdict == TOLD), None)
+    whole = None if differs else whole
     found = {
         "score": score,
         "documents": rows,
         "bits": bits,
         "unread": len(others),
         "together": [one._asdict() for one in together],
+        "told_together": whole is not None,
         "lost": None if score == WITH_TWIN else LOST,
-        "sentence": " ".join(_sentences(name, score, rows, bits, len(others), differs)),
+        "sentence": " ".join(_sentences(name, score, rows, bits, len(others), differs, whole)),
     }
     plain: dict[str, Any] = _plain(found)
     return plain
@@ -318,13 +321,17 @@ def _sentences(
     bits: Estimate | None,
     n_unread: int,
     differs: Told | None,
+    whole: Told | None,
 ) -> Iterator[str]:
     """What can be said of the documents together, and no more."""
     is_one, n_read = len(rows) == 1, sum(one["verdict"] == READ for one in rows)
     these, it = ("the document", "it was") if is_one else (f"{len(rows):,} documents", "they were")
-    least = round(len(rows) / _LEVEL) - 1
+    too_few = _too_few(len(rows), n_unread)
     if bits is not None:
+        n_less = sum(one["bits"].value <= 0 for one in rows)
         yield _bits_said(name, bits, these, "passages" if is_one else "documents")
+        if 0 < n_less < len(rows):
+            yield f"Of {n_less:,} of them it holds none, and they are summed too."
     if not n_unread:
         yield (
             f"Whether {it} read cannot be told without documents of the same kind that surely were "
@@ -339,11 +346,8 @@ def _sentences(
             f"them apart, AUC {ranged(differs.auc, digits=2)}), so a rank among them says nothing: "
             f"whether {it} read cannot be told."
         )
-    elif n_unread < least:
-        yield (
-            f"{plural(n_unread, 'unread document')} are too few for {these}, of which {least:,} "
-            f"are needed for a p of {_LEVEL:g}: whether {it} read cannot be told."
-        )
+    elif too_few:
+        yield f"{too_few} Whether {'it' if is_one else 'each of them'} was read cannot be told."
     elif is_one:
         n_high, p = rows[0]["as_high"], rows[0]["p"]
         yield (
@@ -358,8 +362,40 @@ def _sentences(
             f"By {SCORES[score]} {n_read or 'none'} of {these} {scores} higher beside {n_unread:,} "
             f"unread ones than chance explains (p {_LEVEL:g} over all){rest} it cannot be told."
         )
+    if whole is not None:
+        yield (
+            f"All together are told from the unread ones by {whole.name} (AUC "
+            f"{ranged(whole.auc, digits=2)}), and not by their text: evidence that some were read."
+        )
     if score == WITHOUT_TWIN:
         yield LOST
+
+
+def _too_few(n_documents: int, n_unread: int) -> str:
+    """That no document can be called read beside so few unread ones; empty where one can."""
+    least, is_one = round(n_documents / _LEVEL) - 1, n_documents == 1
+    if n_unread >= least:
+        return ""
+    these, over = ("the document", "") if is_one else (f"{n_documents:,} documents", " over all")
+    return (
+        f"{plural(n_unread, 'unread document')} {'is' if n_unread == 1 else 'are'} too few for "
+        f"{these}: {least:,} are needed for a p of {_LEVEL:g}{over}, {least - n_unread:,} more"
+        + ("." if is_one else f"; for one document alone {round(1 / _LEVEL) - 1} are enough.")
+    )
+
+
+def foreseen(n_documents: int, n_unread: int, *, has_twin: bool) -> Iterator[str]:
+    """What `--read` will not be able to say of so many documents, known before it is asked."""
+    if not n_unread:
+        yield (
+            "--read without --unread: of no document will it say whether it was read. Give "
+            f"documents of the same kind that surely were not, {round(n_documents / _LEVEL) - 1:,} "
+            "at least."
+        )
+    elif too_few := _too_few(n_documents, n_unread):
+        yield f"--read: {too_few} So of no single document will it say that it was read."
+    if not has_twin:
+        yield f"--read: {LOST}"
 
 
 def _bits_said(name: str, bits: Estimate, these: str, units: str) -> str:

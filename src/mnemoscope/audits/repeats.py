@@ -9,7 +9,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mnemoscope.audits.near import LEAST_SHARE, SHORTEST_BLOCK, align
+import polars as pl
+
+from mnemoscope.audits.near import LEAST_SHARE, SHORTEST_BLOCK, Alignment, align
+from mnemoscope.audits.passages import text_written
 from mnemoscope.audits.rule import RECALL
 
 _WORD = re.compile(r"\w+")
@@ -20,6 +23,7 @@ class Repeat(NamedTuple):
     """Where the words of a passage stand too: characters `start` to `end` of a document.
 
     They are in passage `number`; `is_longer`: which comes out for longer, or else as long.
+    `is_wording`: what the model wrote has more of that text than the document here has.
     """
 
     document: str
@@ -27,18 +31,26 @@ class Repeat(NamedTuple):
     end: int
     number: int
     is_longer: bool
+    is_wording: bool = False
 
 
-def repeats(wholes: Sequence[Mapping[str, Any]]) -> dict[int, Repeat]:
+_TYPES = {str: pl.String, int: pl.Int64, bool: pl.Boolean}
+REPEAT = pl.Struct({name: _TYPES[kind] for name, kind in Repeat.__annotations__.items()})
+
+
+def repeats(
+    wholes: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]] | None = None
+) -> dict[int, Repeat]:
     """Of passages of `whole_passages` those that repeat a longer one, or an equal one before them.
 
     By their numbers. Of a passage that repeats, at least `near.LEAST_SHARE` of the words stand in
-    the other, in order.
+    the other, in order. With `known`, passages of other documents, those that repeat one of these.
     """
-    rows = [row for row in wholes if row["verdict"] == RECALL]
-    words = [[one[0].lower() for one in _WORD.finditer(row["text"])] for row in rows]
+    others = [row for row in known or () if row["verdict"] == RECALL]
+    rows = [*others, *(row for row in wholes if row["verdict"] == RECALL)]
+    words = [_words(row["text"]) for row in rows]
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    order = sorted(range(len(rows)), key=lambda at: (-len(words[at]), at))
+    order = sorted(range(len(rows)), key=lambda at: (at >= len(others), -len(words[at]), at))
     found: dict[int, Repeat] = {}
     for at in order:  # the longest first: what stands before is as long or longer
         own = words[at]
@@ -47,16 +59,22 @@ def repeats(wholes: Sequence[Mapping[str, Any]]) -> dict[int, Repeat]:
         for run in runs:
             for other in holders[run]:
                 shared[other] += 1
-        for other in sorted(shared, key=lambda one: (-shared[one], one))[:_TRIED]:
-            place = _place(own, words[other], rows[other])
-            if place is not None:
-                row = rows[other]
-                is_longer = len(words[other]) > len(own)
-                made = Repeat(row["document"], *place, row["number"], is_longer)
-                found[rows[at]["number"]] = made
+        likeliest = sorted(shared, key=lambda one: (-shared[one], one))[:_TRIED]
+        for other in likeliest * (at >= len(others)):
+            blocks, row = _blocks(own, words[other]), rows[other]
+            if (n := sum(one.matched for one in blocks)) >= LEAST_SHARE * len(own):
+                places = [one.span() for one in _WORD.finditer(row["text"])]
+                start = row["start"] + places[blocks[0].other_first][0]
+                end = row["start"] + places[blocks[-1].other_last - 1][1]
+                written = _blocks(_words(text_written(rows[at])), words[other])
+                found[rows[at]["number"]] = Repeat(
+                    *(row["document"], start, end, row["number"], len(words[other]) > len(own)),
+                    is_wording=sum(one.matched for one in written) > n,
+                )
                 break
-        for run in runs:
-            holders[run].append(at)
+        if known is None or at < len(others):
+            for run in runs:
+                holders[run].append(at)
     return found
 
 
@@ -70,15 +88,12 @@ _TRIED = 5
 """Passages that share most runs of words, which are aligned."""
 
 
-def _place(
-    own: Sequence[str], others: Sequence[str], other: Mapping[str, Any]
-) -> tuple[int, int] | None:
-    """Where the words stand in the other passage; None where too few do."""
+def _words(text: str) -> list[str]:
+    return [one[0].lower() for one in _WORD.finditer(text)]
+
+
+def _blocks(own: Sequence[str], others: Sequence[str]) -> list[Alignment]:
+    """Where words stand in others."""
     known: dict[str, int] = {}
     ids, other_ids = ([known.setdefault(word, len(known)) for word in one] for one in (own, others))
-    blocks = align(ids, other_ids, gap=_GAP)
-    if sum(one.matched for one in blocks) < LEAST_SHARE * len(own):
-        return None
-    places = [one.span() for one in _WORD.finditer(other["text"])]
-    first, last = blocks[0].other_first, blocks[-1].other_last
-    return other["start"] + places[first][0], other["start"] + places[last - 1][1]
+    return align(ids, other_ids, gap=_GAP)

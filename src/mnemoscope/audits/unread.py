@@ -4,25 +4,26 @@ They are asked as the audited documents are, by the same grounds. What is recall
 wrong accusation, or they were read after all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
 from mnemoscope.audits.asking import Answer, Auditing
-from mnemoscope.audits.documents import read_documents
-from mnemoscope.audits.passages import numbered
+from mnemoscope.audits.documents import Document, read_documents, titles_of
+from mnemoscope.audits.passages import numbered, whole_passages
 from mnemoscope.audits.questions import UnreadSettings
-from mnemoscope.audits.records import PLACE
+from mnemoscope.audits.repeats import REPEAT, repeats
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
+from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.shares import OTHERWISE, count_document, overall, share_words
 from mnemoscope.audits.tokens import Text, cut_texts
 from mnemoscope.columns import Column
 from mnemoscope.errors import UserError
 from mnemoscope.files import made_folder
 from mnemoscope.progress import say
-from mnemoscope.stats import clopper_pearson
+from mnemoscope.stats import Estimate, clopper_pearson
 from mnemoscope.words import plural
 
 TABLE = {
@@ -33,34 +34,41 @@ TABLE = {
     "reason": Column(pl.String, "why, in words"),
     "text": Column(pl.String, "the passage"),
     "otherwise": Column(OTHERWISE, "characters of it that no window has right; counted nowhere"),
+    "repeats": Column(
+        REPEAT, "the audited passage that has these words too, or nearly; null: none has"
+    ),
 }
 
 
 def unread_texts(audit: Auditing) -> Sequence[Text]:
-    """The documents of `--unread`, each once; those that are audited too are left out.
-
-    Raises UserError: there are none, or they cannot be read.
-    """
+    """The documents of `--unread` with their tokens; errors as `unread_documents`."""
     if audit.unread is None:
-        audit.unread = _read(audit)
+        own = [text.document for text in audit.texts]
+        audit.unread = cut_texts(audit.model.splitter, unread_documents(audit.settings, own))
     return audit.unread
 
 
-def _read(audit: Auditing) -> Sequence[Text]:
-    settings = audit.settings
+def unread_documents(
+    settings: AuditSettings, audited: Sequence[Document], *, tell: Callable[[str], None] = say
+) -> list[Document]:
+    """The documents of `--unread`, each text once; those that are audited too are left out.
+
+    Raises UserError: nothing is left, or they cannot be read.
+    """
     assert isinstance(settings, UnreadSettings)
     if settings.unread is None:
         return []
-    own = {text.document.sha256 for text in audit.texts}
+    own = {one.sha256 for one in audited}
     given = read_documents([settings.unread]).documents
     kept = [*{one.sha256: one for one in given if one.sha256 not in own}.values()]
     if len(kept) < len(given):
-        say(f"--unread: {len(given) - len(kept)} left out, as they are audited or stand twice.")
+        n = len(given) - len(kept)
+        tell(f"--unread: {n:,} of {len(given):,} left out, as they are audited or stand twice.")
     if not kept:
         raise UserError(
             f"--unread {settings.unread}: nothing but the audited documents. Give others."
         )
-    return cut_texts(audit.model.splitter, kept)
+    return kept
 
 
 def depends(audit: Auditing) -> object:
@@ -72,11 +80,11 @@ def ask(audit: Auditing) -> Answer:
     """Audit the unread documents by the same rule, and count what it says of them."""
     texts = unread_texts(audit)
     passages = _passages(audit, texts)
-    return Answer(table=passages.select(PLACE), facts=facts_of(audit, passages))
+    return Answer(table=passages, facts=facts_of(audit, passages))
 
 
 def _passages(audit: Auditing, texts: Sequence[Text]) -> pl.DataFrame:
-    """What comes out of the unread documents, with its verdicts."""
+    """What comes out of the unread documents, with its verdicts; columns `TABLE`."""
     from mnemoscope.audits.run import decide_passages, find_passages
 
     length = audit.settings.length
@@ -86,12 +94,16 @@ def _passages(audit: Auditing, texts: Sequence[Text]) -> pl.DataFrame:
     other = replace(audit, texts=asked, kept=kept, passages=pl.DataFrame())
     find_passages(other)
     decide_passages(other, {})
-    return other.passages
+    whole = whole_passages(other.passages)
+    known = repeats(whole, whole_passages(audit.passages))
+    stands = [known.get(row["number"]) for row in whole for _ in row["pieces"]]
+    also = pl.Series("repeats", [one and one._asdict() for one in stands], dtype=REPEAT)
+    return other.passages.with_columns(also).select(*TABLE)
 
 
 def again(audit: Auditing, table: pl.DataFrame) -> list[str]:
     """What the rule says now of the unread documents, where that is not what the table says."""
-    found = _passages(audit, unread_texts(audit)).select(PLACE).rows()
+    found = _passages(audit, unread_texts(audit)).rows()
     n = len({*map(str, found)} ^ {*map(str, table.rows())})
     return [f"unread.parquet: {plural(n, 'passage')} of --unread came out otherwise."] if n else []
 
@@ -107,7 +119,7 @@ def facts_of(audit: Auditing, passages: pl.DataFrame) -> Mapping[str, Any]:
                 passages,
             )
         ),
-        "sentence": sentence_of(counts),
+        "sentence": sentence_of(counts, titles_of([one.name for one in audit.texts])),
     }
 
 
@@ -121,6 +133,8 @@ def counts_of(characters: Sequence[int], passages: pl.DataFrame) -> Mapping[str,
     ]
     whole, n = overall(counts), sum(characters)
     recalled = whole["recalled"]["characters"] if counts else 0
+    n_recalled = sum(one["recall_spans"] > 0 for one in counts)
+    known = rows.filter(pl.col("repeats").is_not_null()).unique("passage", maintain_order=True)
     return {
         "documents": len(characters),
         "characters": n,
@@ -128,13 +142,15 @@ def counts_of(characters: Sequence[int], passages: pl.DataFrame) -> Mapping[str,
         "undecided_spans": whole["undecided_spans"],
         "guess_spans": whole["guess_spans"],
         "recalled": {"characters": recalled, "share": recalled / n if n else 0.0},
-        "documents_recalled": sum(one["recall_spans"] > 0 for one in counts),
+        "documents_recalled": n_recalled,
+        "rate": clopper_pearson(n_recalled, len(characters))._asdict(),
+        "known_from": [one["document"] for one in known["repeats"]],
     }
 
 
-def sentence_of(counts: Mapping[str, Any]) -> str:
-    """What the rule says of documents that were surely not read."""
-    n, k = counts["documents"], counts["documents_recalled"]
+def sentence_of(counts: Mapping[str, Any], titles: Mapping[str, str]) -> str:
+    """What the rule says of documents that were surely not read; `titles` of the audited ones."""
+    n, k, rate = counts["documents"], counts["documents_recalled"], Estimate(**counts["rate"])
     if not n:
         return "None of the documents that were surely not read is as long as one window."
     passages = counts["recall_spans"]
@@ -147,11 +163,16 @@ def sentence_of(counts: Mapping[str, Any]) -> str:
     verb = "are" if passages > 1 else "is"
     found = plural(passages, "passage") if passages else "no passage"
     if passages:
-        share = share_words(counts["recalled"]["share"])
-        found += f" (in {k:,} of them; {share} of their text)" if n > 1 else f" ({share} of it)"
-    said = f"Of {which}, {found} {verb} recalled by this rule"
+        share, of = share_words(counts["recalled"]["share"]), "it" if n == 1 else "their text"
+        found += f" in {k:,} of them ({rate}, 95 % interval; {share} of {of})"
+    said = f"How far to trust this here: of {which}, {found} {verb} recalled by this rule"
     said += f" ({' and '.join(beside)})" if beside else ""
-    if passages:
-        return f"{said}: so it accuses wrongly here, or they were read after all."
-    bound = share_words(clopper_pearson(0.0, n).high or 0.0)
-    return f"{said}; by the 95 % interval in at most {bound} of such documents."
+    if not passages:
+        bound = share_words(rate.high or 0.0)
+        return f"{said}; by the 95 % interval in at most {bound} of such documents."
+    explained = ""
+    if known := counts["known_from"]:
+        those = "the words" if len(known) == passages else f"those of {len(known):,} of them"
+        where = " and ".join(sorted({titles[one] for one in known}))
+        explained = f", or it knows {those} from {where}, where they stand too, or nearly"
+    return f"{said}: so it accuses wrongly here, or they were read after all{explained}."

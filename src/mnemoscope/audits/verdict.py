@@ -369,15 +369,19 @@ def model_title(name: str) -> str:
     return (PureWindowsPath(name).name or name) if is_path else name
 
 
-def error_rate(verdict: Verdict) -> str:
-    """How often the rule was wrong on known truth, in a sentence."""
+def error_rate(verdict: Verdict, unread: Mapping[str, Any] | None = None) -> str:
+    """How often the rule was wrong on known truth, in a sentence.
+
+    Behind what `unread` of `audit.json` says, which was measured on the audited model.
+    """
     tested = verdict["tested"]
     called, right = tested["called"], tested["called"] - tested["wrong"]
     bound = clopper_pearson(float(tested["wrong"]), called).high or 0.0
     which = f"all {called}" if right == called else f"{right} of {called}"
     more = f", and of {tested['undecided']} it could not tell" if tested["undecided"] else ""
+    lead = "Elsewhere:" if unread and unread["documents"] else "How far to trust this:"
     return (
-        f"How far to trust this: on {verdict['tested_on']}, where it is known what was read, "
+        f"{lead} on {verdict['tested_on']}, where it is known what was read, "
         f"{which} passages called recalled had been read (by the 95 % interval at most "
         f"{share_words(bound)} of such calls are wrong); those never read were {tested['never']} "
         f"lists. It misses many: of {tested['trained']} "

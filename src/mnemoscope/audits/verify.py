@@ -495,13 +495,14 @@ def _check_documents(out: Path, record: AuditRecord, moved: Sequence[Document]) 
     by_text = {one.sha256: one for one in moved}
     others = {one["sha256"] for one in record["unread"]["texts"]} if "unread" in record else set()
     by_name = {_last_part(one.name): one for one in moved if one.sha256 not in others}
-    found = _Found([], [], [], [])
+    found, n_elsewhere = _Found([], [], [], []), 0
     for row in record["documents"]:
         name, own = row["document"], there.get(row["document"])
         if name == "-":
             found.notes.append("standard input is not there any more; its text stands in texts/.")
         if own is not None and own.sha256 == row["sha256"]:
             found.same.append(own)
+            n_elsewhere += bool(moved) and own.sha256 not in by_text
         elif row["sha256"] in by_text:
             found.same.append(replace(by_text[row["sha256"]], name=name))
         elif own is not None:
@@ -519,6 +520,11 @@ def _check_documents(out: Path, record: AuditRecord, moved: Sequence[Document]) 
                 found.unchecked.append(
                     f"{name}: not found from {Path.cwd()}, so it could not be checked."
                 )
+    if n_elsewhere:
+        found.notes.append(
+            f"{plural(n_elsewhere, 'document')} not among those of --documents: compared where "
+            "the audit read them."
+        )
     return found
 
 

@@ -44,7 +44,7 @@ _DOCUMENTS = 10  # that are printed, the most recalled first
 _KINDS = {"recalled": "recalled", "undecided": "cannot be told", "guessed": "guessed"}
 _SUREST, _SHOWN = 5, 60  # windows that `audit rank` prints, characters of each
 _RANKED = ("prefix", "suffix", "stride", "batch_size", "chat_template", "instruction")
-_USUAL = ("prefix", "suffix", "stride", "profile", "ordinary", "corpus")
+_USUAL = ("prefix", "suffix", "stride", "read", "unread", "ordinary")
 """Settings whose flags the short help shows; `--help-all` shows all."""
 _USUAL_OF_SERVICE = ("chat", "prompt_as", "concurrency", "requests_per_minute", "api_key_env")
 
@@ -538,7 +538,7 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
             "can have been missed. --stride 1 tries every beginning."
         )
     if found:
-        print(error_rate(record["verdict"]))
+        print(error_rate(record["verdict"], record.get("unread")))
     for name in ("origins", "read"):
         if name in record:
             print(printable(record[name]["sentence"]))
