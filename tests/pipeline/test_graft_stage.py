@@ -397,7 +397,7 @@ def test_grafts_that_were_stopped_are_gone_on_with(done, tmp_path, succeed):
     folder = shutil.copytree(done.folder, tmp_path / "again")
     study = Study(folder)
     study.forget("graft")  # as a stop before the first result leaves it
-    (step,) = [one for one in advice.next_steps(study) if "graft" in one.command]
+    (step,) = [one for one in advice.next_steps(study) if "scope graft" in one.command]
     assert step == (
         "Go on with graft, which was begun: what is made is kept",
         f"mnemoscope graft {folder}",
