@@ -226,6 +226,20 @@ def share_true(flags: ArrayLike, groups: ArrayLike | None = None, *, n_judged: i
     return _wilson(share, counted, effect, n_judged)
 
 
+def not_of_none(share: Estimate, n_units: int) -> Estimate:
+    """A resampled share with Wilson's interval over its groups where it is none or all.
+
+    All resamples of none are none, which says nothing of its interval; any other share, and one
+    without an interval, stays as it is.
+
+    >>> str(not_of_none(Estimate(0.0, 0.0, 0.0), 50)), str(not_of_none(Estimate(0.5, 0.3, 0.7), 50))
+    ('0.0 % [0.0, 7.1]', '50.0 % [30.0, 70.0]')
+    """
+    if share.value is None or share.low is None or share.value not in (0.0, 1.0):
+        return share
+    return share_of(round(share.value * n_units), n_units)
+
+
 def difference_of(first: Estimate, second: Estimate, correlation: float = 0.0) -> Estimate:
     """One share less another, from their intervals; no ends where one has none.
 

@@ -157,10 +157,12 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
         for redo in ("", "--redo")
         for verb, said in (
             ("continue STUDY --model REFERENCE", "you asked '"),
+            ("run -o STUDY --model REFERENCE", "model.name: the study has"),
             ("capture STUDY --sequences YAML", "sequences.source: the study has"),
             ("run -o STUDY --set sequences.limit=8", "sequences.limit: the study has None"),
         )
     ),
+    ("graft STUDY --part mlps", "needs I/N", "--set 'graft.parts=[mlp]'."),
     ("label SEQUENCES -q", "stage 'continue' has not been run. Run 'mnemoscope continue /"),
     ("train SEQUENCES -q", "stage 'label' has not been run. Run 'mnemoscope label /"),
     ("report SEQUENCES -q", "stage 'continue' has not been run. Run 'mnemoscope continue /"),

@@ -34,6 +34,7 @@ from mnemoscope.localize.cut import (
 from mnemoscope.localize.rankings import RANKINGS
 from mnemoscope.maps.shape import copy_edges
 from mnemoscope.maps.triangle import unpack_triangle
+from mnemoscope.stats import share_of
 from mnemoscope.study.settings import KnockoutSettings, LocalizeSettings
 
 L, T = 3, 16
@@ -153,6 +154,10 @@ def test_an_interval_over_sequences_is_scipys() -> None:
     np.testing.assert_allclose(ours, [theirs.low, theirs.high], atol=0.02)
     # Draws are averaged before: every sequence is a half, and nothing varies between them.
     assert mean_share([ALL, NONE], n_resamples=100, seed=0) == (0.5, 0.5, 0.5)
+    # None and all have Wilson's, for all resamples are alike.
+    for values in (ALL, NONE):
+        found = mean_share([values], n_resamples=100, seed=0)
+        assert found == share_of(int(values.sum()), len(values))
 
 
 @pytest.fixture(scope="module")

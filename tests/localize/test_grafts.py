@@ -18,7 +18,7 @@ from mnemoscope.localize.grafts import (
     kept_by_class,
     kind_weights,
 )
-from mnemoscope.stats import Estimate
+from mnemoscope.stats import Estimate, share_of
 
 
 def column(*values):
@@ -192,6 +192,17 @@ def test_shares_kept_are_means_with_their_interval_around_them():
     np.testing.assert_allclose(kept.survive, [[0.5, 1.0], [0.5, 0.5]])
     assert (kept.low[:, 0] < 0.5).all()
     assert (kept.high[:, 0] > 0.5).all()
+    # All of 50 survive: no resample can miss one, and Wilson's interval says what 50 can tell.
+    assert (kept.low[0, 1], kept.high[0, 1]) == pytest.approx((1 - 0.0713, 1.0), abs=1e-4)
+
+
+def test_what_none_or_all_survive_has_the_interval_of_its_groups():
+    none = np.zeros((50, 1), dtype=bool)
+    groups = np.arange(50) // 2
+    kept = kept_by_class(none, Tried(np.zeros(50, int), groups, np.zeros(50, int), 1), seed=0)
+    assert kept.high[0, 0] == pytest.approx(share_of(0, 25).high)
+    few = kept_by_class(none, Tried(np.zeros(50, int), groups // 3, np.zeros(50, int), 1), seed=0)
+    assert np.isnan(few.high[0, 0])  # nine groups still have no interval
 
 
 # Studies of known truth. experiments/graft_verdicts/run.py asks many more, in more worlds.

@@ -27,7 +27,7 @@ from mnemoscope.report import advice
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.tables import graft_tables
 from mnemoscope.stats import Estimate, frame_of
-from mnemoscope.study.folder import Study
+from mnemoscope.study.folder import NOTE_FILE, Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -364,6 +364,50 @@ def test_a_finished_graft_that_redo_drops_is_said_before(done, tmp_path, capfd):
     assert f"'mnemoscope graft {study.folder}'" in line
     assert not Study(study.folder).is_done("graft")
     assert (study.folder / "graft").is_dir()
+
+
+def test_grafts_made_anew_leave_the_old_until_they_are_there(done, tmp_path, monkeypatch, succeed):
+    study = Study(shutil.copytree(done.folder, tmp_path / "again"))
+    before, run_units = content(study.folder), graft.run_units
+
+    def stopped(tasks, *arguments, **named):
+        made = run_units(tasks, *arguments, **named)
+        if len(tasks) > 1:
+            raise KeyboardInterrupt
+        return made
+
+    monkeypatch.setattr(graft, "run_units", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(study, "graft", settings_of(study, **ONE_PART), redo=True)
+    again = Study(study.folder)
+    assert study.is_done("graft")
+    assert again.is_done("graft")
+    assert again.settings == study.settings == done.settings
+    assert {k: v for k, v in content(study.folder).items() if k in before} == before
+    assert "graft (begun anew: " in succeed("status", study.folder).out
+    monkeypatch.setattr(graft, "run_units", run_units)
+    assert run_stage(study, "graft", settings_of(study, **ONE_PART), redo=True)
+    again = Study(study.folder)
+    assert again.is_done("graft")
+    assert again.settings.graft.parts == ["layers.0.qk"]
+    assert "begun anew" not in succeed("status", study.folder).out
+
+
+def test_grafts_that_were_stopped_are_gone_on_with(done, tmp_path, succeed):
+    folder = shutil.copytree(done.folder, tmp_path / "again")
+    study = Study(folder)
+    study.forget("graft")  # as a stop before the first result leaves it
+    (step,) = [one for one in advice.next_steps(study) if "scope graft" in one.command]
+    assert step == (
+        "Go on with graft, which was begun: what is made is kept",
+        f"mnemoscope graft {folder}",
+    )
+    facts = {"stage": "graft", "words": "7 of 9 sequences scanned", "left": ""}
+    (folder / NOTE_FILE).write_text(json.dumps(facts | {"done": 7, "total": 9, "unit": "x"}))
+    said = succeed("status", folder).out
+    assert "Go on with graft, which was begun (7 of 9 sequences scanned)" in said
+    assert succeed(*step.command.split()[1:], "-q").out.startswith("Wrote")
+    assert "Go on with" not in succeed("status", folder).out
 
 
 def test_a_damaged_graft_is_made_again_by_the_command_that_is_told(done, tmp_path):

@@ -1,5 +1,6 @@
 """The dry run: published shapes and counts, bounds that hold, and the store's own formula."""
 
+import json
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from scipy.stats import t
 from torch.utils.flop_counter import FlopCounterMode
 
 from map_folders import add_shard
-from mnemoscope.benchmark.gain import OF_TRAINING, SPREAD, expected_seen
+from mnemoscope.benchmark.gain import OF_TRAINING, SPREAD, SPREADS, expected_seen
 from mnemoscope.cnn.network import AttentionCnn
 from mnemoscope.errors import UserError
 from mnemoscope.maps.format import StoreMeta
@@ -314,6 +315,17 @@ def test_how_gains_spread_is_read_off_what_a_benchmark_says_it_sees(monkeypatch)
     assert need.measured_spread(study) is None
 
 
+def test_assumed_spreads_are_those_of_the_studies_of_known_truth():
+    """Both divide all sequences by folds; of texts that were inserted, two classes."""
+    found = json.loads(Path("experiments/known_truth/results.json").read_text())["studies"]
+    spreads = []
+    for one in found:
+        n_classes = {"inserted": 2, "unread kinds": 3}[one["study"]]
+        n = one["n_groups"] // n_classes
+        spreads.append(SPREAD * one["gain_seen"] / expected_seen(n, 0.8 * n, n_classes))
+    assert [round(one, 2) for one in (min(spreads), max(spreads))] == list(SPREADS)
+
+
 @pytest.mark.parametrize("split", ["group", "folds"])
 def test_the_plan_says_what_gain_a_study_would_see_if_any(
     split: str, tmp_path, monkeypatch
@@ -327,7 +339,8 @@ def test_the_plan_says_what_gain_a_study_would_see_if_any(
     asked, trained = (400, 320) if split == "folds" else (200, 400)
     error = 0.3 * np.sqrt((1 + OF_TRAINING * asked / trained) / (3 * asked))
     sees = (t.ppf(0.975, asked - 1) + t.ppf(0.8, asked - 1)) * error
-    words = f"With {asked} evaluation sequences of each class a study sees about {sees:.3f} in 80 %"
+    least, most = (f"{sees * one / 0.3:.3f}" for one in SPREADS)
+    words = f"With {asked} evaluation sequences of each class a study sees about {least} to {most}"
     assert words in made(n_train=400, n_eval=200)
     study = SimpleNamespace(folder=Path("earlier"))
     monkeypatch.setattr(need, "measured_spread", lambda _: 0.6)
@@ -336,7 +349,7 @@ def test_the_plan_says_what_gain_a_study_would_see_if_any(
     assert f"a study sees about {2 * sees:.3f} in 80 %" in wider
     assert "Gains differ by 0.6 nats" in wider
     assert "as measured in earlier." in wider
-    assert "Assumed, not measured: gains differ by 0.3" in made(n_train=400, n_eval=200)
+    assert "Assumed, not measured: gains differ by 0.24 to 0.66" in made(n_train=400, n_eval=200)
     if split == "group":
         fewest = "with 7, the fewest it takes, nothing, for a verdict needs 10"
         assert fewest in made(n_train=400, n_eval=200, minimum=21)

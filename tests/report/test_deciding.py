@@ -9,6 +9,7 @@ import pytest
 
 from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.label import samples_of
+from mnemoscope.pipeline.reference import AlsoRepeated
 from mnemoscope.report import advice
 from mnemoscope.report.advice import deciding
 from mnemoscope.stats import Estimate, frame_of, rows_of
@@ -176,3 +177,34 @@ def test_a_class_that_is_missing_wants_texts_of_its_kind(study, monkeypatch):
     found = [one for one in deciding(study, Path("s")) if one.question == "parts"]
     assert "Wanting: 10 of Guess (OTHER_TEXTS: lists, tables" in found[0].why
     assert "of texts like these" not in found[0].why  # none was found, so no rate is known
+
+
+@pytest.mark.parametrize(
+    ("unread", "n_guess", "reference", "said"),
+    [
+        ({"new/a": 77}, 3, 0, "nothing of the 77 of new/, the reference nothing of what it"),
+        ({"new/a": 77, "lists/a": 322}, 3, 0, "nothing of the 322 of lists/ and the 77 of new/"),
+        ({"new/a": 77}, 3, None, "nothing of the 77 of new/: texts that it never read"),
+        ({"new/a": 77}, 0, 0, "no number of texts like these gives Guess"),
+        ({"new/a": 77}, 3, 2, None),  # the reference guesses some, so unread texts give some too
+        ({"new/a": 3}, 3, 0, None),  # chance
+    ],
+)
+def test_texts_of_which_nothing_is_repeated_promise_nothing_to_guess(
+    study, monkeypatch, unread, n_guess, reference, said
+):
+    counts = {NON_MEMO: sum(unread.values()), "Guess": n_guess, "Recall": 201 - n_guess}
+    entry = next(iter(samples_of(study).values()))
+    small = replace(entry, classes=[*counts], counts=counts)
+    monkeypatch.setattr(advice, "samples_of", lambda _: {entry.key: small})
+    documents = [name for name, n in (unread | {"read/a": 201}).items() for _ in range(n)]
+    table = pl.DataFrame({"document": documents, "tokens": [[1]] * len(documents)})
+    table = table.with_columns(is_memorized=pl.col("document") == "read/a")
+    monkeypatch.setattr(Study, "sequences", property(lambda _: table))
+    also = None if reference is None else AlsoRepeated(reference, 201, Estimate(0.0), [])
+    monkeypatch.setattr(advice, "also_repeated", lambda _: also)
+    (found,) = (one for one in deciding(study, Path("s")) if one.question == "parts")
+    assert str(said or "(OTHER_TEXTS: lists, tables") in found.why
+    assert ("many times and whose beginnings tell" in found.why) == (said is not None)
+    # The rate is that of the texts of which something is repeated: unread ones do not move it.
+    assert ("about 470 more" in found.why) == (n_guess > 0 and unread["new/a"] > 3)

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
+from mnemoscope.pipeline.causes import SPECIFICITY_FILE, cut_verdicts
 from mnemoscope.report.advice import Deciding
 from mnemoscope.report.charts import WIDTH, chart_view, knockout_drawing
 from mnemoscope.report.content import knockout_of
@@ -168,6 +169,8 @@ def test_the_first_screen_says_what_a_cut_breaks_beside_edges_of_equal_mass(
     why = Deciding("cuts", taxonomy.name, "More of Guess", "mnemoscope knockout s")
     shown = replace(content, taxonomies=[taxonomy], deciding=[why])
     (badge,) = (one for one in lead_of(shown).badges if one.question == CUTS)
+    spoken = [one.partition(": ")[2].rstrip(".") for one in cut_verdicts(frames[SPECIFICITY_FILE])]
+    assert badge.answer in spoken  # which the terminal prints
     said = "the 1 % most decisive for Guess break 48 % [40, 56] of it and 20 % [10, 30] of Recall; "
     said += "random edges that hold as much attention break 37 % [30, 44] of it"
     assert badge.answer.startswith(said)

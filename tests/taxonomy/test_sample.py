@@ -231,6 +231,16 @@ def test_as_much_more_text_as_foreseen_is_enough(classes, groups):
         assert isinstance(grown(n_more // 3), Impossible)
 
 
+@pytest.mark.parametrize("n_unread", [77, 399])
+def test_texts_of_which_nothing_is_repeated_do_not_thin_the_rate(n_unread):
+    classes = memo(3, 198, n_unread)
+    read = [one != "Non-Memo" for one in classes]
+    documents = ["read/a" if one else "new/a" for one in read]
+    remedy = impossible(*make(classes, document=documents, is_memorized=read)).remedy
+    assert f"usable in 201 beside the {n_unread} of new/, of which nothing is repeated" in remedy
+    assert "about 3,800 more sequences of such text" in remedy  # 19 times the 201
+
+
 @pytest.mark.parametrize("classes", [memo(0, 500, 500), memo(0, 0, 500)])
 def test_nothing_is_foreseen_of_a_class_that_was_not_found(classes):
     assert "cannot be foreseen: no" in impossible(*make(classes)).remedy

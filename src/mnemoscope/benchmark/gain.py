@@ -40,6 +40,11 @@ SPREAD = 0.3
 
 0.24 in simulated studies of equals, 0.36 of leads; of the embedded model up to 0.22.
 """
+SPREADS = (0.24, 0.66)
+"""Least and largest of the studies of known truth, trainings included: what one is said to see.
+
+Of texts that nobody read, and of texts inserted into the training (`experiments/known_truth`).
+"""
 _FOLDS = 5
 _LEAST = 1e-6  # probability; below it float32 softmax has no digits to tell apart
 _SHRINKAGE = 1.0  # of the weights; keeps them finite where classes are wholly told apart

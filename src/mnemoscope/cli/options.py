@@ -351,7 +351,13 @@ def parse_share(text: str) -> "Share":
 
     match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text.strip())
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise UserError(f"--part {text}: needs I/N with I from 1 to N, for example --part 3/8.")
+        from mnemoscope.words import PART_KINDS
+
+        said = f"--part {text}: needs I/N with I from 1 to N, for example --part 3/8."
+        kind = "mlp" if text == "mlps" else text
+        if kind in (*PART_KINDS, "embedding", "unembedding"):
+            said += f" Parts of a model to graft: --set 'graft.parts=[{kind}]'."
+        raise UserError(said)
     return Share(int(match[1]), int(match[2]))
 
 

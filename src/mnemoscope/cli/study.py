@@ -129,7 +129,7 @@ def run(
         print_plan(plan(chosen, out, redo=stage.redo, earlier=earlier), verbose=stage.verbose)
         return
     with shown(stage.quiet):
-        _announce(chosen, out)
+        _announce(chosen, out, redo=stage.redo)
     from mnemoscope.cli.summary import print_summary
     from mnemoscope.flow.run import run as run_study
 
@@ -167,9 +167,10 @@ def _refuse_half(model: str | None, sequences: str | None, out: Path) -> None:
         )
 
 
-def _announce(settings: StudySettings, out: Path) -> None:
+def _announce(settings: StudySettings, out: Path, *, redo: bool) -> None:
     """Refuse names that stand for nothing, and say what will be done, before torch is loaded."""
     if is_study(out):
+        Study(out).changed_stages(settings, redo=redo)  # a study of another model is named first
         check_reference(settings)
         Study(out).refuse_locked()
         say(f"Going on with the study {out}.")

@@ -23,7 +23,7 @@ from mnemoscope.report.published import console
 from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy.sample import SampleKey
-from mnemoscope.words import figure, is_whole_kind, percent, plural
+from mnemoscope.words import count, figure, is_whole_kind, percent, plural
 
 # In one column the better of its sources counts.
 _COLUMNS = list(
@@ -107,11 +107,12 @@ def print_grafts(study: Study) -> None:
         view = graft_of(study, key.taxonomy) if key.is_main else None
         if view is None:
             continue
+        heads = [f"{one} (n = {count(n)})" for one, n in view["counts"].items()]
         beside = [f"{one}, random" for one in view["classes"]]
         if view["first"]:
             beside = ["at random", "difference", "finding"]
         title = f"{key.taxonomy}: left of each class with the twin's part, %"
-        table = Table("part", *view["classes"], *beside, title=title, title_justify="left")
+        table = Table("part", *heads, *beside, title=title, title_justify="left")
         for row in view["rows"][:_MOST_PARTS]:
             found, cells = row["found"], [figure(one) for one in row["cells"]]
             if not view["first"]:

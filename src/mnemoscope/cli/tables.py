@@ -425,8 +425,9 @@ def _stages_of(study: Study, *, is_trained: bool) -> Iterator[Mapping[str, Any]]
         elif manifest is None and not is_trained and rests_on(stage.name, "capture"):
             state = "impossible"
         further = {}
-        if note and note["stage"] == stage.name and state != "done":
-            state = "running" if _is_held(study) else "stopped"
+        if note and note["stage"] == stage.name:
+            begun = "running" if _is_held(study) else "stopped"
+            state = state if state == "done" else begun  # what is made anew stays till then
             further = {"progress": note}
         counts = {} if manifest is None else manifest["counts"]
         facts = {"name": stage.name, "state": state, "counts": counts, **further}
@@ -454,7 +455,8 @@ def _print_brief(
     console.print(f"{study.folder}: {', '.join(facts)}.", markup=False)
     by_state: dict[str, list[str]] = {}
     for one in stages:
-        said = f" ({_said_of(one)})" if "progress" in one else ""
+        anew = "begun anew: " if one["state"] == "done" else ""
+        said = f" ({anew}{_said_of(one)})" if "progress" in one else ""
         by_state.setdefault(one["state"], []).append(f"{one['name']}{said}")
     for state, names in by_state.items():
         why = " without a CNN" if state == "impossible" else ""

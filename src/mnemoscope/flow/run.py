@@ -112,6 +112,10 @@ def _report_without_cnns(study: Study, models: Models) -> None:
     write_without_cnns(study, report_content(study, models.tokenizer()))
 
 
+_LEAVES = ("graft", "knockout")
+"""Stages on which nothing rests but the report, made with the settings that a process holds."""
+
+
 def run_stage(
     study: Study | str | Path,
     stage: str,
@@ -124,7 +128,7 @@ def run_stage(
 
     `settings` are changed ones, or a function of the study's. A finished capture is verified, and
     damaged shards are captured again; `redo` runs a stage that is done; `models` were loaded
-    before.
+    before. Grafts and knockouts that are done stay, with their settings, until the new are there.
 
     Raises:
         UserError: an earlier stage is missing, or was made with other settings; or the stage needs
@@ -133,15 +137,27 @@ def run_stage(
     """
     study = as_study(study)
     with study.lock():
-        study.adopt(_settle(settings or study.settings, study.settings), redo=redo)
-        if redo:
+        wanted, was = _settle(settings or study.settings, study.settings), study.settings
+        changed = study.changed_stages(wanted, redo=redo)
+        stays = redo and stage in _LEAVES and {*changed} <= {stage} and study.is_done(stage)
+        stays = stays and wanted.capture.reference == was.capture.reference
+        if stays:
+            study.settings = wanted  # of this process; the folder keeps its own
+        else:
+            study.adopt(wanted, redo=redo)
+        if redo and not stays:
             study.drop([stage])
         for error in study.drop_damaged([stage]):
             say(f"Redoing what is damaged: {error}")
         if (reason := why_without_cnns(study, stage)) is not None:
             raise UserError(reason)
-        if not study.is_done(stage):
-            _do(stage_named(stage), study, models or Models(study.settings))
+        if stays or not study.is_done(stage):
+            try:
+                _do(stage_named(stage), study, models or Models(study.settings))
+            finally:
+                if stays and not study.is_done(stage):
+                    study.settings = was
+            study.adopt(wanted)
         elif stage == "capture" and (damaged := damaged_maps(study)):
             from mnemoscope.pipeline.capture import repair_maps
 

@@ -21,7 +21,7 @@ from mnemoscope.lm.intervene import cut_attention
 from mnemoscope.lm.model import LanguageModel, check_finite, check_tokens, run_batches
 from mnemoscope.lm.probe import TeacherForced, judge
 from mnemoscope.localize.rankings import Measure
-from mnemoscope.stats import Estimate, draw_within, estimate_of
+from mnemoscope.stats import Estimate, draw_within, estimate_of, not_of_none
 
 _NEAREST = 32  # an edge's stand-in is drawn among so many of about the same mass
 
@@ -190,10 +190,14 @@ def _ask(
 def mean_share(
     values: Sequence[np.ndarray], *, n_resamples: int, seed: int, groups: np.ndarray | None = None
 ) -> Estimate:
-    """Mean over draws and sequences, one array (n,) per draw, its interval over `groups` (n,)."""
+    """Mean over draws and sequences, one array (n,) per draw, its interval over `groups` (n,).
+
+    That of none or all is Wilson's over the groups, for all resamples are then alike.
+    """
     per_sequence = np.mean(np.stack(values).astype(np.float64), axis=0)
     drawn = _resample(per_sequence, groups, n_resamples, seed)
-    return estimate_of(float(per_sequence.mean()), drawn)
+    n_units = len(per_sequence) if groups is None else len(np.unique(groups))
+    return not_of_none(estimate_of(float(per_sequence.mean()), drawn), n_units)
 
 
 def specificity(

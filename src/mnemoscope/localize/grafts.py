@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mnemoscope.stats import FEWEST_GROUPS, Estimate, Floats, draw_within, estimate_of
+from mnemoscope.stats import FEWEST_GROUPS, Estimate, Floats, draw_within, estimate_of, not_of_none
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -140,7 +140,8 @@ def kept_by_class(survives: Bools | Floats, tried: Tried, *, seed: int) -> Kept:
 
     `survives` is bool, or the share of draws that a sequence survives.
 
-    Ends are NaN where the class has fewer than `FEWEST_GROUPS` groups.
+    Ends are NaN where the class has fewer than `FEWEST_GROUPS` groups; where none or all survive
+    they are Wilson's over the groups, for all resamples are then alike.
     """
     counts = _resamples(tried, seed, _RESAMPLES)
     weights = np.ones(len(survives))
@@ -155,6 +156,10 @@ def kept_by_class(survives: Bools | Floats, tried: Tried, *, seed: int) -> Kept:
             every = np.ones(of.sum(), dtype=bool)
             drawn = _means(survives[of], every, weights[of], own)
             low[at], high[at] = np.quantile(drawn, [0.025, 0.975], axis=0)
+            n_units = len(np.unique(tried.groups[of]))
+            for one in np.flatnonzero(np.isin(plain[at], (0.0, 1.0))):
+                share = Estimate(plain[at][one], low[at, one], high[at, one])
+                _, low[at, one], high[at, one] = not_of_none(share, n_units)
     return Kept(np.stack(plain), low, high)
 
 

@@ -229,6 +229,57 @@ def statements(indices: Iterable[Row]) -> Iterator[str]:
         )
 
 
+class CutVerdict(NamedTuple):
+    """Whether decisive edges break "more" or "less" than random ones, "" if open, and in words."""
+
+    does: str
+    words: str
+
+
+def cut_verdict(rows: Sequence[Row], name: str) -> CutVerdict:
+    """What the edges that decide a class break, at the strength spoken of and where else decided.
+
+    `rows` of `specificity.parquet` are of one sample, `name` is a class of theirs.
+    """
+    own = [one for one in rows if one["class"] == name]
+    spoken = spoken_strength(one["strength"] for one in own)
+    row = next(one for one in own if one["strength"] == spoken)
+    does = _does(row)
+    others = "".join(f" and {_broken(one)} of {of}" for of, one in of_json(row, "broken_others"))
+    said = (
+        f"the {spoken:g} % most decisive for {name} break {_broken(row['broken_own'])} of it"
+        f"{others}; random edges that hold as much attention break "
+        f"{_broken(row['broken_own_equal_mass'])} of it"
+    )
+    if not does and row["beyond_equal_mass"].value is not None:
+        said += ", so whether these do more is undecided"
+    if len(own) > 1:
+        said += f"; of {len(own)} strengths the one nearest to 1 % is named"
+        elsewhere: dict[str, list[str]] = {}
+        for one in own:
+            if one is not row and _does(one):
+                elsewhere.setdefault(_does(one), []).append(f"{one['strength']:g}")
+        for what, at in elsewhere.items():
+            said += f", at {' and '.join(at)} % the decisive ones break {what} than random ones"
+    return CutVerdict(does, said)
+
+
+def cut_verdicts(indices: pl.DataFrame) -> Iterator[str]:
+    """The verdict of every taxonomy and class of `specificity.parquet`, in a sentence each."""
+    for _, rows in indices.group_by("taxonomy", "variant", maintain_order=True):
+        found = list(rows_of(rows))
+        for name in dict.fromkeys(one["class"] for one in found):
+            yield f"{found[0]['taxonomy']}: {cut_verdict(found, name).words}."
+
+
+def _does(row: Row) -> str:
+    """Whether decisive edges break more or less than random ones; empty where that is open."""
+    _, low, high = row["beyond_equal_mass"]
+    if low is None:
+        return ""
+    return "more" if low > 0 else "less" if high < 0 else ""
+
+
 def of_json(row: Row, column: str) -> list[tuple[str, Estimate]]:
     """The figures by class of a column of `specificity.parquet`."""
     return [(name, Estimate(**one)) for name, one in json.loads(row[column]).items()]

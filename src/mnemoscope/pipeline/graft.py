@@ -9,6 +9,7 @@ the twin's activations.
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -61,7 +62,7 @@ from mnemoscope.stats import FEWEST_GROUPS, FIGURE, Estimate, frame_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, facts_of, identity_of
 from mnemoscope.study.records import Model
-from mnemoscope.study.settings import DRAWS_BESIDE, GraftSettings
+from mnemoscope.study.settings import DRAWS_BESIDE, GraftSettings, StudySettings
 from mnemoscope.study.stages import stage_named
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.draw import order_keys
@@ -206,8 +207,10 @@ def graft_stage(study: Study, models: Models) -> None:
     UserError: no reference model, one of another shape, or too few memorized sequences.
     """
     _check_twin(study, models)
-    with study.finishing("graft") as counts:
-        counts |= _conclude(study, *make_grafts(study, models))
+    started = time.monotonic()
+    parts, made = make_grafts(study, models)
+    with study.finishing("graft", since=started) as counts:  # earlier ones stay until here
+        counts |= _conclude(study, parts, made)
     ask_reference(study, models)
     study.forget("report")  # the report includes the grafts
 
@@ -221,7 +224,7 @@ def make_grafts(
     """
     n_tried = _check_twin(study, models)
     store, wanted = graft_store(study), study.settings
-    opened = Opened(partial(open_pair, study.folder, models))
+    opened = Opened(partial(open_pair, study.folder, models, study.settings))
     anatomy = _anatomy(study, models)
     needs = Needs(
         threads=1, gpus=current_executor().gpus(wanted.model.device, wanted.model.device_map)
@@ -576,12 +579,13 @@ class Loaded(NamedTuple):
     progress: Progress = SILENT  # counts sequences that were scanned
 
 
-def open_pair(folder: Path, models: Models) -> Loaded:
-    """Both models, laid out for grafts, and the sequences.
+def open_pair(folder: Path, models: Models, settings: StudySettings | None = None) -> Loaded:
+    """Both models, laid out for grafts, and the sequences; `settings` are the study's unless given.
 
     Raises UserError: models of different shapes, or too few memorized sequences.
     """
     study = Study(folder)
+    study.settings = settings or study.settings  # a graft made anew leaves those in the folder
     model, twin = models.model(), models.reference(None)
     assert twin is not None
     pairs = {

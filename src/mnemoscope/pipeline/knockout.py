@@ -6,6 +6,7 @@ is kept in `knockout/` under a hash of its inputs, so a stopped run resumes.
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -37,14 +38,14 @@ from mnemoscope.localize.cut import (
 )
 from mnemoscope.maps.shape import copy_edges
 from mnemoscope.maps.triangle import unpack_triangle
-from mnemoscope.pipeline.causes import KNOCKOUT_FILE, SPECIFICITY_FILE, own_statements, statements
+from mnemoscope.pipeline.causes import KNOCKOUT_FILE, SPECIFICITY_FILE, cut_verdicts, own_statements
 from mnemoscope.pipeline.deltas import StoredDelta, load_deltas
 from mnemoscope.pipeline.label import LABELS_FILE, samples_of
 from mnemoscope.pipeline.localize import rank_edges
 from mnemoscope.pipeline.stored_maps import open_maps
 from mnemoscope.pipeline.train import sample_rows
 from mnemoscope.progress import Progress, say
-from mnemoscope.stats import FIGURE, NO_ESTIMATE, Estimate, frame_of, rows_of
+from mnemoscope.stats import FIGURE, NO_ESTIMATE, Estimate, difference_of, frame_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy.groups import find_groups
@@ -166,15 +167,19 @@ def specificity_rows(
             name: share([_broken(outcomes[kinds["decisive", name, strength][0]], own)], own)
             for name in others
         }
-        beyond = broken[own] - np.mean(by_equal_mass[own], axis=0)
+        of_own, by_random = share([broken[own]], own), share(by_equal_mass[own], own)
+        differs = broken[own] - np.mean(by_equal_mass[own], axis=0)
+        beyond = share([differs], own)
+        if np.ptp(differs) == 0:  # all resamples are alike
+            beyond = difference_of(of_own, by_random)
         row: dict[str, object] = {
             **decisive.sample._asdict(),
             "by": by,
             "class": own,
             "strength": strength,
-            "broken_own": share([broken[own]], own),
-            "broken_own_equal_mass": share(by_equal_mass[own], own),
-            "beyond_equal_mass": share([beyond], own),
+            "broken_own": of_own,
+            "broken_own_equal_mass": by_random,
+            "beyond_equal_mass": beyond,
             "broken_others": _as_json(others),
             "broken_own_by_others": _as_json(by_others),
             "specificity": NO_ESTIMATE,
@@ -223,34 +228,35 @@ def knockout_stage(study: Study, models: Models) -> None:
     """
     study.require("localize")
     model, wanted = models.model(study), study.settings.knockout
-    with study.finishing("knockout") as counts:
-        rows, indices = [], []
-        for subject in _subjects(study, model):
-            cuts = list(_cuts(subject, study))
-            units = [_unit(study, subject, cut, edges) for cut, edges in cuts]
-            found = run_units(
-                units,
-                UnitStore(study.folder / "knockout", study.owner),
-                Opened(lambda: (study, model, subject)),  # noqa: B023 - used in this turn
-                label=f"Cutting ({subject.delta.shown})",
-                noun="cuts",
-                executor=LocalExecutor(),
-            )
-            outcomes = {
-                cut: subject.tried.hstack(one.table.select(_COLUMNS))
-                for (cut, _), one in zip(cuts, found, strict=True)
-            }
-            sizes = {cut: _size(edges, subject) for cut, edges in cuts}
-            names, by, seed = tuple(subject.mass), wanted.by, wanted.seed
-            rows += list(cut_rows(names, outcomes, sizes, by=by, seed=seed))
-            indices += list(specificity_rows(names, outcomes, by=by, seed=seed))
+    started = time.monotonic()
+    rows, indices = [], []
+    for subject in _subjects(study, model):
+        cuts = list(_cuts(subject, study))
+        units = [_unit(study, subject, cut, edges) for cut, edges in cuts]
+        found = run_units(
+            units,
+            UnitStore(study.folder / "knockout", study.owner),
+            Opened(lambda: (study, model, subject)),  # noqa: B023 - used in this turn
+            label=f"Cutting ({subject.delta.shown})",
+            noun="cuts",
+            executor=LocalExecutor(),
+        )
+        outcomes = {
+            cut: subject.tried.hstack(one.table.select(_COLUMNS))
+            for (cut, _), one in zip(cuts, found, strict=True)
+        }
+        sizes = {cut: _size(edges, subject) for cut, edges in cuts}
+        names, by, seed = tuple(subject.mass), wanted.by, wanted.seed
+        rows += list(cut_rows(names, outcomes, sizes, by=by, seed=seed))
+        indices += list(specificity_rows(names, outcomes, by=by, seed=seed))
+    with study.finishing("knockout", since=started) as counts:  # earlier ones stay until here
         table = frame_of(rows, schema_of(KNOCKOUT_COLUMNS))
         study.write(KNOCKOUT_FILE, table, KNOCKOUT_COLUMNS)
         specific = frame_of(indices, schema_of(SPECIFICITY_COLUMNS))
         study.write(SPECIFICITY_FILE, specific, SPECIFICITY_COLUMNS)
         counts |= {"rows": len(rows), "taxonomies": len({row["taxonomy"] for row in rows})}
     study.forget("report")  # the report includes the knockout
-    for line in (*statements(rows_of(specific)), *own_statements(study.read(KNOCKOUT_FILE))):
+    for line in (*cut_verdicts(specific), *own_statements(study.read(KNOCKOUT_FILE))):
         say(line)
 
 

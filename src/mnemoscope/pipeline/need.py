@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import polars as pl
 
-from mnemoscope.benchmark.gain import POWER, SPREAD, expected_seen
+from mnemoscope.benchmark.gain import POWER, SPREAD, SPREADS, expected_seen
 from mnemoscope.benchmark.verdict import EFFECT
 from mnemoscope.data.features import add_features, is_available
 from mnemoscope.data.table import has_values
@@ -283,15 +283,16 @@ def _power(
         )
     n_asked: list[int] = []
     sees, known = [], None if measured is None else measured_spread(measured)
-    spread = SPREAD if known is None else known
+    spreads = SPREADS if known is None else (known,)
     for n_drawn in (min(n_most, label.per_class), min(label.minimum, label.per_class)):
         n = n_drawn if is_folds else max(2, n_drawn * label.n_eval // label.per_class)
         if drawn and not n_asked:
             n = drawn[1]
         n_trained = n_drawn * (1 - 1 / N_FOLDS) if is_folds else n_drawn - n
         n_asked.append(n)
+        seen = (expected_seen(n, n_trained, n_classes) * one / SPREAD for one in spreads)
         sees.append(
-            f"about {nats(expected_seen(n, n_trained, n_classes) * spread / SPREAD)}"
+            f"about {' to '.join(map(nats, seen))}"
             if n >= FEWEST_GROUPS
             else f"nothing, for a verdict needs {FEWEST_GROUPS}"
         )
@@ -303,11 +304,14 @@ def _power(
     equal = ""
     if n_sequences is not None and not drawn and n_most < label.per_class:
         equal = f" (at most, if the {n_sequences:,} are {n_classes} classes of one size)"
-    how = f"Gains differ by {spread:.2g} nats (standard deviation) from sequence to sequence, "
+    how = f"Gains differ by {spreads[0]:.2g} nats (standard deviation) from sequence to sequence, "
     how += f"trainings included, as measured in {measured.folder}." if measured else ""
     if known is None:
-        how = f"Assumed, not measured: gains differ by {SPREAD:g} nats (standard deviation) from "
-        how += "sequence to sequence; where they differ more, a study sees less."
+        low, high = SPREADS
+        how = (
+            f"Assumed, not measured: gains differ by {low:g} to {high:g} nats (standard deviation) "
+        )
+        how += "from sequence to sequence, as in studies of known truth (docs/verdicts.md)."
     return (
         f"the least gain that counts is {EFFECT:g} nats a sequence. With {n_asked[0]:,} evaluation "
         f"sequences of each class{equal} a study sees {sees[0]} in {100 * POWER:g} % of cases; "

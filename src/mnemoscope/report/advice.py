@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from mnemoscope.benchmark.gain import times_wanted
 from mnemoscope.benchmark.verdict import EFFECT, wants_trainings
+from mnemoscope.data.folders import in_folders, unrepeated
 from mnemoscope.data.table import whole_mask
 from mnemoscope.files import free_name
 from mnemoscope.localize.grafts import FEWEST_WALKS, Finding
@@ -25,9 +26,10 @@ from mnemoscope.pipeline.causes import (
     spoken_strength,
 )
 from mnemoscope.pipeline.label import SampleEntry, nothing_to_train, samples_of
-from mnemoscope.pipeline.reference import is_swapped
+from mnemoscope.pipeline.reference import also_repeated, is_swapped
+from mnemoscope.progress import read_note
 from mnemoscope.stats import FEWEST_GROUPS, rows_of
-from mnemoscope.study.folder import Study
+from mnemoscope.study.folder import NOTE_FILE, Study
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
 from mnemoscope.study.stages import STAGES, rests_on
 from mnemoscope.taxonomy.names import NON_MEMO
@@ -93,6 +95,9 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     folder, is_whole = shlex.quote(str(place)), study.is_done("localize")
     if is_swapped(study):
         yield _swap(study, place)
+    begun = {one: said for one in ("graft", "knockout") if (said := _begun(study, one))}
+    for stage, said in begun.items():
+        yield Step(said, f"mnemoscope {stage} {folder}")
     grafts = list(_grafts(study, folder))
     open_ones = {one.question: one for one in reversed([*deciding(study, place)]) if one.command}
     # One a question, and where the same command answers two of them the first.
@@ -113,7 +118,7 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
         yield from sorted(steps, key=lambda one: "OTHER_TEXTS" in one.command)
     else:
         yield from grafts
-    if is_whole and not study.is_done("knockout"):
+    if is_whole and not study.is_done("knockout") and "knockout" not in begun:
         why = "Cut the attention that decides, and see what breaks"
         yield Step(why, f"mnemoscope knockout {folder}")
     if is_whole:
@@ -134,12 +139,27 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
         yield Step("Find what this model repeats of documents of your own", command)
 
 
+def _begun(study: Study, stage: str) -> str:
+    """Say that grafts or knockouts that are not done were begun; empty where they were not."""
+    is_there = any((study.folder / stage).glob("[!.]*.json")) and not study.is_done(stage)
+    is_open = why_no_grafts(study) is None and study.settings.reference is not None
+    if not is_there or not (is_open if stage == "graft" else study.is_done("localize")):
+        return ""
+    return f"Go on with {stage}, which was begun{_how_far(study, stage)}: what is made is kept"
+
+
+def _how_far(study: Study, stage: str) -> str:
+    """How far a stage is that was stopped, in brackets, where that is known."""
+    note = read_note(study.folder / NOTE_FILE)
+    return f" ({note['words']})" if note and note["stage"] == stage else ""
+
+
 def _grafts(study: Study, folder: str) -> Iterator[Step]:
     """The grafts of a study that has none, where they can be made."""
     if study.is_done("graft"):
         yield from untried_parts(study, folder)
         return
-    if why_no_grafts(study) is not None:
+    if why_no_grafts(study) is not None or _begun(study, "graft"):
         return
     what = "Which parts of the model hold each class"
     if not _has_two_classes(study):
@@ -168,9 +188,9 @@ def untried_parts(study: Study, folder: str) -> Iterator[Step]:
     left += [] if any("layers." in one for one in tried) else ["single layers"]
     why = f"Grafts so far: {', '.join(map(whole_kind, tried))}"
     why += f"; not tried: {', '.join(left)}" if left else ""
-    yield Step(
-        f"{why}. These and every part of every layer", f"mnemoscope graft {folder} --full --redo"
-    )
+    begun = _how_far(study, "graft")
+    why += f". {f'Go on{begun} with these' if begun else 'These'} and every part of every layer"
+    yield Step(why, f"mnemoscope graft {folder} --full --redo")
 
 
 def steps_from_here(study: Study) -> Iterator[Step]:
@@ -473,8 +493,12 @@ def _decide_cuts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Deci
     yield Deciding(*key, *_more_of(study, place, entry, {name: wanted}, why, (more,)))
 
 
-_ITSELF = "lists, tables and other texts whose beginnings tell how they go on"
-_KINDS_OF_TEXT = {NON_MEMO: "texts that the model never read", "Guess": _ITSELF}
+_GUESSED = "Guess"
+_KINDS_OF_TEXT = {
+    NON_MEMO: "texts that the model never read",
+    _GUESSED: "lists, tables and other texts whose beginnings tell how they go on",
+}
+_READ = "texts that the model read many times"
 
 
 def _more_of(
@@ -500,11 +524,24 @@ def _more_of(
     if not wanting:
         return _more_texts(study, place, f"{why}; near duplicates count once", "more texts", sets)
     said = ", ".join(f"{count(n)} of {name}" for name, n in wanting.items())
-    read = "texts that the model read many times"
-    what = " and ".join(dict.fromkeys(_KINDS_OF_TEXT.get(one, read) for one in wanting))
+    kinds, apart = dict(_KINDS_OF_TEXT), unrepeated(study.sequences)
+    also = also_repeated(study)
+    if apart and _GUESSED in wanting and not (also and also.n):
+        # Nothing comes out here without having been read, so what can be guessed is no exception.
+        beside = ", the reference nothing of what it repeats" if also else ""
+        said += f". The model repeats nothing of {in_folders(apart)}{beside}: texts that it never "
+        said += "read, lists and tables too, will hardly give any"
+        kinds[_GUESSED] = f"{_READ} and whose beginnings tell how they go on, such as lists"
+        if not counts.get(_GUESSED):
+            said += f", and no number of texts like these gives {_GUESSED}"
+    what = " and ".join(dict.fromkeys(kinds.get(one, _READ) for one in wanting))
     n_more = None
     if all(counts.get(one) for one in wanting):
-        n_more = rounded(max(n / counts[one] for one, n in wanting.items()) * rows)
+        times = {one: n / counts[one] for one, n in wanting.items()}
+        n_more = rounded(max(times.values()) * rows)
+        if apart:  # what is repeated comes of the other texts, what is not of texts like these
+            of_read = max((n for one, n in times.items() if one != NON_MEMO), default=0)
+            n_more = rounded(of_read * (rows - sum(apart.values())) + wanting.get(NON_MEMO, 0))
         what += f"; of texts like these about {count(n_more)} more sequences"
     return _more_texts(study, place, f"{why}. Wanting: {said}", what, sets, n_more)
 

@@ -38,7 +38,9 @@ from mnemoscope.pipeline.benchmark import INPUTS_FILE, load_comparison
 from mnemoscope.pipeline.causes import (
     KNOCKOUT_FILE,
     SPECIFICITY_FILE,
+    CutVerdict,
     OwnCut,
+    cut_verdict,
     of_json,
     own_cuts,
     own_statements,
@@ -241,6 +243,7 @@ class Knockout:
     spoken: float  # the strength that the sentences speak of, nearest to 1 %
     indices: Sequence[Facts] = ()  # of specificity
     copies: Sequence[Facts] = ()  # a row a class beside its controls
+    verdicts: Mapping[str, CutVerdict] = field(default_factory=dict)  # of each class
     statements: Sequence[str] = ()  # at the strength that is spoken of
     further: Sequence[str] = ()  # at the others
     own: Sequence[str] = ()  # of each sequence's own edges
@@ -624,6 +627,9 @@ def knockout_of(study: Study, sample: SampleKey) -> Knockout | None:
             row | {"broken_others": dict(of_json(row, "broken_others"))} for row in rows_of(indices)
         ],
         copies=[row | {"random": random[one], "equal": equal[one]} for one, row in own.items()],
+        verdicts={
+            one: cut_verdict(list(rows_of(indices)), one) for one in indices["class"].unique()
+        },
         statements=said[True],
         further=said[False],
         own=[_told(line, sample.taxonomy) for line in own_statements(rows)],

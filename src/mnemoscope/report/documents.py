@@ -1,11 +1,11 @@
 """What is repeated of each folder and each document, where the sequences name several."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import polars as pl
 
+from mnemoscope.data.folders import top_folders
 from mnemoscope.data.table import has_values
 from mnemoscope.report.tables import Cell, Table
 from mnemoscope.stats import Estimate, share_true
@@ -39,7 +39,7 @@ def by_document(
         return [], []
     rows = table.select("is_memorized", pl.col("document").fill_null("no document"))
     names = rows["document"].unique().to_list()
-    top = _top_folders(names)
+    top = top_folders(names)
     rows = rows.with_columns(folder=pl.col("document").replace_strict(top, return_dtype=pl.String))
     few_folders = 1 < len(set(top.values())) <= _MOST_ROWS
     few_documents = len(names) <= min(_MOST_ROWS, rows.height - 1)
@@ -68,17 +68,6 @@ def by_document(
         counted("folder") if few_folders else [],
         counted("document") if few_documents else [],
     )
-
-
-def _top_folders(names: Sequence[str]) -> dict[str, str]:
-    """Of each document the first folder in which they differ; `./` where it stands in none."""
-    parts = {one: PurePosixPath(one).parts[:-1] for one in names}
-    shared = 0
-    while len({one[shared : shared + 1] for one in parts.values()}) == 1 and all(
-        len(one) > shared for one in parts.values()
-    ):
-        shared += 1
-    return {name: f"{one[shared]}/" if len(one) > shared else "./" for name, one in parts.items()}
 
 
 def folder_sentence(folders: Sequence[Counted]) -> str:

@@ -35,12 +35,12 @@ _SHARE = ["survive", "low", "high"]
 def graft_of(study: Study, taxonomy: str) -> Facts | None:
     """What parts of the twin break of each class of a taxonomy; None where that was not tried.
 
-    `rows` are parts, those first whose finding says most: `cells` the survival of each memorized
-    class with the twin's part, `random` under random changes as large, `found` the row of its
-    strongest finding (None with one class). `first` is that of all parts (None where no two classes
-    can be compared), `doses` are as `_doses` gives them, `truth` the sentence by truth and
-    `by_truth` the row that it rests on (None: not known), `patches`, None where there are none, as
-    `_patches_of`.
+    `classes` are the memorized ones and `counts` the sequences tried of each. `rows` are parts,
+    those first whose finding says most: `cells` the survival of each class with the twin's part,
+    `random` under random changes as large, `found` the row of its strongest finding (None with one
+    class). `first` is that of all parts (None where no two classes can be compared), `doses` are as
+    `_doses` gives them, `truth` the sentence by truth and `by_truth` the row that it rests on
+    (None: not known), `patches`, None where there are none, as `_patches_of`.
     """
     manifest = study.manifest("graft")
     if manifest is None or not study.is_done("graft"):
@@ -51,6 +51,7 @@ def graft_of(study: Study, taxonomy: str) -> Facts | None:
     if rows.is_empty():
         return None
     inside = rows.filter(pl.col("part") != "", direction=INTO_MODEL)
+    counts = dict(inside.select("class", "n").unique(maintain_order=True).iter_rows())
     every = study.read(GRAFT_SPECIFICITY_FILE)
     specific, by_truth = (every.filter(taxonomy=one) for one in (taxonomy, TRUTH))
     found: dict[str, Facts] = {}
@@ -63,7 +64,8 @@ def graft_of(study: Study, taxonomy: str) -> Facts | None:
     plain_twin = dict(brought.filter(part="").select("class", "survive").iter_rows())
     appear = brought.filter(pl.col("part") != "").sort("survive", descending=True)
     return {
-        "classes": inside["class"].unique(maintain_order=True).to_list(),
+        "classes": list(counts),
+        "counts": counts,
         "rows": shown,
         "first": first,
         "doses": [

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
 from mnemoscope.report.answer import as_sentence
-from mnemoscope.report.content import Knockout, ReportContent, Standing, TaxonomyResult
+from mnemoscope.report.content import ReportContent, Standing, TaxonomyResult
 from mnemoscope.report.style import PAPER_COLOURS, class_colour
 from mnemoscope.stats import FEWEST_GROUPS, NO_ESTIMATE, Estimate
 from mnemoscope.store import Facts
@@ -290,53 +290,22 @@ def _cuts(content: ReportContent, lead: int | None) -> Iterator[Badge]:
     number = lead if lead in cut else cut[0]
     taxonomy, view = content.taxonomies[number - 1], content.taxonomies[number - 1].knockout
     rows = [one for one in view.indices if one["strength"] == view.spoken] if view else []
-    if not rows:
+    if not view or not rows:
         return
     sizes = {one["name"]: one["n_sequences"] for one in taxonomy.classes}
     row = max(rows, key=lambda one: sizes.get(one["class"], 0))
-    value, low, high = row["beyond_equal_mass"]
-    looks = Standing.UNDECIDED
-    if low is not None and low > 0:
-        looks = Standing.BEYOND
-    elif high is not None and high < 0:
-        looks = Standing.WORSE
-    others = "".join(f" and {_left(one)} of {name}" for name, one in row["broken_others"].items())
-    said = (
-        f"the {row['strength']:g} % most decisive for {row['class']} break "
-        f"{_left(row['broken_own'])} of it{others}; random edges that hold as much attention break "
-        f"{_left(row['broken_own_equal_mass'])} of it"
-    )
-    if looks is Standing.UNDECIDED and value is not None:
-        said += ", so whether these do more is undecided"
-    said += _other_strengths(view, row) if view else ""
+    does, said = view.verdicts[row["class"]]
+    looks = {"more": Standing.BEYOND, "less": Standing.WORSE}.get(does, Standing.UNDECIDED)
     under = _under(content, number) if len(content.taxonomies) > 1 else ""
     target = f"taxonomy-{number}-knockout"
     yield Badge(CUTS, said + under, looks, target, *_deciding(content, "cuts", taxonomy))
-    for own in view.own_cuts if view else ():
+    for own in view.own_cuts:
         if own.name != row["class"] or None in (*own.own, *own.equal, *own.another):
             continue
         looks = Standing.UNDECIDED
         if all((own.own.low or 0) > (one.high or 0) for one in (own.equal, own.another)):
             looks = Standing.BEYOND
         yield Badge(OWN_CUTS, own.words + under, looks, target)
-
-
-def _other_strengths(view: Knockout, row: Mapping[str, Any]) -> str:
-    """Why this strength is spoken of, and at which others the answer is decided."""
-    if len(view.strengths) < 2:
-        return ""
-    found: dict[str, list[str]] = {}
-    for one in view.indices:
-        _, low, high = one["beyond_equal_mass"]
-        if one["class"] != row["class"] or one["strength"] == view.spoken or low is None:
-            continue
-        does = "more" if low > 0 else "less" if high < 0 else ""
-        if does:
-            found.setdefault(does, []).append(f"{one['strength']:g}")
-    said = f"; of {len(view.strengths)} strengths the one nearest to 1 % is named"
-    for does, at in found.items():
-        said += f", at {' and '.join(at)} % the decisive ones break {does} than random ones"
-    return said
 
 
 def _of_classes(content: ReportContent, number: int, lead: int | None) -> str:

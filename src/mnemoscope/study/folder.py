@@ -360,13 +360,14 @@ class Study:
             )
 
     @contextmanager
-    def finishing(self, stage: str) -> Iterator[dict[str, object]]:
+    def finishing(self, stage: str, *, since: float | None = None) -> Iterator[dict[str, object]]:
         """Time a stage and, if the block succeeds, write its manifest with the yielded counts.
 
-        What the block writes (`write`) is the stage's, and named by the manifest.
+        What the block writes (`write`) is the stage's, and named by the manifest; an earlier one
+        is dropped first. `since` is when the work began (`time.monotonic`), unless it is now.
         """
         counts: dict[str, object] = {}
-        started = time.monotonic()
+        started = time.monotonic() if since is None else since
         self.store.forget(f"manifests/{stage}")
         with self.store.making(f"manifests/{stage}") as self._making:
             try:

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.columns import Column
+from mnemoscope.data.folders import in_folders, unrepeated
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.taxonomy.draw import Draw, Pool, draw_balanced, draw_lots, order_keys
@@ -460,14 +461,20 @@ def _how_much_more(
         return f" How much more text that takes cannot be foreseen: no {said} was found here."
     fewest = n_usable or min(counts[name] for name in classes)
     times = max(asked.needed / fewest, (asked.n_folds or 2) / max(1, min(n_units, default=1)))
-    n_more = rounded((times - 1) * frame.height)
+    is_read = counts[classes[0]] > min(counts.values())  # what is scarce is memorized
+    apart = unrepeated(frame) if is_read else {}
+    n_rows = frame.height - sum(apart.values())
+    n_more = rounded((times - 1) * n_rows)
     if n_more < 1:
         return ""
     length = frame["text"].str.len_chars().mean() if "text" in frame.columns else None
     said = f", {rounded(n_more * float(length)):,} characters" if isinstance(length, float) else ""
+    beside, like = "", "text like this"
+    if apart:
+        beside, like = f" beside {in_folders(apart)}, of which nothing is repeated", "such text"
     return (
-        f" At the rate found here ({fewest:,} of the scarcest class usable in {frame.height:,}) "
-        f"that takes about {n_more:,} more sequences of text like this{said}."
+        f" At the rate found here ({fewest:,} of the scarcest class usable in {n_rows:,}{beside}) "
+        f"that takes about {n_more:,} more sequences of {like}{said}."
     )
 
 

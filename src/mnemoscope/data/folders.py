@@ -1,0 +1,59 @@
+"""Which folder a sequence's document stands in, and of which folders nothing is repeated."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+import polars as pl
+
+from mnemoscope.data.table import has_values
+from mnemoscope.stats import FEWEST_GROUPS, share_true
+
+_MOST_NAMED = 3
+
+
+def top_folders(names: Sequence[str]) -> dict[str, str]:
+    """Of each document the first folder in which they differ; `./` where it stands in none."""
+    parts = {one: PurePosixPath(one).parts[:-1] for one in names}
+    shared = 0
+    while len({one[shared : shared + 1] for one in parts.values()}) == 1 and all(
+        len(one) > shared for one in parts.values()
+    ):
+        shared += 1
+    return {name: f"{one[shared]}/" if len(one) > shared else "./" for name, one in parts.items()}
+
+
+def unrepeated(table: pl.DataFrame) -> dict[str, int]:
+    """Sequences of each folder of which nothing is repeated while of the others something is.
+
+    Of documents where all stand in one folder. One counts only where it has ten sequences or more,
+    and its share, 0, an interval that ends below the share of the others (Wilson, for all folders
+    together at 95 %). Empty for a
+    table without `document` or `is_memorized`.
+
+    >>> documents, repeated = ["new/a"] * 60 + ["read/b"] * 40, [False] * 60 + [True] * 40
+    >>> unrepeated(pl.DataFrame({"document": documents, "is_memorized": repeated}))
+    {'new/': 60}
+    """
+    if "is_memorized" not in table.columns or not has_values(table, "document"):
+        return {}
+    rows = table.select("is_memorized", source=pl.col("document").fill_null("no document"))
+    top = top_folders(rows["source"].unique().to_list())
+    if len(set(top.values())) > 1:
+        rows = rows.with_columns(pl.col("source").replace_strict(top, return_dtype=pl.String))
+    of = rows.group_by("source").agg(n=pl.len(), repeated=pl.sum("is_memorized")).sort("source")
+    none = {str(name): int(n) for name, n, repeated in of.rows() if not repeated}
+    others = rows.height - sum(none.values())
+    share = int(rows["is_memorized"].sum()) / others if others else 0.0
+    ends = {one: share_true([False] * n, n_judged=of.height).high or 0.0 for one, n in none.items()}
+    return {one: n for one, n in none.items() if n >= FEWEST_GROUPS and ends[one] < share}
+
+
+def in_folders(found: Mapping[str, int]) -> str:
+    """Say how many sequences of which folders.
+
+    >>> in_folders({"new/": 77, "lists/": 322})
+    'the 77 of new/ and the 322 of lists/'
+    """
+    if len(found) > _MOST_NAMED:
+        return f"{sum(found.values()):,} of {len(found)} folders or documents"
+    return " and ".join(f"the {n:,} of {name}" for name, n in found.items())
