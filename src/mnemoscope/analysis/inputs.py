@@ -79,6 +79,7 @@ class AnalysisInputs:
         has_model: whether there is a model to ask; else labels and perplexities are the table's.
         maps: the model's stored attention, None without stage capture; read it by `stored_maps`.
         reference_maps: the reference's, where it was captured and is the one of `others`.
+        given_columns: of a classifier's rows, what the user's table held.
         shelf: keeps frames that are expensive to compute, across analyses and runs:
             `shelf(name, basis, make)` gives the frame kept under the hash of name and basis, else
             what `make()` gives. The basis holds all that decides the frame: `lm.basis`, ids
@@ -99,6 +100,7 @@ class AnalysisInputs:
     has_model: bool = True
     maps: "MapStore | None" = None
     reference_maps: "MapStore | None" = None
+    given_columns: tuple[str, ...] = ()
     shelf: ResultCache = lambda _name, _basis, make: make()
     forwards: Forwards = field(default_factory=Forwards)
 

@@ -4,9 +4,14 @@ Source: "PSMI", arXiv 2409.18858 (ECAI 2025); section 2 of the related work: poi
 information of the hidden state at the predicting token and the label, by layer; low predicts
 memorized. Here the state at the last token of the prefix and the first token of the suffix.
 Controls: shuffled labels, pairs that share their label, a model that never saw the sequences.
+As in the paper it can be asked of a fitted classifier too: states that its head reads, the label
+that each row was trained with, loss, margin and entropy beside it, the network before it was fitted
+as the control.
 Run it: mnemoscope analyze psmi STUDY --second MODEL
+or: mnemoscope analyze psmi CLASSIFIER --rows TABLE --set truth=COLUMN
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -22,12 +27,16 @@ from mnemoscope.plugin import (
     AnalysisResult,
     AnalysisSettings,
     Chart,
+    Classified,
+    Encoded,
     LanguageModel,
     Series,
     classes_of,
+    classify,
     draw_rows,
     draw_within,
     estimate_of,
+    fit_classifier,
     frame_of,
     hidden_states,
     look_up,
@@ -56,17 +65,12 @@ _MOST_AT_ONCE = 4_000_000
 _Floats = npt.NDArray[np.float64]
 
 
-class Settings(AnalysisSettings):
-    """Settings of `psmi`."""
+class _Directions(AnalysisSettings):
+    """Settings of either."""
 
     n_sequences: int | None = Field(
         default=5000, ge=20, description="Sequences drawn by the seed; null: all."
     )
-    taxonomy: str | None = Field(
-        default=None,
-        description="Whose classes the means are given of; null: the study's first with two large.",
-    )
-    minimum: int = Field(default=20, ge=2, description="Sequences that a label needs.")
     n_layers: int = Field(
         default=8, ge=1, description="At most so many layers, evenly spread, the last among them."
     )
@@ -80,6 +84,38 @@ class Settings(AnalysisSettings):
         description="Where the automatic stop gives up; the published package has no such end.",
     )
     n_resamples: int = Field(default=500, ge=50, description="Resamples of every interval.")
+
+
+class Settings(_Directions):
+    """Settings of `psmi` on a study."""
+
+    taxonomy: str | None = Field(
+        default=None,
+        description="Whose classes the means are given of; null: the study's first with two large.",
+    )
+    minimum: int = Field(default=20, ge=2, description="Sequences that a label needs.")
+
+
+class RowSettings(_Directions):
+    """Settings of `psmi` on a classifier's rows."""
+
+    truth: str | None = Field(
+        default=None,
+        description="The column that says which rows are memorized or mislabelled: true or false; "
+        "null where it is not known.",
+    )
+    shadows: int = Field(
+        default=0,
+        ge=0,
+        description="Without such a column: classifiers trained on half of the rows each, whose "
+        "margins on the rows in and out say which are memorized.",
+    )
+    share: float = Field(
+        default=0.1, gt=0, lt=1, description="Rows that count as memorized by shadows."
+    )
+    epochs: int = Field(default=10, ge=1, description="Passes of a shadow over its half.")
+    learning_rate: float = Field(default=5e-5, gt=0, description="Of shadows.")
+    batch: int = Field(default=16, ge=1, description="Rows in a step of a shadow.")
 
 
 class Sliced(NamedTuple):
@@ -229,8 +265,12 @@ def within_labels(
     return estimate_of(whole, [auc(one) for one in drawn], 0.025)
 
 
-def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
-    """Sequences whose label enough of them share, once under each model."""
+def forwards(inputs: AnalysisInputs, settings: Settings | RowSettings) -> int:
+    """Sequences whose label enough of them share, once under each model; those of a classifier."""
+    if isinstance(settings, RowSettings):
+        n = draw_rows(inputs.table, settings.n_sequences, settings.seed).height
+        halves = settings.epochs * (n // 2) + n
+        return (1 + len(inputs.others)) * n + settings.shadows * halves
     labelled = _labelled(_drawn(inputs, settings), inputs.prefix, settings)
     return (1 + len(inputs.others)) * labelled.height
 
@@ -240,11 +280,13 @@ def _drawn(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
     return draw_rows(known, settings.n_sequences, settings.seed)
 
 
-def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
+def analyse(inputs: AnalysisInputs, settings: Settings | RowSettings) -> AnalysisResult:
     """Give PSMI of every layer's states with the label, under the model and any other.
 
     Raises UserError: too few rows share a label, nothing or everything is memorized.
     """
+    if isinstance(settings, RowSettings):
+        return _of_rows(inputs, settings)
     classes, rows = _classes(inputs, settings), _drawn(inputs, settings)
     named = _labelled(look_up(rows, classes), inputs.prefix, settings)
     frames = [_of_model(inputs, lm, named, name, settings) for name, lm in inputs.models()]
@@ -252,10 +294,12 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     values = named.select("sequence_id", "is_memorized", "label", "class").with_columns(
         column for _, columns in frames for column in columns
     )
-    layers = _beyond(layers, values, inputs.near_duplicates(named["sequence_id"]), settings)
+    beside = inputs.others[0].name if len(inputs.others) == 1 else None
+    near = inputs.near_duplicates(named["sequence_id"])
+    layers = _beyond(layers, values, near, settings, beside=beside)
     means = _class_means(inputs, named, values, settings)
     return AnalysisResult(
-        sentence=_sentence(layers),
+        sentence=_sentence(layers, beside),
         frames={"layers": layers, "classes": means, "sequences": values},
         figures=tuple(_figures(layers, means)),
         further=tuple(_further(layers, means, rows.height, named, settings)),
@@ -307,10 +351,22 @@ def _of_model(
         attention_mask=None if mask is None else mask[:, : inputs.prefix],
     )
     states = np.concatenate([batch[:, :, 0] for batch in batches])
+    near = inputs.near_duplicates(rows["sequence_id"])
+    return _of_states(states, layers, rows, near, model, settings)
+
+
+def _of_states(
+    states: npt.NDArray[np.float32],
+    layers: list[int],
+    rows: pl.DataFrame,
+    near: npt.NDArray[np.int64],
+    model: str,
+    settings: _Directions,
+) -> tuple[pl.DataFrame, list[pl.Series]]:
+    """The same of states (n, layers, width)."""
     label, memorized = rows["label"].to_numpy(), rows["is_memorized"].to_numpy()
     shuffled = np.random.default_rng(settings.seed).permutation(label)
     draws = settings.model_dump(include={"seed", "n_resamples"})
-    near = inputs.near_duplicates(rows["sequence_id"])
     asked = settings.model_dump(include={"seed", "max_directions"})
     lines, columns = [], []
     with track(f"Directions, {model}", total=len(layers), unit="layers") as progress:
@@ -334,27 +390,39 @@ def _of_model(
 
 
 def _beyond(
-    layers: pl.DataFrame, values: pl.DataFrame, near: npt.NDArray[np.int64], settings: Settings
+    layers: pl.DataFrame,
+    values: pl.DataFrame,
+    near: npt.NDArray[np.int64],
+    settings: _Directions,
+    *,
+    beside: str | None,
 ) -> pl.DataFrame:
-    """Layers with a column `beyond`: the AUC less that of the one other model at the same layer.
+    """Layers with a column `beyond`: the AUC less that of the model `beside` at the same layer.
 
-    Of the same resamples; null where there are several, no such layer, or values are not finite.
+    Of the same resamples; null where there is none, no such layer, or values are not finite.
     """
-    memorized, names = values["is_memorized"].to_numpy(), layers["model"].unique().to_list()
+    memorized = values["is_memorized"].to_numpy()
     rng = np.random.default_rng(settings.seed)
     drawn = draw_within(memorized, rng, settings.n_resamples, groups=near)
 
     def of(row: Mapping[str, Any]) -> Estimate:
-        others = [f"{one}, layer {row['layer']}" for one in names if one != OWN]
-        if row["model"] != OWN or len(others) != 1 or others[0] not in values.columns:
+        names = [f"{one}, layer {row['layer']}" for one in (row["model"], beside)]
+        if row["model"] == beside or not {*names} <= {*values.columns}:
             return Estimate(None)
-        both = [values[one].to_numpy() for one in (f"{OWN}, layer {row['layer']}", others[0])]
-        if not np.isfinite(both).all():
-            return Estimate(None)
-        own, other = (resampled_auc(-one, memorized, drawn) for one in both)
-        return estimate_of(float(own[0] - other[0]), (own - other)[1:], 0.025)
+        own, other = (-values[one].to_numpy() for one in names)
+        return _difference(own, other, memorized, drawn)
 
     return frame_of(row | {"beyond": of(row)} for row in rows_of(layers))
+
+
+def _difference(
+    one: _Floats, other: _Floats, memorized: npt.NDArray[np.bool_], drawn: npt.NDArray[np.int32]
+) -> Estimate:
+    """AUC of high values of one less that of the other, of the same resamples."""
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return Estimate(None)
+    own, beside = (resampled_auc(each, memorized, drawn) for each in (one, other))
+    return estimate_of(float(own[0] - beside[0]), (own - beside)[1:], 0.025)
 
 
 def _layers(n_layers: int, most: int) -> list[int]:
@@ -406,24 +474,27 @@ def _class_means(
     return frame_of(lines)
 
 
-def _sentence(layers: pl.DataFrame) -> str:
+def _sentence(layers: pl.DataFrame, beside: str | None, what: str = "memorization") -> str:
     (last,) = rows_of(layers.filter(model=OWN)[-1:])
     if last["auc"].low is None:
-        words = "too few groups of near duplicates tell whether PSMI goes with memorization"
+        words = f"too few groups of near duplicates tell whether PSMI goes with {what}"
     elif last["auc"].low > 0.5:
-        words = "low PSMI goes with memorization"
+        words = f"low PSMI goes with {what}"
     elif last["auc"].high < 0.5:
-        words = "high PSMI, not low, goes with memorization"
+        words = f"high PSMI, not low, goes with {what}"
     else:
-        words = "PSMI does not go with memorization"
-    beside = ""
+        words = f"PSMI does not go with {what}"
+    compared = ""
     if last["beyond"].value is not None:
-        other = layers["model"].unique(maintain_order=True)[1]
-        beside = f" ({ranged(last['beyond'], digits=3, sign='+')} beside {other})"
+        compared = f" ({ranged(last['beyond'], digits=3, sign='+')} beside {beside})"
+    yes, no = ("where memorized", "where not")
+    if what != "memorization":
+        yes, no = (f"of rows in '{what}'", "of the others")
+    auc = f"{ranged(last['auc'], digits=3)}{compared}"
     return (
-        f"At the last layer {words}: ROC AUC of low PSMI {ranged(last['auc'], digits=3)}{beside}; "
-        f"the mean is {last['memorized']:.2f} nats where memorized, "
-        f"{last['not_memorized']:.2f} where not, and {last['shuffled']:.2f} with labels shuffled."
+        f"At the last layer {words}: ROC AUC of low PSMI {auc}; "
+        f"the mean is {last['memorized']:.2f} nats {yes}, "
+        f"{last['not_memorized']:.2f} {no}, and {last['shuffled']:.2f} with labels shuffled."
     )
 
 
@@ -481,4 +552,204 @@ def _figures(layers: pl.DataFrame, means: pl.DataFrame) -> Iterator[Chart]:
             *series_by(means.filter(model=OWN), "class", "psmi", x="layer"),
             Series(name="labels shuffled", x=plain(null["layer"]), y=plain(null["shuffled"])),
         ),
+    )
+
+
+# -- a classifier's rows ------------------------------------------------------------------------
+
+_LOWEST_PSMI, _NULL = "PSMI, last layer", "PSMI, truth shuffled"
+
+
+def _of_rows(inputs: AnalysisInputs, settings: RowSettings) -> AnalysisResult:
+    """PSMI of the states that a classifier's head reads, and what its answer says, row by row.
+
+    The last of the other models is the network before it was fitted.
+    """
+    rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
+    rows, notes = _with_truth(inputs, rows, settings)
+    near = inputs.near_duplicates(rows["sequence_id"])
+    parts = [_of_classifier(inputs, lm, rows, name, near, settings) for name, lm in inputs.models()]
+    values = rows.select(
+        "sequence_id", "label", "is_memorized", *(one for one in _OF_SHADOWS if one in rows.columns)
+    ).with_columns(column for _, _, columns in parts for column in columns)
+    before = inputs.others[-1].name
+    layers = pl.concat([lines for lines, _, _ in parts])
+    layers = _beyond(layers, values, near, settings, beside=before)
+    scores = pl.concat([scores for _, scores, _ in parts])
+    return AnalysisResult(
+        sentence=_sentence(layers, before, settings.truth or "memorization"),
+        frames={"layers": layers, "scores": scores, "rows": values},
+        figures=tuple(_row_figures(layers, scores)),
+        further=(*_row_notes(layers, scores, values), *notes),
+    )
+
+
+def _of_classifier(
+    inputs: AnalysisInputs,
+    lm: LanguageModel,
+    rows: pl.DataFrame,
+    model: str,
+    near: npt.NDArray[np.int64],
+    settings: RowSettings,
+) -> tuple[pl.DataFrame, pl.DataFrame, list[pl.Series]]:
+    """A row a layer, a row a score, and the values of each row of the table."""
+    layers, memorized = _layers(lm.n_layers, settings.n_layers), rows["is_memorized"].to_numpy()
+    found = _asked(inputs, lm, rows, layers)
+    lines, columns = _of_states(found.states, layers, rows, near, model, settings)
+    lowest, number = -columns[-1].to_numpy(), rows["label_number"].to_numpy()
+    each = {_LOWEST_PSMI: lowest, **_of_logits(found.logits, number), _NULL: lowest}
+    rng = np.random.default_rng(settings.seed)
+    drawn = draw_within(memorized, rng, settings.n_resamples, groups=near)
+    draws = settings.model_dump(include={"seed", "n_resamples"})
+    scores = []
+    for score, high in each.items():
+        truth = rng.permutation(memorized) if score == _NULL else memorized
+        told = separation(-high, truth, groups=near, **draws)
+        beyond = Estimate(None)
+        if high is not lowest:
+            beyond = _difference(lowest, high, memorized, drawn)
+            columns.append(pl.Series(f"{model}, {score}", high))
+        scores.append(
+            {"model": model, "score": score, "n": rows.height, "n_groups": n_groups(near)}
+            | {"auc": told.auc, "fpr": told.fpr, "psmi_beyond": beyond}
+        )
+    columns.append(pl.Series(f"{model}, right", found.logits.argmax(1) == number))
+    return lines, frame_of(scores), columns
+
+
+def _asked(
+    inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, layers: list[int]
+) -> Classified:
+    return classify(
+        lm, token_matrix(rows), whole_mask(rows), layers=layers, batch_size=inputs.batch_size
+    )
+
+
+def _of_logits(logits: _Floats, number: npt.NDArray[np.int64]) -> dict[str, _Floats]:
+    """Scores that are high where a classifier doubts the label, (n,) each."""
+    logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    own = logs[np.arange(len(logs)), number]
+    return {
+        "loss": -own,
+        "margin": -_margin(logs, number),
+        "entropy": -(np.exp(logs) * logs).sum(axis=1),
+    }
+
+
+def _margin(logits: _Floats, number: npt.NDArray[np.int64]) -> _Floats:
+    """Logit of the label less the largest of the others, (n,)."""
+    at = np.arange(len(logits)), number
+    others = logits.copy()
+    others[at] = -np.inf
+    return np.asarray(logits[at] - others.max(axis=1))
+
+
+_OF_SHADOWS = ("margin_in", "margin_out")
+
+
+def _with_truth(
+    inputs: AnalysisInputs, rows: pl.DataFrame, settings: RowSettings
+) -> tuple[pl.DataFrame, list[str]]:
+    """Rows of which it is known, in `is_memorized`, by a column or by shadows; notes."""
+    known = ", ".join(inputs.given_columns)
+    if settings.truth is None:
+        if not settings.shadows:
+            raise UserError(
+                "analyze psmi: which rows are memorized? Name the column that says it (--set "
+                f"truth=COLUMN; there are {known}), or train shadows (--set shadows=16)."
+            )
+        return _by_shadows(inputs, rows, settings)
+    where = f"analyze psmi: column '{settings.truth}' (truth)"
+    if settings.shadows:
+        raise UserError(f"{where} and shadows: each says what is memorized. Give one of them.")
+    if settings.truth not in inputs.given_columns:
+        raise UserError(f"{where}: not there. There are {known}.")
+    column = rows[settings.truth]
+    is_number = column.dtype.is_numeric() and column.drop_nulls().is_in([0, 1]).all()
+    if not (column.dtype == pl.Boolean or is_number):
+        raise UserError(f"{where}: {column.dtype}, where true or false is needed.")
+    found = rows.with_columns(is_memorized=column.cast(pl.Boolean))
+    found = found.filter(pl.col("is_memorized").is_not_null())
+    if found["is_memorized"].n_unique() < 2:
+        raise UserError(f"{where}: the same in all {found.height} rows; some of each are needed.")
+    return found, []
+
+
+def _by_shadows(
+    inputs: AnalysisInputs, rows: pl.DataFrame, settings: RowSettings
+) -> tuple[pl.DataFrame, list[str]]:
+    """Counterfactual memorization: mean margin of the shadows that read a row less the others'.
+
+    Source: Feldman and Zhang 2020 (arXiv 2008.03703); of margins, as the code of 2409.18858 does.
+    """
+    start, number = inputs.models()[-1][1], rows["label_number"].to_numpy()
+    _, group = np.unique(inputs.near_duplicates(rows["sequence_id"]), return_inverse=True)
+    mask = whole_mask(rows)
+    tokens = token_matrix(rows).astype(np.int64)
+    mask = np.ones_like(tokens) if mask is None else mask
+    margins, is_in, right = [], [], []
+    training = settings.model_dump(include={"epochs", "learning_rate"})
+    with track("Shadows", total=settings.shadows, unit="trainings") as progress:
+        for shadow in range(settings.shadows):
+            rng = np.random.default_rng([settings.seed, shadow])
+            own = (rng.permutation(group.max() + 1) < (group.max() + 1) // 2)[group]
+            half = Encoded(tokens[own], mask[own], 0)
+            for lm in fit_classifier(
+                start, half, number[own], batch_size=settings.batch, seed=shadow, **training
+            ):
+                fitted = lm
+            logits = _asked(inputs, fitted, rows, []).logits
+            margins.append(_margin(logits, number))
+            is_in.append(own)
+            right.append([(logits.argmax(1) == number)[side].mean() for side in (own, ~own)])
+            progress.advance()
+    gap, sides = np.array(margins), np.array(is_in)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a row that no shadow read, or all
+        means = [np.nanmean(np.where(side, gap, np.nan), axis=0) for side in (sides, ~sides)]
+    inside, outside = np.mean(right, axis=0)
+    rows = rows.with_columns(map(pl.Series, _OF_SHADOWS, means))
+    rows = rows.filter(pl.sum_horizontal(_OF_SHADOWS).is_finite())
+    gain = rows["margin_in"] - rows["margin_out"]
+    least = gain.quantile(1 - settings.share, "higher")
+    note = (
+        f"Memorized are the {100 * settings.share:g} % of the rows whose margin gains most by "
+        f"being read, over {settings.shadows} shadows of half of the rows each, right on "
+        f"{100 * inside:.1f} % of the rows that they read and {100 * outside:.1f} % of the others."
+    )
+    return rows.with_columns(is_memorized=gain >= least), [note]
+
+
+def _row_figures(layers: pl.DataFrame, scores: pl.DataFrame) -> Iterator[Chart]:
+    yield Chart(
+        title="ROC AUC of low PSMI, by layer (95 % interval; .5: no relation)",
+        x_label="layer",
+        series=series_by(layers, "model", "auc", x="layer"),
+    )
+    own = scores.filter(model=OWN)
+    yield Chart(
+        title="ROC AUC of each score",
+        form="points",
+        x_label="score",
+        y_label="AUC",
+        x_names=tuple(own["score"]),
+        series=series_by(scores, "model", "auc"),
+    )
+
+
+def _row_notes(layers: pl.DataFrame, scores: pl.DataFrame, values: pl.DataFrame) -> Iterator[str]:
+    yield (
+        f"{values.height:,} rows, of which {int(values['is_memorized'].sum()):,} are to be found; "
+        f"{values['label'].n_unique()} labels."
+    )
+    for model in scores["model"].unique(maintain_order=True):
+        parts = scores.filter(model=model)
+        right = 100 * float(values[f"{model}, right"].to_numpy().mean())
+        said = [f"{row['score']} {ranged(row['auc'], digits=3)}" for row in rows_of(parts)]
+        yield f"AUC of {model}, right on {right:.1f} % of the rows: {'; '.join(said)}."
+    (last,) = rows_of(layers.filter(model=OWN)[-1:])
+    yield (
+        f"Among rows that share their label the AUC of PSMI is {ranged(last['within'], digits=3)}; "
+        f"where .75 of those to be found are flagged as low, "
+        f"{ranged(last['fpr'], scale=100, unit=' %')} of the others are too."
     )

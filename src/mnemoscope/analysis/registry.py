@@ -144,7 +144,18 @@ class Entry:
 
     def settings(self, **values: Any) -> AnalysisSettings:
         """Fill in the defaults; UserError: an unknown key (with the nearest) or a bad value."""
-        kind: type[AnalysisSettings] = self.module().Settings
+        return self._filled("Settings", values)
+
+    def row_settings(self, **values: Any) -> AnalysisSettings:
+        """The same of an analysis of a classifier's rows; UserError: it is none."""
+        if self.plugin is not None or not hasattr(self.module(), "RowSettings"):
+            raise UserError(
+                f"analyze {self.name}: asks a study; a classifier's rows are asked by psmi alone."
+            )
+        return self._filled("RowSettings", values)
+
+    def _filled(self, name: str, values: Mapping[str, Any]) -> AnalysisSettings:
+        kind: type[AnalysisSettings] = getattr(self.module(), name)
         try:
             return kind.model_validate(values)
         except ValidationError as error:

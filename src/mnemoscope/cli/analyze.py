@@ -1,8 +1,9 @@
 """The verbs analyze, watch and distill: further questions, to a study, a run and a student."""
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -41,7 +42,9 @@ MostWindows = Annotated[
 
 def analyze(
     name: str | None = Argument(None, help="An analysis, or 'all'. See --list."),
-    study: Path | None = Argument(None, metavar="STUDY", help="A study folder."),
+    study: Path | None = Argument(
+        None, metavar="STUDY|CLASSIFIER", help="A study folder; with --rows a fitted classifier."
+    ),
     list_: bool = Option(
         False, "--list", help="List the analyses: what each answers and what it needs."
     ),
@@ -67,6 +70,15 @@ def analyze(
         metavar="KEY=VALUE",
         help="A setting of the analysis, for example n_sequences=500; repeatable.",
     ),
+    rows: str | None = Option(
+        None,
+        help="Rows that a classifier was fitted to: a table with the columns text and label "
+        "(psmi; --second is then the network before it was fitted).",
+    ),
+    column: Columns = None,
+    out: Path | None = Option(
+        None, "-o", "--out", help="With --rows: table of the figures of every row."
+    ),
     redo: bool = Option(False, "--redo", help="Compute a result again that is already there."),
     dry_run: bool = Option(
         False, "--dry-run", help="Only say how many sequences would go through a model."
@@ -85,43 +97,81 @@ def analyze(
             "analyze: name an analysis and a study, as 'mnemoscope analyze levels my-study'. "
             "'mnemoscope analyze --list' names the analyses."
         )
-    if second is not None and checkpoint:
+    if second is not None and checkpoint and rows is None:
         raise UserError("analyze: --second and --checkpoint say the same thing. Give one of them.")
     values = dict(map(assignment, set_ or []))
     if name == "all" and values:
         raise UserError("analyze all: --set is of one analysis. Run that one by its name.")
     values |= {"seed": seed} if seed is not None else {}
-    from mnemoscope.analysis.registry import entry_named
+    from mnemoscope.analysis.registry import entry_named, every_entry
     from mnemoscope.study.folder import Study
 
+    given: tuple[Any, ...] = (second, tuple(checkpoint or ()), corpus, values, redo)
+    given += (tuple(student or ()), control)
+    if rows is not None:
+        if name == "all" or redo or dry_run:
+            raise UserError("analyze: 'all', --redo and --dry-run are of a study. Leave them out.")
+        with shown(quiet):
+            _analyze_rows(str(study), entry_named(name), rows, parse_columns(column), out, given)
+        return
+    if column or out is not None:
+        raise UserError("analyze: --column and -o are of a classifier's rows. Name them: --rows.")
     entry, opened = None if name == "all" else entry_named(name), Study(study)
     opened.refuse_locked()
     from mnemoscope.flow import analyze as flow  # loads torch, so names are checked before
-    from mnemoscope.report.page import report_stage
-    from mnemoscope.study.models import Models
 
-    asked = flow.AnalysisRequest(
-        second, tuple(checkpoint or ()), corpus, values, redo, tuple(student or ()), control
-    )
+    asked = flow.AnalysisRequest(*given)
     if entry is not None:
         flow.refuse_unused(entry, asked)
     if dry_run:
-        from mnemoscope.analysis.registry import every_entry
-
         _print_plan(opened, every_entry() if entry is None else [entry], asked)
         return
     with shown(quiet), opened.lock():
-        models, is_new = Models(opened.settings), False
-        for outcome in (
-            flow.analyze_all(opened, asked, models)
-            if entry is None
-            else [flow.run_or_read(opened, entry, asked, models)]
-        ):
-            _print_outcome(outcome)
-            is_new |= outcome.result is not None and not outcome.was_done
-        if is_new:
-            report_stage(opened, models)
-            print(f"Wrote {study / 'report.html'}.")
+        _analyze_study(opened, entry, asked)
+
+
+def _analyze_study(study: "Study", entry: "Entry | None", asked: "AnalysisRequest") -> None:
+    """Run an analysis, None for all, print what is found, and renew the report."""
+    from mnemoscope.flow import analyze as flow
+    from mnemoscope.report.page import report_stage
+    from mnemoscope.study.models import Models
+
+    models, is_new = Models(study.settings), False
+    for outcome in (
+        flow.analyze_all(study, asked, models)
+        if entry is None
+        else [flow.run_or_read(study, entry, asked, models)]
+    ):
+        _print_outcome(outcome)
+        is_new |= outcome.result is not None and not outcome.was_done
+    if is_new:
+        report_stage(study, models)
+        print(f"Wrote {study.folder / 'report.html'}.")
+
+
+def _analyze_rows(
+    classifier: str,
+    entry: "Entry",
+    rows: str,
+    columns: dict[str, str],
+    out: Path | None,
+    given: tuple[Any, ...],
+) -> None:
+    """Ask a classifier about its rows, print what is found, and write the figures of each row."""
+    from mnemoscope.cli.tables import table_to_write
+    from mnemoscope.data.table import write_table
+    from mnemoscope.flow import analyze as flow
+
+    asked = flow.AnalysisRequest(*given)
+    with nullcontext() if out is None else table_to_write(out):
+        found = flow.analyze_rows(classifier, entry, rows, asked, columns=columns)
+        if out is not None:
+            write_table(out, found.frames["rows"])
+    print(f"{entry.name}: {found.sentence}")
+    for line in found.further:
+        print(f"  {line}")
+    if out is not None:
+        print(f"  Wrote {out}.")
 
 
 def _print_plan(study: "Study", entries: "list[Entry]", asked: "AnalysisRequest") -> None:

@@ -1,23 +1,34 @@
 """The verb `analyze`: run analyses on a study and keep each result under a hash of its inputs.
 
 Asking again with the same settings and inputs does nothing; anything else replaces the result. In
-Python, `ms.analyze(study, "levels", second="gpt2")` gives frames and pictures.
+Python, `ms.analyze(study, "levels", second="gpt2")` gives frames and pictures. `psmi` is asked of a
+fitted classifier and its training rows too, `ms.analyze("CLASSIFIER", "psmi", rows=table)`, of
+which nothing is kept.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from mnemoscope.analysis import registry
-from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings, OtherModel
+from mnemoscope.analysis.inputs import (
+    AnalysisInputs,
+    AnalysisResult,
+    AnalysisSettings,
+    OtherModel,
+)
 from mnemoscope.data.corpus import open_corpus
-from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding
+from mnemoscope.data.rows import read_rows
+from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding, token_table
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest
-from mnemoscope.lm.hub import check_model, describe_lacking, find_checkpoints
+from mnemoscope.library.given import as_tokenizer
+from mnemoscope.library.membership import documents_of
+from mnemoscope.lm.hub import ROWS, check_model, describe_lacking, find_checkpoints
 from mnemoscope.pipeline.label import LABELS_FILE
 from mnemoscope.pipeline.published_split import VERDICT_NAME, is_plain
 from mnemoscope.pipeline.stored_maps import maps_folder, open_maps
@@ -25,7 +36,7 @@ from mnemoscope.progress import say
 from mnemoscope.report.pictures import Picture, draw_figure
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.study.folder import Study, as_study
-from mnemoscope.study.models import Models
+from mnemoscope.study.models import Models, check_same_tokens
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import duration, percent
@@ -145,7 +156,7 @@ def prepare_all(
             yield Outcome(entry, None, refused=str(error))
 
 
-def cost_line(study: Study, name: str, n: int | None, in_words: str = "") -> str:
+def cost_line(study: Study | None, name: str, n: int | None, in_words: str = "") -> str:
     """Say in one line how many sequences will go through a model, and about how long that takes.
 
     The speed is that of stage continue, or of capture, where the study has made either.
@@ -155,7 +166,7 @@ def cost_line(study: Study, name: str, n: int | None, in_words: str = "") -> str
     if n == 0:
         return f"{name}: nothing goes through a model."
     said = f"{name}: at most {n:,} sequences through a model"
-    per_sequence = _speed(study)
+    per_sequence = None if study is None else _speed(study)
     if per_sequence is not None:
         stage, seconds = per_sequence
         said += f", about {duration(n * seconds)} at the speed of stage {stage}"
@@ -391,6 +402,123 @@ def _signature(name: str) -> str | None:
     )
 
 
+BEFORE = "before fitting"
+"""What the network is called that a classifier was made of, by fitting it to the rows."""
+
+
+def analyze_rows(
+    classifier: Any,
+    entry: registry.Entry,
+    rows: Any,
+    asked: AnalysisRequest,
+    *,
+    tokenizer: Any = None,
+    columns: Mapping[str, str] | None = None,
+    batch_size: int = ROWS,
+) -> AnalysisResult:
+    """Run an analysis on a classifier and the rows that it was fitted to.
+
+    `second` is the network before it was fitted; without it the same network with fresh weights.
+    Checkpoints are of the fit. Raises UserError: rows or a model that cannot be used.
+    """
+    for option, given in (
+        ("--corpus", asked.corpus),
+        ("--student", asked.students),
+        ("--control", asked.control),
+    ):
+        if given:
+            raise UserError(f"analyze {entry.name}: {option} is of a study. Leave it out.")
+    settings = entry.row_settings(**asked.values)
+    from mnemoscope.lm import classifier as lm
+
+    if isinstance(classifier, str | Path):
+        model = lm.load_classifier(str(classifier))
+    else:
+        model = lm.as_classifier(
+            classifier, as_tokenizer(tokenizer or getattr(classifier, "name_or_path", ""))
+        )
+    table, given_columns = _labelled_rows(model, rows, columns or {})
+
+    def other(name: str, **how: Any) -> "LanguageModel":
+        loaded = lm.load_classifier(name, **how)
+        check_same_tokens(model, name, loaded.tokenizer)
+        return loaded
+
+    def before() -> "LanguageModel":
+        if asked.second is None:
+            return lm.fresh_classifier(model, seed=settings.seed)
+        return other(asked.second, is_fitted=False, n_labels=len(lm.class_names(model)))
+
+    checkpoints = find_checkpoints(asked.checkpoints, least=1) if asked.checkpoints else []
+    inputs = AnalysisInputs(
+        where=model.name,
+        table=table,
+        load_model=lambda: model,
+        length=len(table["tokens"][0]),
+        batch_size=batch_size,
+        others=(
+            *(
+                OtherModel(str(one), cache(partial(other, one.name, revision=one.revision)))
+                for one in checkpoints
+            ),
+            OtherModel(BEFORE, cache(before)),
+        ),
+        given_columns=given_columns,
+    )
+    say(cost_line(None, entry.name, registry.forwards_of(entry, inputs, settings)))
+    result = registry.run_analysis(entry, inputs, settings)
+    if asked.second is None:
+        fresh = (
+            f"{BEFORE.capitalize()}: fresh weights. If the classifier was fine-tuned, name its "
+            "base: --second MODEL."
+        )
+        result = replace(result, further=(*result.further, fresh))
+    return result
+
+
+def _labelled_rows(
+    model: "LanguageModel", rows: Any, columns: Mapping[str, str]
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    """Rows with tokens, the number of their label and their group; and the columns they came with.
+
+    A label is one of the classifier's classes by name or number.
+    """
+    from mnemoscope.lm.classifier import class_names, encode
+
+    found = read_rows(rows, columns, prefix=None)
+    if found is None:
+        raise UserError(f"{rows}: texts, where a table with the columns text and label is needed.")
+    table = found.frame
+    for name in ("text", "label"):
+        if name not in table.columns or table[name].null_count():
+            lacking = "nulls" if name in table.columns else f"there are {', '.join(table.columns)}"
+            raise UserError(
+                f"{found.where}: every row needs a {name} ({lacking}). Call a column so, or "
+                f"take one: --column {name}=COLUMN."
+            )
+    names = class_names(model)
+    numbers = {name: place for place, name in enumerate(names)}
+    numbers |= {str(place): place for place in range(len(names)) if str(place) not in numbers}
+    said = table["label"].cast(pl.String)
+    number = said.replace_strict(numbers, default=None, return_dtype=pl.Int64)
+    if number.null_count():
+        unknown = said.filter(number.is_null())[0]
+        raise UserError(
+            f"{found.where}: label '{unknown}' is none of {model.name}'s classes "
+            f"({', '.join(names)})."
+        )
+    encoded = encode(model, table["text"].to_list())
+    if encoded.n_cut:
+        say(f"{encoded.n_cut:,} texts are longer than the classifier's positions and are cut.")
+    made = token_table(encoded.tokens, encoded.mask)
+    given = tuple(table.columns)
+    if "sequence_id" in given:
+        made = made.with_columns(table["sequence_id"])
+    kept = table.drop(made.columns, strict=False)
+    table = pl.concat([made, kept], how="horizontal").with_columns(label_number=number)
+    return table.with_columns(near_duplicates=pl.Series(documents_of(table))), given
+
+
 @dataclass(frozen=True)
 class Analysis:
     """The result of one analysis, which shows its first picture in a notebook."""
@@ -400,7 +528,7 @@ class Analysis:
     # tables by name; the page of the analysis says what they hold
     frames: Mapping[str, pl.DataFrame] = field(repr=False)
     figures: tuple[Picture, ...] = field(repr=False)  # the most important first
-    folder: Path  # where all of it is kept
+    folder: Path | None  # where all of it is kept; None of a classifier's rows
 
     @property
     def figure(self) -> Picture | None:
@@ -412,7 +540,7 @@ class Analysis:
 
 
 def analyze(
-    study: Study | str | Path,
+    study: Any,
     name: str,
     *,
     second: str | None = None,
@@ -421,22 +549,30 @@ def analyze(
     redo: bool = False,
     students: Sequence[str] = (),
     control: str | None = None,
+    rows: Any = None,
+    tokenizer: Any = None,
     **settings: Any,
 ) -> Analysis:
     """Run an analysis on a study or its folder, or read its result if these settings made it.
 
     Inputs are those of `AnalysisRequest`; `name` is as `mnemoscope analyze --list` has it,
-    `settings` are of the analysis, as `--set` takes them.
+    `settings` are of the analysis, as `--set` takes them. With `rows`, a table or frame with
+    columns `text` and `label`, the first argument is a classifier that was fitted to them (folder,
+    hub name, or loaded with its `tokenizer`), and nothing is kept; only `psmi` takes one.
 
     Raises:
         UserError: no such analysis or setting, an input that it has no use for, or something that
             the study lacks.
     """
-    study = as_study(study)
     entry = registry.entry_named(str(name))
     asked = AnalysisRequest(
         second, tuple(checkpoints), corpus, settings, redo, tuple(students), control
     )
+    if rows is not None:
+        found = analyze_rows(study, entry, rows, asked, tokenizer=tokenizer)
+        figures = tuple(map(draw_figure, found.figures))
+        return Analysis(found.sentence, found.further, found.frames, figures, None)
+    study = as_study(study)
     refuse_unused(entry, asked)
     with study.lock():
         outcome = run_or_read(study, entry, asked, Models(study.settings))

@@ -5,7 +5,7 @@ stays as it is.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -75,10 +75,15 @@ class FineTuning:
         """
         batch = check_tokens(self.lm, tokens).to(self.lm.device)
         mask = np.ones(batch.shape, dtype=bool) if counted is None else np.asarray(counted, bool)
+        marks = torch.from_numpy(mask).to(batch.device)
+        return self.step_on(lambda: self._loss(batch, marks))
+
+    def step_on(self, loss_of: Callable[[], torch.Tensor]) -> float:
+        """Make one step on a loss of the copy; errors and what is returned as `train`."""
         with one_thread(), _seeded(self._settings.seed, self.step), _room_for(self.lm):
             self.lm.model.train()
             try:
-                loss = self._loss(batch, torch.from_numpy(mask).to(batch.device))
+                loss = loss_of()
                 (-loss if self._settings.ascent else loss).backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(self.lm.model.parameters(), self._settings.clip_norm)
                 self._optimizer.step()

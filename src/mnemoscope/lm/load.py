@@ -66,7 +66,7 @@ def load_model(
                 f"{source.name}: {what} on one device, so without a device_map. Save the model as "
                 "plain safetensors, or name one device."
             )
-    with _loading(source):
+    with loading_weights(source):
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(source.location, **arguments)
@@ -139,7 +139,7 @@ def _read_weights(source: Source, **arguments: Any) -> Any:
 
 
 @contextmanager
-def _loading(source: Source) -> Iterator[None]:
+def loading_weights(source: Source) -> Iterator[None]:
     """As `loading`; NoRoomError: the device's memory is too small."""
     with loading(source):
         try:
