@@ -228,7 +228,7 @@ def write_table(album: Album, folder: Path, seed: int) -> Path:
 
 def pixel_areas(rows: pl.DataFrame, album: Album) -> dict[str, list[float]]:
     """Pixel AUC of the half by each map: mean of `half`, and of `fresh` with halves dealt."""
-    found = {}
+    found: dict[str, list[float]] = {}
     for kind in ("half", "fresh"):
         own = rows.filter(label=kind)
         halves = album.sides.numpy()[own["row"].to_numpy()]

@@ -35,7 +35,7 @@ def beyond(rows: pl.DataFrame, measure: str) -> Floats | None:
     if control.null_count() == len(control) or own.null_count() == len(own):
         return None
     first, second = (one.cast(pl.Float64).to_numpy() for one in (own, control))
-    return second - first if measure == "flipd" else np.log(first) - np.log(second)
+    return np.asarray(second - first if measure == "flipd" else np.log(first) - np.log(second))
 
 
 def chance_of(values: Floats, unread: Floats) -> Floats:
@@ -71,15 +71,14 @@ def judged(rows: pl.DataFrame, *, measure: str, error: float) -> pl.DataFrame:
         (missing if p is None else pl.Series(p)).alias("p"),
     )
     said = pl.lit(UNDECIDED)
+    reasons = [reason] * rows.height
     if p is not None:
         said = pl.when(pl.col("p") <= error).then(pl.lit(MEMORIZED)).otherwise(pl.lit(NOT_SHOWN))
-    of_row = pl.lit(reason)
-    if p is not None:
-        counts = [f"{round(one * (n + 1)) - 1} of {n} unread prompts go as far" for one in p]
-        of_row = pl.Series(counts)
+        reasons = [f"{round(one * (n + 1)) - 1} of {n} unread prompts go as far" for one in p]
     asked = ~pl.Series(is_unread)
     return rows.with_columns(
-        pl.when(asked).then(said).alias("verdict"), pl.when(asked).then(of_row).alias("reason")
+        pl.when(asked).then(said).alias("verdict"),
+        pl.when(asked).then(pl.Series(reasons)).alias("reason"),
     )
 
 
@@ -114,7 +113,8 @@ def by_label(rows: pl.DataFrame) -> list[dict[str, Any]]:
 
 def _area(low_if_memorized: Floats, is_own: np.ndarray) -> Estimate:
     values = np.asarray(low_if_memorized, dtype=np.float64)
-    return separation(values, is_own, seed=0, n_resamples=_RESAMPLES).auc
+    found = separation(values, is_own, seed=0, n_resamples=_RESAMPLES).auc
+    return Estimate(*(one if one is not None and np.isfinite(one) else None for one in found[:3]))
 
 
 def sentence_of(rows: pl.DataFrame, error: float) -> str:
@@ -142,4 +142,5 @@ def heat_of(row: Mapping[str, Any]) -> Floats:
     own, control = np.asarray(row["where"], dtype=np.float64), row["control_where"]
     if control is None:
         return own
-    return np.clip(np.log(own) - np.log(np.asarray(control, dtype=np.float64)), 0, None)
+    apart = np.log(own) - np.log(np.asarray(control, dtype=np.float64))
+    return np.asarray(apart.clip(0, None))

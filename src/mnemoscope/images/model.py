@@ -43,8 +43,8 @@ class Told(NamedTuple):
 
     def rows(self, which: Sequence[int] | slice) -> "Told":
         """Some of them."""
-        mask, last = (None if one is None else one[which] for one in self[1:])
-        return Told(self.states[which], mask, last)
+        mask = None if self.mask is None else self.mask[which]
+        return Told(self.states[which], mask, None if self.last is None else self.last[which])
 
 
 class Made(NamedTuple):
@@ -139,7 +139,7 @@ class ImageModel:
         found = latents.float().cpu().permute(0, 2, 3, 1).numpy()
         if found.shape[3] != 3:
             found = found.mean(axis=3, keepdims=True).repeat(3, axis=3)
-        return np.rint(255 * (found / 2 + 0.5).clip(0, 1)).astype(np.uint8)
+        return np.asarray(np.rint(255 * (found / 2 + 0.5).clip(0, 1)), dtype=np.uint8)
 
     @torch.no_grad()
     def read(self, path: Path) -> torch.Tensor:
@@ -232,8 +232,7 @@ class ImageModel:
         Where the norm of the guidance at a step is above its `limits` (steps,), the step is made
         without the prompt. Raises UserError: what comes out is not finite.
         """
-        nothing = self.tell([""])
-        empty = Told(*(None if one is None else one[[0] * len(latents)] for one in nothing))
+        empty = self.tell([""]).rows([0] * len(latents))
         self.scheduler.set_timesteps(steps)
         times, mask = self.scheduler.timesteps, None
         apart, dropped = [], np.zeros((len(times), len(latents)), dtype=bool)

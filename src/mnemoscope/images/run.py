@@ -58,7 +58,7 @@ COLUMNS = ("prompt", "image", "seed", "label")
 _PARTS, _INDEX = "parts", "model_index.json"
 _SHOWN = 60  # prompts of a verdict that the page shows
 _THUMB = 256  # pixels of a picture on the page, at most
-_FIGURES = {
+_FIGURES: dict[str, Any] = {
     "norm": pl.Float64,
     "masked": pl.Float64,
     "flipd": pl.Float64,
@@ -519,17 +519,6 @@ def images_store(folder: Path) -> Store:
     return Store(folder, remedy=lambda _: "ask the models again with --redo")
 
 
-def read_images(folder: Path) -> Images:
-    """What a folder holds; no model is loaded.
-
-    Raises MissingError: nothing there. OutOfDateError, DamagedDataError: as `Store.record`.
-    """
-    store = images_store(folder)
-    record = store.record(ARTEFACT)
-    store.check(ARTEFACT)
-    return Images(store.frame(ARTEFACT, TABLE), record, folder)
-
-
 # -- the page -------------------------------------------------------------------------------------
 
 
@@ -575,8 +564,7 @@ def page_of(table: pl.DataFrame, record: Mapping[str, Any]) -> str:
         some = own.filter(verdict=verdict)
         if some.is_empty():
             continue
-        by = "beyond" if some["beyond"].null_count() < some.height else "norm"
-        shown[verdict] = some.sort(by, descending=by != "flipd", nulls_last=True).head(_SHOWN)
+        shown[verdict] = some.sort("beyond", "norm", descending=True, nulls_last=True).head(_SHOWN)
         groups.append((verdict, some.height))
     heats = {
         row["row"]: heat_of(row).reshape(size)
