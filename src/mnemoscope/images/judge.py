@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.stats import Estimate, Floats, separation
+from mnemoscope.store import Facts
 from mnemoscope.words import plural
 
 MEMORIZED, NOT_SHOWN, UNDECIDED = "memorized", "not shown", "cannot be told"
@@ -82,7 +83,7 @@ def judged(rows: pl.DataFrame, *, measure: str, error: float) -> pl.DataFrame:
     )
 
 
-def by_label(rows: pl.DataFrame) -> list[dict[str, Any]]:
+def by_label(rows: pl.DataFrame) -> list[Facts]:
     """One row a label and measure: how well it tells these prompts from the unread ones.
 
     ROC AUC with 95 % intervals, of the `model`, of the `control`, and of how far the model goes

@@ -21,6 +21,7 @@ from mnemoscope.lm.hub import hub_reason
 from mnemoscope.lm.placement import check_dtype, find_device, tensor_digest
 from mnemoscope.lm.tokenizer import quiet_transformers
 from mnemoscope.stats import Floats
+from mnemoscope.store import Facts
 
 _MOST_TOKENS = 120  # of a tokenizer without a limit: PixArt's
 _LARGE = 128  # latents from which PixArt's transformer is told size and shape of the picture
@@ -183,7 +184,7 @@ class ImageModel:
         if self.kind == "class":
             found = self.net(latents, timestep=times, class_labels=told.states).sample
         else:
-            size: dict[str, Any] = {"resolution": None, "aspect_ratio": None}
+            size: Facts = {"resolution": None, "aspect_ratio": None}
             if self.net.config.sample_size == _LARGE:
                 sides = torch.tensor(self.shape[1:], device=self.device, dtype=self.net.dtype)
                 size = {"resolution": (8 * sides).repeat(n, 1)}
@@ -400,8 +401,9 @@ def load_pipeline(
     import transformers
 
     diffusers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.set_verbosity_error()  # a sampler that is not ours
     where = {} if revision is None else {"revision": revision}
-    parts: dict[str, Any] = {}
+    parts: Facts = {}
     try:
         with quiet_transformers():
             index = diffusers.DiffusionPipeline.load_config(name, **where)

@@ -42,7 +42,7 @@ from mnemoscope.lm.hub import check_device_name, check_dtype_name
 from mnemoscope.progress import Progress, progress_shown, say
 from mnemoscope.report.charts import chart_view
 from mnemoscope.report.style import LIGHT, fill
-from mnemoscope.store import Store, kept_in_parts
+from mnemoscope.store import Facts, Store, kept_in_parts
 from mnemoscope.study.folder import versions
 from mnemoscope.study.models import check_unlike
 from mnemoscope.study.settings import BoundedSettings, split_revision
@@ -56,9 +56,9 @@ TABLE, PAGE, PICTURES = "images.parquet", "images.html", "pictures"
 COLUMNS = ("prompt", "image", "seed", "label")
 """Columns that are read: the first is needed."""
 _PARTS, _INDEX = "parts", "model_index.json"
-_SHOWN = 60  # prompts of a verdict that the page shows
+_SHOWN = 40  # prompts of a verdict that the page shows
 _THUMB = 256  # pixels of a picture on the page, at most
-_FIGURES: dict[str, Any] = {
+_FIGURES: Facts = {
     "norm": pl.Float64,
     "masked": pl.Float64,
     "flipd": pl.Float64,
@@ -66,8 +66,8 @@ _FIGURES: dict[str, Any] = {
     "similarity": pl.Float64,
     "similarity_masked": pl.Float64,
     "norm_steps": pl.List(pl.Float64),
-    "mask": pl.List(pl.Float64),
-    "where": pl.List(pl.Float64),
+    "mask": pl.List(pl.Float32),
+    "where": pl.List(pl.Float32),
     "picture": pl.Binary,
 }
 """What is asked of a model, by row: means over its pictures, dimension and picture of the first."""
@@ -355,6 +355,7 @@ def _made(
     result = Images(table.drop(binary), record, folder)
     with store.making(ARTEFACT) as made:
         made.put(TABLE, result.rows)
+        shutil.rmtree(folder / PICTURES, ignore_errors=True)  # of another table
         made.put(PAGE, page.encode())
         for row in table.filter(pl.col("verdict").is_not_null()).iter_rows(named=True):
             for name in binary:
@@ -402,7 +403,7 @@ def _part(model: "ImageModel", rows: Sequence[Asked], settings: Settings) -> pl.
 
     steps = np.stack([noise_norm(one, 0.0) for one in made.guidance])
     where = mean((made.guidance**2).sum(axis=2).mean(axis=0))
-    found: dict[str, Any] = {"norm": mean(steps.mean(axis=0)), "norm_steps": mean(steps, 1).T}
+    found: Facts = {"norm": mean(steps.mean(axis=0)), "norm_steps": mean(steps, 1).T}
     found["where"] = np.sqrt(where).reshape(n, -1)
     if made.mask is not None:
         masked = np.stack([noise_norm(one, 0.0, made.mask) for one in made.guidance])
@@ -537,13 +538,13 @@ def _thumb(png: bytes | None) -> str | None:
         return None
     from PIL import Image
 
-    image = Image.open(io.BytesIO(png))
-    if max(image.size) > _THUMB:
+    image, kind = Image.open(io.BytesIO(png)), "png"
+    if max(image.size) > _THUMB and image.mode == "RGB":
         image.thumbnail((_THUMB, _THUMB))
-        held = io.BytesIO()
-        image.save(held, format="PNG")
+        held, kind = io.BytesIO(), "jpeg"
+        image.save(held, format=kind, quality=85)
         png = held.getvalue()
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+    return f"data:image/{kind};base64," + base64.b64encode(png).decode("ascii")
 
 
 def _ink(heat: np.ndarray, most: float) -> str | None:
