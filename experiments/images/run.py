@@ -31,7 +31,7 @@ SIZES = {"whole": 6, "half": 8, "duplicated": 6, "fresh": 24, "unread": 120}
 KINDS = tuple(SIZES)
 STORED = KINDS[:3]
 SETTINGS = {"steps": 20, "draws": 4, "guidance": 3.0, "batch_size": 64}
-_WIDTH, _BATCH, _STEPS, _SHARE, _LEFT_OUT = 32, 48, 1500, 0.4, 0.1
+_WIDTH, _BATCH, _STEPS, _SHARE, _LEFT_OUT = 32, 32, 1000, 0.4, 0.1
 _PLACES = ("direction", "bright", "strength")
 
 
@@ -127,7 +127,7 @@ def parts_of(
             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         }
         parts["unet"] = diffusers.UNet2DConditionModel(
-            **size, **blocks, out_channels=channels, block_out_channels=(width // 2, width),
+            **size, **blocks, out_channels=channels, block_out_channels=(width // 2, width // 2),
             layers_per_block=1, cross_attention_dim=width, attention_head_dim=4, norm_num_groups=4,
         )  # fmt: skip
         parts["text_encoder"] = CLIPTextModel(

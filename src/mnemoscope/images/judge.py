@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from mnemoscope.stats import Estimate, Floats, separation
+from mnemoscope.stats import Estimate, Floats, draw_within, estimate_of, resampled_auc
 from mnemoscope.store import Facts
 from mnemoscope.words import plural
 
@@ -101,9 +101,9 @@ def by_label(rows: pl.DataFrame) -> list[Facts]:
             areas = {}
             for who, column in (("model", measure), ("control", f"control_{measure}")):
                 values = both[column].cast(pl.Float64).to_numpy()
-                areas[who] = _area(values if measure == "flipd" else -values, is_own)
+                areas[who] = _area(-values if measure == "flipd" else values, is_own)
             far = beyond(both, measure)
-            areas["beyond"] = _area(np.full(both.height, np.nan) if far is None else -far, is_own)
+            areas["beyond"] = _area(np.full(both.height, np.nan) if far is None else far, is_own)
             found.append(
                 {"label": label, "n": own.height, "measure": name}
                 | {"memorized": int((own["verdict"] == MEMORIZED).sum())}
@@ -112,10 +112,15 @@ def by_label(rows: pl.DataFrame) -> list[Facts]:
     return found
 
 
-def _area(low_if_memorized: Floats, is_own: np.ndarray) -> Estimate:
-    values = np.asarray(low_if_memorized, dtype=np.float64)
-    found = separation(values, is_own, seed=0, n_resamples=_RESAMPLES).auc
-    return Estimate(*(one if one is not None and np.isfinite(one) else None for one in found[:3]))
+def _area(high_if_memorized: Floats, is_own: np.ndarray) -> Estimate:
+    known = np.isfinite(high_if_memorized)
+    values, own = high_if_memorized[known], is_own[known]
+    if own.all() or not own.any():
+        return Estimate(None)
+    each = np.arange(len(own))  # a group of its own: below ten there is no interval
+    drawn = draw_within(own, np.random.default_rng(0), _RESAMPLES, groups=each)
+    areas = resampled_auc(values, own, drawn)
+    return estimate_of(float(areas[0]), areas[1:])
 
 
 def sentence_of(rows: pl.DataFrame, error: float) -> str:
