@@ -25,12 +25,13 @@ from PIL import Image
 
 from experiments.bright_ending.run import SIDE, WORDS, World, areas
 from experiments.pages import publish
+from mnemoscope.images.measures import MEASURES, MEMORIZED, judged
 from mnemoscope.images.run import images
 
 SIZES = {"whole": 6, "half": 8, "duplicated": 6, "fresh": 24, "unread": 120}
 KINDS = tuple(SIZES)
 STORED = KINDS[:3]
-SETTINGS = {"steps": 20, "draws": 4, "guidance": 3.0, "batch_size": 64}
+SETTINGS = {"steps": 20, "draws": 4, "guidance": 3.0, "batch_size": 64, "measure": "flipd"}
 _WIDTH, _BATCH, _STEPS, _SHARE, _LEFT_OUT = 32, 32, 1000, 0.4, 0.1
 _PLACES = ("direction", "bright", "strength")
 
@@ -245,19 +246,22 @@ def pixel_areas(rows: pl.DataFrame, album: Album) -> dict[str, list[float]]:
 
 def figures(rows: pl.DataFrame, record: Mapping[str, Any], album: Album) -> dict[str, Any]:
     """What is stored of a run."""
-    is_called = rows.filter(pl.col("verdict") == "memorized")["label"].value_counts()
-    again = rows.filter(pl.col("mitigated_norm").is_not_null())
+    bare = rows.drop("beyond", "p", "verdict", "reason")
+    called = {}
+    for measure in MEASURES:
+        found = judged(bare, measure=measure, error=0.01).filter(verdict=MEMORIZED)
+        called[measure] = dict(found["label"].value_counts().iter_rows())
+    again = rows.filter(pl.col("mitigated_similarity").is_not_null())
+    each = ("similarity", "mitigated_similarity", "control_similarity")
     return {
-        "memorized": dict(is_called.iter_rows()),
+        "memorized": called,
         "by_label": record["by_label"],
-        "likeness": {
-            name: {
-                one: rows.filter(label=name)[f"{one}similarity"].mean() for one in ("", "control_")
-            }
-            for name in KINDS
-        },
         "pixels": pixel_areas(rows, album),
-        "again": [again["norm"].mean(), again["mitigated_norm"].mean()],
+        "again": {
+            name: [again.filter(label=name).height]
+            + [again.filter(label=name)[one].mean() for one in each]
+            for name in STORED
+        },
     }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.pages import table_of
+from mnemoscope.images.measures import MEASURES
 
 PAGE = "docs/images.md"
 STORED = {
@@ -35,6 +36,9 @@ def tables(found: Mapping[str, Any]) -> dict[tuple[str, str], str]:
             for name, said in MAPS.items()
         ]
         made[PAGE, f"pixels, {kind}"] = table_of(columns, rows)
+        columns = ["what is stored", "made again", "the model's distance from it"]
+        columns += ["made again without guidance", "the control's"]
+        made[PAGE, f"again, {kind}"] = table_of(columns, _again(runs))
     return made
 
 
@@ -44,8 +48,18 @@ def _verdicts(runs: list[Mapping[str, Any]]) -> Iterator[list[str]]:
         areas = [
             _each(row[who]["value"] for row in every) for who in ("model", "control", "beyond")
         ]
-        called = ", ".join(str(row["memorized"]) for row in every)
+        measure = next(key for key, said in MEASURES.items() if said == one["measure"])
+        called = ", ".join(str(run["memorized"][measure].get(one["label"], 0)) for run in runs)
         yield [STORED[one["label"]], str(one["n"]), called, one["measure"], *areas]
+
+
+def _again(runs: list[Mapping[str, Any]]) -> Iterator[list[str]]:
+    for name in runs[0]["again"]:
+        every = [run["again"][name] for run in runs]
+        figures = [
+            _each(None if row[at] is None else -row[at] for row in every) for at in (1, 2, 3)
+        ]
+        yield [STORED[name], ", ".join(str(row[0]) for row in every), *figures]
 
 
 def _each(values: Any) -> str:

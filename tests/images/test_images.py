@@ -12,8 +12,7 @@ from PIL import Image
 from experiments.images.run import SIDE, parts_of, save_parts
 from mnemoscope.errors import UserError
 from mnemoscope.images import run
-from mnemoscope.images.judge import MEMORIZED, NOT_SHOWN, UNDECIDED, chance_of, judged
-from mnemoscope.images.measures import flipd
+from mnemoscope.images.measures import MEMORIZED, NOT_SHOWN, UNDECIDED, chance_of, flipd, judged
 from mnemoscope.images.model import hutchinson, kind_of, load_pipeline
 
 WORDS = ["red", "green", "blue", "<script>alert(1)</script>"]

@@ -1,8 +1,6 @@
 """Ask, judge, and write `images.parquet`, `images.html` and pictures; last, `images.json`."""
 
-import base64
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,38 +15,33 @@ import numpy as np
 import polars as pl
 from pydantic import ConfigDict, Field
 
-from mnemoscope.analysis.figures import Chart, Series, plain
 from mnemoscope.audits.library import kept_clean
-from mnemoscope.audits.page import environment
 from mnemoscope.audits.settings import checked
 from mnemoscope.data.rows import read_rows
 from mnemoscope.errors import UserError
 from mnemoscope.files import file_sha256, made_folder
-from mnemoscope.images.judge import (
-    MEASURES,
+from mnemoscope.images.measures import (
     MEMORIZED,
-    NOT_SHOWN,
     UNDECIDED,
     UNREAD,
-    VERDICTS,
     by_label,
-    heat_of,
     judged,
     limits_of,
+    local_similarity,
+    noise_norm,
     sentence_of,
 )
-from mnemoscope.images.measures import local_similarity, noise_norm
+from mnemoscope.images.page import page_of, png_of
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
 from mnemoscope.progress import Progress, progress_shown, say
-from mnemoscope.report.charts import chart_view
-from mnemoscope.report.style import LIGHT, fill
 from mnemoscope.store import Facts, Store, kept_in_parts
 from mnemoscope.study.folder import versions
 from mnemoscope.study.models import check_unlike
 from mnemoscope.study.settings import BoundedSettings, split_revision
-from mnemoscope.version import __version__
 
 if TYPE_CHECKING:
+    import torch
+
     from mnemoscope.images.model import ImageModel, Told
 
 ARTEFACT, SCHEMA_VERSION = "images", 1
@@ -56,8 +49,6 @@ TABLE, PAGE, PICTURES = "images.parquet", "images.html", "pictures"
 COLUMNS = ("prompt", "image", "seed", "label")
 """Columns that are read: the first is needed."""
 _PARTS, _INDEX = "parts", "model_index.json"
-_SHOWN = 40  # prompts of a verdict that the page shows
-_THUMB = 256  # pixels of a picture on the page, at most
 _FIGURES: Facts = {
     "norm": pl.Float64,
     "masked": pl.Float64,
@@ -71,11 +62,6 @@ _FIGURES: Facts = {
     "picture": pl.Binary,
 }
 """What is asked of a model, by row: means over its pictures, dimension and picture of the first."""
-MEANINGS = {
-    MEMORIZED: "the prompt steers the model further beyond its control than unread prompts do",
-    UNDECIDED: "there is no control, or there are too few unread prompts",
-    NOT_SHOWN: "unread prompts go as far",
-}
 
 
 class Settings(BoundedSettings):
@@ -472,6 +458,14 @@ def _mitigated(
     is_high = (pl.col("verdict") == UNDECIDED) & (pl.col("norm") > high)
     chosen = table.filter((pl.col("verdict") == MEMORIZED) | is_high)["row"].to_list()
 
+    schema: Facts = {
+        "row": pl.Int64,
+        "mitigated_norm": pl.Float64,
+        "mitigated_similarity": pl.Float64,
+        "steps_without_prompt": pl.Int64,
+        "mitigated_picture": pl.Binary,
+    }
+
     def make(some: Sequence[int], progress: Progress) -> pl.DataFrame:
         own = [rows[one] for one in some]
         seeds = [one.seed for one in own]
@@ -488,15 +482,28 @@ def _mitigated(
             {
                 "row": some,
                 "mitigated_norm": norms,
+                "mitigated_similarity": [
+                    None if row.image is None else _likeness(model, latent, row.image)
+                    for row, latent in zip(own, made.latents, strict=True)
+                ],
                 "steps_without_prompt": made.dropped.sum(axis=0),
                 "mitigated_picture": [png_of(one) for one in model.show(made.latents)],
-            }
+            },
+            schema=schema,
         )
 
-    schema = {"row": pl.Int64, "mitigated_norm": pl.Float64, "steps_without_prompt": pl.Int64}
     parts = kept_in_parts(kept, "Making again", chosen, settings.batch_size, make, unit="pictures")
-    empty = pl.DataFrame(schema={**schema, "mitigated_picture": pl.Binary})
-    return table.join(pl.concat([empty, *parts]), on="row", how="left", maintain_order="left")
+    return table.join(
+        pl.concat([pl.DataFrame(schema=schema), *parts]),
+        on="row",
+        how="left",
+        maintain_order="left",
+    )
+
+
+def _likeness(model: "ImageModel", latent: "torch.Tensor", image: Path) -> float:
+    both = (one[None].float().cpu() for one in (latent, model.read(image)))
+    return float(local_similarity(*both)[0])
 
 
 def _perturbed(told: "Told", settings: Settings, seeds: Sequence[int]) -> "Told":
@@ -518,104 +525,3 @@ def _perturbed(told: "Told", settings: Settings, seeds: Sequence[int]) -> "Told"
 def images_store(folder: Path) -> Store:
     """The store of a folder: one artefact of all its files."""
     return Store(folder, remedy=lambda _: "ask the models again with --redo")
-
-
-# -- the page -------------------------------------------------------------------------------------
-
-
-def png_of(pixels: np.ndarray) -> bytes:
-    """Write pixels, uint8 (rows, columns, 3 or 4), as a PNG."""
-    from PIL import Image
-
-    held = io.BytesIO()
-    Image.fromarray(pixels).save(held, format="PNG")
-    return held.getvalue()
-
-
-def _thumb(png: bytes | None) -> str | None:
-    """A picture as an address that holds it, no larger than the page shows it."""
-    if png is None:
-        return None
-    from PIL import Image
-
-    image, kind = Image.open(io.BytesIO(png)), "png"
-    if max(image.size) > _THUMB and image.mode == "RGB":
-        image.thumbnail((_THUMB, _THUMB))
-        held, kind = io.BytesIO(), "jpeg"
-        image.save(held, format=kind, quality=85)
-        png = held.getvalue()
-    return f"data:image/{kind};base64," + base64.b64encode(png).decode("ascii")
-
-
-def _ink(heat: np.ndarray, most: float) -> str | None:
-    """A heat map (height, width) as ink over a picture, the denser the larger."""
-    colour = bytes.fromhex(LIGHT["recall"][1:])
-    pixels = np.empty((*heat.shape, 4), dtype=np.uint8)
-    pixels[..., :3] = np.frombuffer(colour, dtype=np.uint8)
-    pixels[..., 3] = np.rint(200 * np.clip(heat / (most or 1.0), 0, 1))
-    return _thumb(png_of(pixels))
-
-
-def page_of(table: pl.DataFrame, record: Mapping[str, Any]) -> str:
-    """The page of a finished run: verdicts, figures beside the control's, pictures with heat."""
-    own = table.filter(pl.col("verdict").is_not_null())
-    groups, size = [], tuple(record["latent"][1:])
-    shown = {}
-    for verdict in VERDICTS:
-        some = own.filter(verdict=verdict)
-        if some.is_empty():
-            continue
-        shown[verdict] = some.sort("beyond", "norm", descending=True, nulls_last=True).head(_SHOWN)
-        groups.append((verdict, some.height))
-    heats = {
-        row["row"]: heat_of(row).reshape(size)
-        for some in shown.values()
-        for row in some.iter_rows(named=True)
-    }
-    most = max((float(one.max()) for one in heats.values()), default=1.0)
-    cards = {
-        verdict: [_card(row, heats[row["row"]], most) for row in some.iter_rows(named=True)]
-        for verdict, some in shown.items()
-    }
-    template = environment("mnemoscope.images")
-    template.globals |= {"chart_view": chart_view}
-    return fill(
-        template.get_template("images.html.j2"),
-        record=record,
-        version=__version__,
-        groups=groups,
-        cards=cards,
-        meanings=MEANINGS,
-        chart=None if record["reference"] is None else chart_of(table),
-        measures=MEASURES,
-    )
-
-
-def _card(row: Mapping[str, Any], heat: np.ndarray, most: float) -> Mapping[str, Any]:
-    pictures = {
-        "picture": _thumb(row["picture"]),
-        "control_picture": _thumb(row["control_picture"]),
-        "mitigated_picture": _thumb(row.get("mitigated_picture")),
-        "heat": _ink(heat, most),
-    }
-    kept = {name: value for name, value in row.items() if not isinstance(value, bytes | list)}
-    return {"mitigated_norm": None, "steps_without_prompt": None, **kept, **pictures}
-
-
-def chart_of(table: pl.DataFrame) -> Chart:
-    """The norm of each prompt in the model, over that in the control."""
-    series = []
-    for name in (*VERDICTS, UNREAD):
-        some = table.filter(pl.col("label" if name == UNREAD else "verdict") == name)
-        if some.height:
-            x, y = plain(some["control_norm"]), plain(some["norm"])
-            series.append(Series(name=name, x=x, y=y))
-    return Chart(
-        title="Noise norm of the guidance: the model over its control, one point a prompt",
-        series=tuple(series),
-        form="points",
-        x_label="control",
-        y_label="model",
-        log_x=True,
-        log_y=True,
-    )
