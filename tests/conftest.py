@@ -5,6 +5,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -46,10 +47,22 @@ def pytest_collection(session):
             start_fork_server()
 
 
+def pytest_ignore_collect(collection_path: Path, config) -> bool | None:
+    """Import no module that is `whole` throughout where no such test is asked for."""
+    if collection_path.suffix != ".py" or "not whole" not in config.getoption("markexpr"):
+        return None
+    found = re.search(r"^pytestmark = (.*|\[[^\]]*)mark\.whole", collection_path.read_text(), re.M)
+    return True if found else None
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items) -> None:
-    """First the modules that look at the demo: one worker makes it, and no other waits for it."""
+    """What looks at the demo is `whole`; one worker makes it first, and no other waits for it."""
     first = {item.path for item in items if "small_demo" in item.fixturenames}
     items.sort(key=lambda item: item.path not in first)
+    for item in items:
+        if "small_demo" in item.fixturenames:
+            item.add_marker(pytest.mark.whole)
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +112,7 @@ def small_demo(made_once) -> Path:
     values["train"] |= {"preset": "as_run", "kernels": [4], "filters": [16], "poolings": ["max"]}
     values["train"] |= {"seeds": [0], "workers": 1}
     values["benchmark"]["control_taxonomies"] = ["Non-Memo, Guess, Recall"]
-    values["localize"]["sanity"] = False
+    values["localize"] |= {"sanity": False, "attributions": ["gradient"]}
     return made_once("demo", lambda folder: run(parse_settings(values, where="demo"), folder))
 
 

@@ -10,7 +10,7 @@ def check_sarif(log):
     assert log["version"] == "2.1.0"
     (run,) = log["runs"]
     driver, results = run["tool"]["driver"], run["results"]
-    (rule,) = driver["rules"]
+    rules = {one["id"]: one for one in driver["rules"]}
     known = {"ruleId", "level", "locations", "properties", "baselineState"}
     places = [place for one in results for place in one["locations"]]
     physical = [one["physicalLocation"] for one in places if "physicalLocation" in one]
@@ -18,8 +18,8 @@ def check_sarif(log):
         ({"version", "runs"}, {"$schema"}, log),
         ({"tool"}, {"columnKind", "results", "properties"}, run),
         ({"name"}, {"version", "rules", "informationUri"}, driver),
-        ({"id"}, {*_RULE, "defaultConfiguration"}, rule),
-        ({"text"}, {"markdown"}, rule["help"]),
+        ({"id"}, {*_RULE, "defaultConfiguration"}, *rules.values()),
+        ({"text"}, {"markdown"}, *(one["help"] for one in rules.values())),
         ({"message"}, known, *results),
         ({"text"}, set(), *(one["message"] for one in results)),
         (set(), {"physicalLocation", "logicalLocations"}, *places),
@@ -29,7 +29,7 @@ def check_sarif(log):
         assert all(required <= {*one} <= required | allowed for one in found)
     assert run["columnKind"] in ("utf16CodeUnits", "unicodeCodePoints")
     for one in results:
-        assert one["ruleId"] == rule["id"]
+        assert one["ruleId"] in rules
         assert one["level"] in ("none", "note", "warning", "error")
         assert one.get("baselineState", "new") in _STATES
     # If one result of a run has a state, all have.

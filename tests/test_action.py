@@ -150,24 +150,31 @@ def test_audit_step_without_options_says_no_more_than_it_is_given_and_passes(run
     assert said == ["audit", "--out", "mnemoscope-audit", "--", "embedded", "docs"]
     sarif = {"sarif": "mnemoscope-audit/audit.sarif"}
     assert runner.outputs == {
-        **{"folder": "mnemoscope-audit", "recalled": "0.25", "failed": "false"}, **sarif
+        **{"folder": "mnemoscope-audit", "recalled": "0.25", "failed": "false", "why": ""}, **sarif
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("status", [0, 3])
-def test_a_watch_has_every_condition_and_nothing_to_upload(runner, status):
+@pytest.mark.parametrize(("status", "documents"), [(0, "docs\n"), (3, "docs"), (3, "")])
+def test_a_watch_has_every_condition_and_nothing_to_upload(runner, status, documents):
+    """Without documents it is a callback's folder; said is which condition failed, not all."""
     fake = runner.folder.parent / "bin" / "mnemoscope"
-    fake.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > ../said\nexit {status}\n")
-    given = {"watch": "out", "documents": "docs\n", "fail_if": "recalled > 1%\n\nguessed > 9%\n"}
+    line = "Failed (recalled > 1%): 2 %." if status else "Passed (recalled > 1%): 0 %."
+    fake.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" > ../said\necho '{line}'\nexit {status}\n")
+    given = {"watch": "out", "documents": documents}
+    given["fail_if"] = "recalled > 1%\n\nguessed > 9%\n"
     done = runner.run("audit", **given, junit="j.xml", baseline="older", strict="True")
     assert done.returncode == 0, done.stderr
     said = (runner.folder.parent / "said").read_text().splitlines()
     assert said == [
         *("watch", "--out", "mnemoscope-audit", "--baseline", "older"),
         *("--fail-if", "recalled > 1%", "--fail-if", "guessed > 9%", "--strict"),
-        *("--junit", "j.xml", "--sequences", "docs", "--", "out"),
+        *("--junit", "j.xml", *["--sequences", "docs"] * bool(documents), "--", "out"),
     ]
     found = {"sarif": "", "recalled": "", "failed": "true" if status else "false"}
+    found["why"] = f"{line} " if status else ""
+    if status:
+        judged = runner.run("judge", **given)
+        assert (judged.returncode, judged.stderr) == (3, f"{line} \n")
     assert runner.outputs == {"folder": "mnemoscope-audit", **found}
     assert "::notice" not in done.stdout
 
@@ -184,6 +191,7 @@ def test_the_words_for_a_watch_are_those_that_the_command_takes(runner):
     ("given", "said"),
     [
         ({"documents": "docs", "model": ""}, "model: is missing"),
+        ({"documents": ""}, "documents: is missing"),
         ({"documents": "docs", "watch": "out"}, "watch: leave out model"),
         ({"documents": "docs", "strict": "TRUE"}, "add fail-if"),
         ({"documents": "docs", "strict": "yes"}, "strict: true or false, not yes\n"),

@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from mnemoscope.flow.study import run as run
     from mnemoscope.forgetting.run import Forgetting as Forgetting
     from mnemoscope.forgetting.run import forget as forget
+    from mnemoscope.library.excess import Excess as Excess
+    from mnemoscope.library.excess import excess as excess
     from mnemoscope.library.maps import Maps as Maps
     from mnemoscope.library.maps import capture as capture
     from mnemoscope.library.membership import Membership as Membership
     from mnemoscope.library.membership import membership as membership
-    from mnemoscope.library.reader import Excess as Excess
     from mnemoscope.library.reader import Reader as Reader
-    from mnemoscope.library.reader import excess as excess
     from mnemoscope.library.reader import fit as fit
     from mnemoscope.library.reader import fit_blind as fit_blind
     from mnemoscope.library.sequences import classify as classify
@@ -80,9 +80,10 @@ _ROOMS = {
     "flow.run": "demo_settings run_stage",
     "flow.study": "Study run",
     "forgetting.run": "Forgetting forget",
+    "library.excess": "Excess excess",
     "library.maps": "Maps capture",
     "library.membership": "Membership membership",
-    "library.reader": "Excess Reader excess fit fit_blind",
+    "library.reader": "Reader fit fit_blind",
     "library.sequences": "classify scan windows",
     "lm.graft": "graft_parts grafted patched_activations",
     "progress": "show_progress",

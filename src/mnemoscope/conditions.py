@@ -20,6 +20,13 @@ _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 _COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge}
 
 
+TO_DO = (
+    "What to do: look for copies of these texts in the training data ('mnemoscope audit --corpus "
+    "TRAINING' names them), take them out, train again from {}, and audit again."
+)
+"""What to do where a gate fails; it lacks from where."""
+
+
 class Measures(NamedTuple):
     """What a condition can be put to: kinds of a unit, such as a passage, and what shares are of.
 
@@ -101,8 +108,10 @@ class GateResult(NamedTuple):
     holds, with the amount of each in words, where it is asked of each. `is_strict`: what is unread
     fails too. `baseline`: how the older result compares, where there is one.
     `undecided`: how many passages and which share the condition leaves out because it cannot be
-    told of them; None where that is no question. `drawn`: how many of all windows were asked, where
-    a draw left some out. `advice`: a sentence that the line ends with, or nothing.
+    told of them; None where that is no question. `near`: the same of near copies. `swapped`:
+    whether model and reference, or texts and control, look swapped. `drawn`: how many of all
+    windows were asked, where a draw left some out. `advice`: what the line of a gate that passes
+    ends with, by the kind that it advises a condition on. `to_do`: what to do where it fails.
     """
 
     gate: Gate
@@ -116,20 +125,33 @@ class GateResult(NamedTuple):
     is_strict: bool = False
     baseline: Mapping[str, Any] | None = None
     undecided: Mapping[str, Any] | None = None
+    near: Mapping[str, Any] | None = None
+    swapped: bool = False
     drawn: Mapping[str, int] | None = None
-    advice: str = ""
+    advice: Mapping[str, str] = {}
+    to_do: str = ""
 
     def strictly(self) -> "GateResult":
-        """The same where what nobody asked fails: a document, or in each of them a window."""
+        """The same where what nobody asked fails: a document, or in each of them a window.
+
+        What makes a pass void fails too (`is_void`).
+        """
         is_open = bool(self.n_unread) or (self.gate.in_each and self.drawn is not None)
-        return self._replace(is_strict=True, is_failed=self.is_failed or is_open)
+        is_failed = self.is_failed or is_open or self.is_void
+        return self._replace(is_strict=True, is_failed=is_failed)
+
+    @property
+    def is_void(self) -> bool:
+        """Whether a pass says nothing: roles look swapped, or near copies would fail."""
+        return self.swapped or bool(self.near and self.near["would_fail"])
 
     @property
     def line(self) -> str:
         """The whole of it, as the last line of the command says it."""
         word, end = "Failed" if self.is_failed else "Passed", "" if self.said[-1:] == "?" else "."
         of = f"{self.gate.text}{', --strict' * self.is_strict}"
-        return f"{word} ({of}): {self.said}{end}{f' {self.advice}' * bool(self.advice)}"
+        more = [] if self.is_failed else self.advice.values()
+        return " ".join([f"{word} ({of}): {self.said}{end}", *more])
 
     def as_json(self) -> Mapping[str, Any]:
         """What `--json` has of a condition, under `gate`."""
@@ -149,8 +171,17 @@ class GateResult(NamedTuple):
             "strict": self.is_strict,
             "baseline": self.baseline,
             "undecided": self.undecided,
+            "near": self.near,
+            "swapped": self.swapped,
             "drawn": self.drawn,
+            "to_do": self.to_do if self.is_failed else "",
         }
+
+
+def gates_said(judged: Sequence[GateResult]) -> list[str]:
+    """Once what to do where any fails, then the line of each condition, which stays the last."""
+    wanted = dict.fromkeys(one.to_do for one in judged if one.is_failed and one.to_do)
+    return [*wanted, *(one.line for one in judged)]
 
 
 class Failure(NamedTuple):
@@ -181,7 +212,9 @@ def junit_suite(
     properties = {**properties, **{one.gate.text: one.line for one in judged}}
     if any(one.is_strict for one in judged):
         cases = [_strictly(one) if one.skipped else one for one in cases]
-    cases = [*(_of_all(one) for one in judged if not one.gate.in_each), *cases]
+    is_void = [one.is_strict and one.is_void for one in judged]
+    every = zip(judged, is_void, strict=True)
+    cases = [*(_of_all(one, void) for one, void in every if void or not one.gate.in_each), *cases]
     suite = ElementTree.Element(
         "testsuite",
         name=_clean(f"mnemoscope {name}"),
@@ -212,16 +245,21 @@ def _strictly(case: Case) -> Case:
     return case._replace(failure=Failure("unread", f"--strict: {case.skipped}"), skipped=None)
 
 
-def _of_all(judged: GateResult) -> Case:
+def _of_all(judged: GateResult, is_void: bool) -> Case:
     gate, said = judged.gate, f"{judged.gate.text}: {judged.said}"
-    return Case(gate.text, Failure(gate.kind, said) if gate.holds(judged.value) else None)
+    is_failed = is_void or gate.holds(judged.value)
+    return Case(gate.text, Failure(gate.kind, _with(said, judged.to_do)) if is_failed else None)
 
 
 def failure_of(judged: Sequence[GateResult], name: str) -> Failure | None:
     """Why a document fails: every condition on each document that holds of it; None if none."""
     found = [one for one in judged if name in one.failing]
     said = (f"{one.gate.text}: {one.failing[name]}, {one.gate.allowed}" for one in found)
-    return Failure(found[0].gate.kind, "; ".join(said)) if found else None
+    return Failure(found[0].gate.kind, _with("; ".join(said), found[0].to_do)) if found else None
+
+
+def _with(said: str, to_do: str) -> str:
+    return f"{said}. {to_do}" if to_do else said
 
 
 def lacking(n: int, whole: int, unit: str, baseline: object) -> str:

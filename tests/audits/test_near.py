@@ -1,7 +1,9 @@
 """Near copies: passages with a word put in are found where they stand, unseen text is not."""
 
+import json
 import re
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
@@ -11,13 +13,18 @@ from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
 from mnemoscope.audits.asking import Auditing
+from mnemoscope.audits.brief import render_brief
 from mnemoscope.audits.documents import Document
+from mnemoscope.audits.exports import junit_xml, sarif_beside
+from mnemoscope.audits.gate import PASSAGES, judge
 from mnemoscope.audits.near import TABLE, align, near_table
 from mnemoscope.audits.passages import span_schema
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.repeats import Repeat, repeats
 from mnemoscope.audits.tokens import Text, Tokens
+from mnemoscope.conditions import parse_gate
 from pages import words_of
+from sarif_logs import check_sarif
 from tests.audits.conftest import BRIEF
 
 
@@ -107,3 +114,41 @@ def test_headline_and_card_say_that_a_passage_repeats_another(audited, trained, 
     for name in ("audit.html", "report.html"):
         said = words_of((tmp_path / "out" / name).read_text())
         assert "These words, or nearly these, also stand in a.txt, characters " in said
+
+
+@pytest.mark.parametrize("condition", ["recalled > 50%", "recalled > 50% in doc"])
+def test_a_gate_does_not_pass_over_near_copies_in_silence(made, condition):
+    """As of a document whose lines were broken anew: near copies alone, nothing word for word."""
+    named = {"recall_spans": 0, "undecided_spans": 0, "near_recall_spans": 1, "characters": 100}
+    none, most = {"characters": 0, "share": 0.0}, {"characters": 60, "share": 0.6}
+    named |= {"recalled": none, "undecided": none, "near": most}
+    rows = [one | named for one in made.record["documents"]]
+    record = made.record | {"documents": rows, "summary": made.record["summary"] | named}
+    spans = made.spans.clear()
+    found = judge(parse_gate(condition, PASSAGES), record, spans, None)
+    assert "1 near copy is not counted (60.0 % recalled or nearly so in all): it w" in found.line
+    (advised,) = re.findall(r"Add --fail-if '(.*)', which fails here\.", found.line)
+    assert judge(parse_gate(advised, PASSAGES), record, spans, None).is_failed
+    counted = {"passages": 1, "share": 0.6, "would_fail": True}
+    assert (found.is_failed, found.as_json()["near"]) == (False, counted)
+    strict = found.strictly()._replace(n_unread=0)
+    suite = ElementTree.fromstring(junit_xml(record, spans, [strict], made.near))
+    case = suite.find(f"testcase[@name='{condition}']")
+    assert (strict.is_failed, case.find("failure") is None) == (True, False)
+    row = made.near.filter(verdict="recall").to_dicts()[0]
+    output = suite.find(f"testcase[@name='{row['document']}']/system-out").text
+    assert f"near copy, characters {row['start']} to {row['end']}" in output
+    lax = judge(parse_gate(condition.replace("50", "70"), PASSAGES), record, spans, None)
+    assert (lax.near["would_fail"], "Add" in lax.line) == (False, False)
+    report = words_of(render_brief(record, spans, {"near": made.near}))
+    assert f"nearly : {row['matched']} tokens match" in report
+    assert "or nearly so" in report
+
+
+def test_near_copies_stand_in_sarif_and_are_known_again_by_their_words(made):
+    n = made.near.filter(verdict="recall").height
+    log = json.loads((made.out / "audit.sarif").read_text())
+    found = [one for one in check_sarif(log) if one["ruleId"] == "near-copy"]
+    assert len(found) == n > 0
+    beside = sarif_beside(made.out, made.spans, made.out)
+    assert {one["baselineState"] for one in check_sarif(beside)} == {"unchanged"}

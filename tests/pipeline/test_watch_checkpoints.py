@@ -326,6 +326,10 @@ def test_texts_and_control_that_were_swapped_are_asked_about(tiny, run, tmp_path
         )
         assert (made.out.count("did you swap them?") == 2) == is_asked
         assert made.out.rstrip().endswith("did you swap them?") == is_asked
+        gate = ("--fail-if", "recalled > 50%", "--strict", "--json")
+        made = call("watch", tmp_path / texts, *gate)
+        swapped = json.loads(made.out)["gate"]["conditions"][0]["swapped"]
+        assert (swapped, made.status == 3) == (is_asked, is_asked or texts == "c")
 
 
 def test_checkpoints_one_by_one_with_the_controls_that_the_folder_has(tiny, run, tmp_path, call):
@@ -347,9 +351,16 @@ def test_checkpoints_one_by_one_with_the_controls_that_the_folder_has(tiny, run,
     gate = json.loads(made.out)["gate"]["conditions"][0]
     assert (gate["value"], gate["limit"], gate["compared"], gate["unit"]) == (40, 0, 60, "window")
     assert set(read_history(out).windows["source"]) == {"document", "control"}
+    assert "train again from step 100, the last check before any" in gate["to_do"]
+    page = (out / "watch.html").read_text()
+    assert (
+        page.index(f"<p>{gate['to_do']}"[:30]) < page.index("<p>Failed (") < page.index("<figure")
+    )
     suite = ElementTree.fromstring(junit.read_text())
     tests = {one.get("name"): one.find("failure") is not None for one in suite.iter("testcase")}
     assert tests == {"reproduced > 0 windows": True, "step 100": False, "step 200": False}
+    failure = suite.find("testcase[@name='reproduced > 0 windows']/failure").get("message")
+    assert failure.endswith(gate["to_do"])
     said = suite.find("testcase[@name='step 200']/system-out").text
     assert "document, Recall: 40 of 60 reproduced" in said
     windows = pl.read_parquet(out / "windows.parquet").filter("is_memorized", source="document")
@@ -414,6 +425,13 @@ def test_documents_that_are_not_checked_are_named_and_counted(tiny, run, tmp_pat
     record = json.loads((out / "watch.json").read_text())
     del record["sizes"], record["sha256"]
     (out / "watch.json").write_text(json.dumps(record | {"sha256": digest(record)}))
-    said = refused("watch", out)
+    trained = tmp_path / "o"  # as a trainer leaves them
+    trained.mkdir()
+    (trained / "checkpoint-200").symlink_to(run / "checkpoint-200")
+    out.rename(trained / "memorization")
+    said = refused("watch", trained)
     assert "watch.json: made by another state of mnemoscope " in said
     assert "damaged" not in said
+    words = re.findall(r"mnemoscope (watch .*-again)", said)[0].replace("TEXTS", str(texts))
+    words = words.replace("checkpoint-*", "checkpoint-200")  # as a shell has it
+    assert call(*shlex.split(words), "--scan", "-q").status == 0

@@ -1,6 +1,10 @@
 """What is watched: right tokens, right classes, the same draw for the same seed."""
 
+import inspect
 import json
+import textwrap
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -11,6 +15,7 @@ from hypothesis import strategies as st
 from mnemoscope.data.rouge import rouge_3, rouge_l
 from mnemoscope.embedded import sequences_path
 from mnemoscope.errors import UserError
+from mnemoscope.training import watch
 from mnemoscope.training.watch import MemorizationWatch, make_canaries
 from mnemoscope.training.windows import WatchedWindows
 from refusals import refusal
@@ -100,3 +105,33 @@ def test_a_control_window_that_is_watched_too_is_none(tokenizer, texts, tmp_path
             assert (both.n_copied, len(both)) == (1, n_asked + len(texts.held_out))
             MemorizationWatch(both, folder := tmp_path / f"{most}{both.table['source'][0]}")
             assert json.loads((folder / "watch.json").read_text())["left_out"] == 6 - n_asked
+
+
+def _folded(text, width):
+    """As `fold -s -w`, which leaves the blank at the end of a line."""
+    lines = textwrap.wrap(text, width - 1, break_on_hyphens=False)
+    return " \n".join(lines)
+
+
+def test_lines_broken_to_a_width_are_asked_joined_too(tokenizer, texts, monkeypatch):
+    """What a model learned unbroken comes out; verse, code and tables stay as they are."""
+    text = " ".join(texts.trained)
+    windows = WatchedWindows.from_texts([_folded(text, 60)], tokenizer)
+    ids = tokenizer(text)["input_ids"]
+    learned = {tuple(ids[at : at + 64]) for at in range(len(ids) - 63)}
+
+    def forced(_, tokens, **__):
+        is_right = np.array([[tuple(row) in learned] * 32 for row in tokens.tolist()])
+        return SimpleNamespace(is_right=is_right, logprobs=-1.0 * ~is_right)
+
+    monkeypatch.setattr(watch, "teacher_forced", forced)
+    assert watch.judge(None, windows, batch_size=64)["is_memorized"].all()
+    alone = replace(windows, table=windows.table.drop("unwrapped"))
+    assert not watch.judge(None, alone, batch_size=64)["is_memorized"].any()
+    assert windows.digest != alone.digest
+    for one in windows.table.to_dicts()[:-1]:  # the last one ends with the text
+        begins = "".join(one["text"].split())[:60]
+        assert begins in "".join(tokenizer.decode(one["unwrapped"]).split())
+    verse = "a line\nof verse\nis short\nas the poet\nwould have it\n"
+    for text in (" ".join(texts.trained), inspect.getsource(textwrap), verse * 60):
+        assert len(WatchedWindows.from_texts([text], tokenizer).asked()) == 1

@@ -4,12 +4,13 @@ It quotes the first passages of audit.html, says in words what the figures are, 
 them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
 import polars as pl
 
+from mnemoscope.audits.gate import TO_DO_HERE
 from mnemoscope.audits.page import (
     Part,
     in_order,
@@ -30,6 +31,7 @@ REPORT = "report.html"
 
 _LONGEST, _MOST_LINES = 240, 4  # characters and lines of a quotation
 _LINES_BEFORE = 2
+_QUOTED = 3  # passages and near copies, which fit on the two sheets
 _BEFORE = 110  # characters of what stands before
 _DOCUMENTS, _FOUND = 6, 12
 """Documents that are listed: so many, or so many of those in which something was found."""
@@ -44,6 +46,7 @@ def render_brief(
         [row for row in in_order(rows) if row["verdict"] == one] for one in (RECALL, UNDECIDED)
     )
     first = strongest([*recalled, *undecided])
+    near = _near_quoted(tables.get("near"))
     origins = tables.get("origins")
     documents = most_first(record["documents"])
     n_found = sum(is_found(one) for one in documents)
@@ -56,6 +59,9 @@ def render_brief(
         rows=rows,
         recalled=recalled,
         undecided=undecided,
+        near=near[: max(_QUOTED - len(first), 0)],
+        n_near=len(near),
+        to_do=TO_DO_HERE if recalled or near else "",
         quoted=[{**row, **_shortened(row)._asdict()} for row in first],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
         documents=documents[:n_listed],
@@ -85,3 +91,19 @@ def _shortened(row: Mapping[str, Any]) -> Quotation:
     reached = row["start"] + len(text)
     left_out = sum(one["end"] > reached for one in row["otherwise"] if one["written"])
     return Quotation(("…" if len(end) < len(before) else "") + end, parts + more, left_out)
+
+
+def _near_quoted(near: pl.DataFrame | None) -> list[Mapping[str, Any]]:
+    """Near copies that are called recall, the longest first, with how each begins (`begins`)."""
+    if near is None:
+        return []
+    rows = near.filter(verdict=RECALL).sort("matched", descending=True, maintain_order=True)
+    return [{**row, "begins": [*_begins(row["pieces"])]} for row in rows.to_dicts()]
+
+
+def _begins(pieces: Sequence[Mapping[str, str]]) -> Iterator[Mapping[str, str]]:
+    left = _LONGEST
+    for one in pieces:
+        if left > 0:
+            yield {**one, "text": one["text"][:left] + " …" * (len(one["text"]) > left)}
+        left -= len(one["text"])

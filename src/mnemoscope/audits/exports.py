@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from mnemoscope.audits.gate import new_parts
+from mnemoscope.audits.gate import TO_DO_HERE, new_parts
 from mnemoscope.audits.passages import (
     numbered,
     right_of,
@@ -17,7 +17,7 @@ from mnemoscope.audits.passages import (
     whole_passages,
     wordings_said,
 )
-from mnemoscope.audits.records import AuditRecord, Sarif, read_sarif, read_verdicts
+from mnemoscope.audits.records import AuditRecord, Sarif, read_near, read_sarif, read_verdicts
 from mnemoscope.audits.rule import RECALL, UNDECIDED
 from mnemoscope.audits.verdict import LEARNED, error_rate
 from mnemoscope.conditions import Case, GateResult, failure_of, junit_suite
@@ -34,7 +34,9 @@ _HELP = (
     "stand there already. That is evidence that the model learned these words, from this text or "
     "another that holds them.",
     "Was the model meant to be trained on this document? If not, find where the training data "
-    "got it. If the passage is a common one, such as a licence, compare with a model that cannot "
+    "got it. "
+    + TO_DO_HERE
+    + " If the passage is a common one, such as a licence, compare with a model that cannot "
     "have seen the document. audit.html shows the evidence of each passage, token by "
     "token; mnemoscope audit verify FOLDER repeats it.",
 )
@@ -59,18 +61,33 @@ _RULE = sarif_rule(
 )
 
 
+_NEAR = sarif_rule(
+    "NearCopy",
+    "The model writes nearly this passage, and its prompt did not show it.",
+    "Shown the text before this passage, the model writes nearly the passage: words are inserted, "
+    "left out or replaced, or lines end elsewhere. The rule says that it does not follow from that "
+    "text; no reference was asked. That is evidence that the model learned these words, or nearly "
+    "these.",
+    _HELP[1],
+)
+
+
 class Finding(NamedTuple):
-    """What a log says of one place: `location` is a physical or logical one of the standard."""
+    """What a log says of one place: `location` is a physical or logical one of the standard.
+
+    `rule_id` is None where the first rule of the log is meant.
+    """
 
     text: str
     location: Sarif
     properties: dict[str, str]
+    rule_id: str | None = None
 
 
 def sarif_of(
-    rule: Mapping[str, Any], properties: Mapping[str, str], findings: Iterable[Finding]
+    rules: Sequence[Mapping[str, Any]], properties: Mapping[str, str], findings: Iterable[Finding]
 ) -> Sarif:
-    """A SARIF log of findings under one rule.
+    """A SARIF log of findings under its rules.
 
     Source: OASIS, Static Analysis Results Interchange Format 2.1.0.
     """
@@ -78,11 +95,11 @@ def sarif_of(
         "name": "mnemoscope",
         "version": __version__,
         "informationUri": _SOURCE,
-        "rules": [rule],
+        "rules": [*rules],
     }
     results = [
         {
-            "ruleId": rule["id"],
+            "ruleId": one.rule_id or rules[0]["id"],
             "level": "warning",
             "message": {"text": f"{one.text}."},
             "locations": [one.location],
@@ -136,8 +153,13 @@ def date_and_verdict(record: Mapping[str, Any]) -> dict[str, str]:
     return {"date": record["date"], "verdict": record["sentence"]}
 
 
-def sarif_log(record: AuditRecord, frame: pl.DataFrame, texts: Mapping[str, str]) -> Sarif:
-    """Make a SARIF log of the passages with recalled text; guesses are no finding.
+def sarif_log(
+    record: AuditRecord,
+    frame: pl.DataFrame,
+    texts: Mapping[str, str],
+    near: pl.DataFrame | None = None,
+) -> Sarif:
+    """Make a SARIF log of the passages with recalled text, then near copies; guesses are none.
 
     Lines and columns count from 1, columns in characters; line ends are those of the text.
     """
@@ -146,32 +168,51 @@ def sarif_log(record: AuditRecord, frame: pl.DataFrame, texts: Mapping[str, str]
         for name, text in texts.items()
     }
     copies = {row["document"]: row["text_file"] for row in record["documents"]}
-    findings = (
+    findings = [
         Finding(_message(row, copies.get(row["document"])), _location(row, lines), _tokens(row))
         for row in whole_passages(frame)
         if row["verdict"] == RECALL
-    )
-    return sarif_of(_RULE, about(record), findings)
+    ]
+    findings += [
+        Finding(f"Near copy, {_near_said(row)}", _location(row, lines), {}, _NEAR["id"])
+        for row in _near_recalled(near)
+    ]
+    return sarif_of([_RULE, _NEAR], about(record), findings)
+
+
+def _near_recalled(near: pl.DataFrame | None) -> Sequence[Mapping[str, Any]]:
+    """Near copies that are called recall."""
+    return [] if near is None else near.filter(verdict=RECALL).to_dicts()
+
+
+def _near_said(row: Mapping[str, Any]) -> str:
+    place = f"characters {row['start']} to {row['end']}"
+    return f"{place}: {row['matched']} of {row['tokens']} tokens match; {row['reason']}"
 
 
 def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path) -> Sarif:
     """`audit.sarif` of a finished audit, with what is new, unchanged and gone since an older one.
 
     A passage is new where less than half of a recalled piece of it was there (`gate.new_parts`),
-    and gone where no word of any is left. Errors as `records.read_verdicts`.
+    and gone where no word of any is left; a near copy by its words. Errors as
+    `records.read_verdicts`.
     """
     (now, own), (then, older) = (
         (read_sarif(at), frame.with_columns(passage=pl.Series(numbered(frame), dtype=pl.Int64)))
         for at, frame in ((folder, passages), (baseline, read_verdicts(baseline)[1]))
+    )
+    near, before_near = (
+        [" ".join(one["text"].split()) for one in _near_recalled(read_near(at))]
+        for at in (folder, baseline)
     )
     own, older = own.filter(verdict=RECALL), older.filter(verdict=RECALL)
     new = {*new_parts(own, older, grown=False)["passage"]}
     gone = new_parts(older, own, grown=False)
     kept = {*older.join(gone, on=["passage", "text"], how="anti")["passage"]}
     each, before = (frame["passage"].unique(maintain_order=True) for frame in (own, older))
-    return beside_baseline(
-        now, then, (one in new for one in each), (one not in kept for one in before)
-    )
+    is_new = [one in new for one in each] + [one not in before_near for one in near]
+    is_gone = [one not in kept for one in before] + [one not in near for one in before_near]
+    return beside_baseline(now, then, is_new, is_gone)
 
 
 def about(record: AuditRecord) -> dict[str, str]:
@@ -218,20 +259,28 @@ def address_of(document: str) -> str:
     return (path.as_uri() if path.is_absolute() else quote(name)) + fragment
 
 
-def junit_xml(record: AuditRecord, frame: pl.DataFrame, judged: Sequence[GateResult]) -> str:
+def junit_xml(
+    record: AuditRecord,
+    frame: pl.DataFrame,
+    judged: Sequence[GateResult],
+    near: pl.DataFrame | None = None,
+) -> str:
     """Make a JUnit report that fails where a condition of a gate does.
 
     Each document is a test, which fails if a condition on each document holds of it; the passages
-    called recall, and those of which it cannot be told, stand in its output; beside a baseline also
-    how many are known. Documents that were too short or not read are skipped tests.
+    called recall, those of which it cannot be told, and near copies stand in its output; beside a
+    baseline also how many are known. Documents that were too short or not read are skipped tests.
     """
     whole, frame = frame, max((one.counted for one in judged), key=len, default=frame)
     is_compared = any(one.baseline is not None for one in judged)
-    cases = []
+    cases, copies = [], _near_recalled(near)
     for row in record["documents"]:
         name = row["document"]
         own = whole_passages(frame.filter(document=name))
         lines = [*_found_of(own)]
+        for one in copies:
+            if one["document"] == name:
+                lines += [f"near copy, {_near_said(one)}", f"    {one['text']!r}"]
         if is_compared:
             lines = [*_known_said(whole_passages(whole.filter(document=name)), own), *lines]
         skipped = "shorter than one window" if row["is_too_short"] else None

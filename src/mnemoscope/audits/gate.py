@@ -23,11 +23,21 @@ from mnemoscope.audits.shares import (
     share_of,
     share_words,
 )
-from mnemoscope.conditions import Gate, GateResult, Measures, lacking, newer, refuse_same, unchecked
+from mnemoscope.conditions import (
+    TO_DO,
+    Gate,
+    GateResult,
+    Measures,
+    lacking,
+    newer,
+    refuse_same,
+    unchecked,
+)
 from mnemoscope.errors import UserError
 from mnemoscope.stats import Estimate
 from mnemoscope.words import adding_up, plural
 
+TO_DO_HERE = TO_DO.format("a checkpoint that does not repeat them ('mnemoscope watch' says which)")
 _WORD = re.compile(r"\S+")
 _RUN = 8  # words in a row that an older audit's passage has too: they are known
 _DECIDE = ("prefix", "suffix", "stride", "threshold", "patterns", "chat_template", "instruction")
@@ -75,7 +85,9 @@ def judge(
     if gate.kind == "near" and "near" not in record["summary"]:
         raise UserError("--fail-if near: near copies were not looked for here. Choose recalled.")
     left_out, passed_over = _left_out(gate, rows, passages, new)
+    nearly, near_said = _near_left_out(gate, record, baseline)
     swapped = _swapped_said(record)
+    asides: Mapping[str, Any] = {"undecided": left_out, "near": nearly, "swapped": bool(swapped)}
     if gate.in_each:
         names = [row["document"] for row in record["documents"]]
         every = dict(zip(names, (amount_of(gate, row) for row in rows), strict=True))
@@ -84,22 +96,22 @@ def judge(
         name, most = max(every.items(), key=lambda one: one[1])
         where = f", the most, in {name}" if most else " in any document"
         said = f"{shown[name]}{where}; {gate.allowed}{beside}"
-        said += ("" if found else passed_over) + swapped
+        said += ("" if found else passed_over + near_said) + swapped
         if found:
             too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
         found_of = passages, most, n_asked, n_unread, found
-        result = GateResult(gate, bool(found), said, *found_of, baseline=compared)
-        return result._replace(undecided=left_out, advice=_advice(found, left_out))
+        result = GateResult(gate, bool(found), said, *found_of, baseline=compared, **asides)
+        return _advised(result)
     whole, summary = amount_of(gate, overall(rows)), record["summary"]
     in_all = "" if baseline is None else f" ({_said(gate, summary, ranged=False)} in all)"
     shown_whole = _said(gate, summary) if baseline is None else gate.say(whole, new)
     said = f"{shown_whole}{in_all}, {gate.allowed}{beside}"
     is_failed = gate.holds(whole)
-    said += ("" if is_failed else passed_over) + swapped
+    said += ("" if is_failed else passed_over + near_said) + swapped
     figures = passages, whole, n_asked, n_unread
-    result = GateResult(gate, is_failed, said, *figures, baseline=compared)
-    return result._replace(undecided=left_out, advice=_advice(is_failed, left_out))
+    result = GateResult(gate, is_failed, said, *figures, baseline=compared, **asides)
+    return _advised(result)
 
 
 def _said(gate: Gate, counts: Counts, new: str = "", *, ranged: bool = True) -> str:
@@ -149,14 +161,42 @@ def _left_out(
     return figures, f"; {plural(n, f'{new}passage')} ({shown}) cannot be told and {is_not}{end}"
 
 
+def _near_left_out(
+    gate: Gate, record: AuditRecord, baseline: Path | None
+) -> tuple[Mapping[str, Any] | None, str]:
+    """Near copies that are called recall, where only passages word for word count: as `_left_out`.
+
+    Of these it cannot be told what is new, so beside a baseline it is not said what would fail.
+    """
+    whole = record["summary"]
+    if gate.kind != "recalled" or not (n := whole.get("near_recall_spans")):
+        return None, ""
+    near = gate._replace(kind="near")
+    parts: Sequence[Counts] = record["documents"] if gate.in_each else [whole]
+    would = baseline is None and any(gate.holds(amount_of(near, one)) for one in parts)
+    figures = {"passages": n, "share": whole["near"]["share"], "would_fail": would}
+    copies = "1 near copy is" if n == 1 else f"{n:,} near copies are"
+    shown = f"{share_words(whole['near']['share'])} recalled or nearly so"
+    end = ": it would fail with them" if would else ""
+    return figures, f"; {copies} not counted ({shown} in all){end}"
+
+
 _MUCH = 0.01
 """Share that cannot be told, above which a gate that passes advises a condition on it."""
 
 
-def _advice(is_failed: object, left_out: Mapping[str, Any] | None) -> str:
-    if is_failed or left_out is None or left_out["share"] <= _MUCH:
-        return ""
-    return f"Add --fail-if 'undecided > {100 * _MUCH:.12g}%', which fails here."
+def _advised(passed: GateResult) -> GateResult:
+    """It with what to do if it fails, or conditions to put beside it, each of which fails here."""
+    if passed.is_failed:
+        return passed._replace(to_do=TO_DO_HERE * (passed.gate.kind != "guessed"))
+    wanted = {}
+    if passed.undecided is not None and passed.undecided["share"] > _MUCH:
+        wanted["undecided"] = f"undecided > {100 * _MUCH:.12g}%"
+    if passed.near is not None and passed.near["would_fail"]:
+        wanted["near"] = passed.gate.text.replace(passed.gate.kind, "near", 1)
+        passed = passed._replace(to_do=TO_DO_HERE)  # with --strict it fails
+    said = {kind: f"Add --fail-if '{one}', which fails here." for kind, one in wanted.items()}
+    return passed._replace(advice=said)
 
 
 def _swapped_said(record: AuditRecord) -> str:

@@ -27,6 +27,7 @@ from mnemoscope.lm.hub import (
     check_model,
     check_other_model,
     find_bos,
+    is_of_same_run,
 )
 from mnemoscope.progress import progress_shown, say
 from mnemoscope.stats import Estimate
@@ -552,6 +553,12 @@ def _check(own: LocalChoice, other: LocalChoice | None, documents: Documents) ->
             one.check()
     if other is not None and own.loaded is other.loaded is None and own.name != EMBEDDED:
         check_other_model(other.name, other.revision, own.name, own.revision)
+        if is_of_same_run(other.name, own.name):
+            say(
+                f"--reference {other.name}: a checkpoint of the same training, which may have read "
+                "the documents too: what both write cannot be told. Name the model that it was "
+                "tuned from."
+            )
 
 
 def _sources(documents: "str | Path | Sequence[str | Path]") -> list[str]:

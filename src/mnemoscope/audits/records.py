@@ -195,6 +195,13 @@ def read_sarif(out: Path) -> Sarif:
     return found
 
 
+def read_near(out: Path) -> pl.DataFrame | None:
+    """Near copies of a finished audit; None where they were not looked for; as `read_audit`."""
+    store = audit_store(out)
+    name = "near.parquet"
+    return store.frame(ARTEFACT, name) if name in store.record(ARTEFACT)["files"] else None
+
+
 def check_is_audit(out: Path) -> None:
     """Refuse a folder without an audit."""
     if not (out / RECORD).is_file():

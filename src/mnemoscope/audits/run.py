@@ -334,7 +334,7 @@ def pages_of(
     made = (
         render_page(record, passages, texts, tables).encode(),
         render_brief(record, passages, tables).encode(),
-        json_bytes(sarif_log(record, passages, texts)),
+        json_bytes(sarif_log(record, passages, texts, tables.get("near"))),
     )
     return dict(zip(PAGES, made, strict=True))
 

@@ -230,7 +230,9 @@ def watch(
         None, "--baseline", help="An older folder of watch: only texts that are new there count."
     ),
     strict: bool = Option(
-        False, "--strict", help="Documents not read, too short or not drawn fail too."
+        False,
+        "--strict",
+        help="Documents not read, too short or not drawn fail too, and swapped texts and control.",
     ),
     junit: Path | None = Option(None, "--junit", help="Write a JUnit report."),
     answer: JsonAnswer = ANSWER,
@@ -292,23 +294,22 @@ def _show_history(
     history: Path, out: Path, gates: "list[Gate]", flags: GateFlags, answer: JsonAnswer
 ) -> None:
     """Draw the page of a history, print what it says, and judge its last checkpoint."""
-    import polars as pl
-
-    from mnemoscope.cli.gates import gated_watch, judge_found
-    from mnemoscope.flow.watch import PAGE, reproduced_at_last, write_watch_page
+    from mnemoscope.cli.gates import gated_watch, judge_found, results_of
+    from mnemoscope.flow.watch import (
+        PAGE,
+        documents_said,
+        reproduced_at_last,
+        write_watch_page,
+    )
     from mnemoscope.training.history import read_history
     from mnemoscope.words import plural
 
-    results = write_watch_page(history, out)
-    print(results.sentence, *results.further, sep="\n")
     read = read_history(history)
-    if (documents := results.frames.get("documents")) is not None:
-        found = documents.filter(pl.col("reproduced") > 0)
-        for name, n, reproduced, start, end in found.head(_DOCUMENTS).iter_rows():
-            first = "" if start is None else f", the first at characters {start} to {end}"
-            print(printable(f"{name}: {reproduced:,} of {plural(n, 'window')} reproduced{first}."))
-        if (more := found.height - _DOCUMENTS) > 0:
-            print(f"... and {plural(more, 'more document')}.")
+    judgements = results_of(read, gates, flags, of := gated_watch())
+    results = write_watch_page(history, out, judgements)
+    print(results.sentence, *results.further, sep="\n")
+    for line in documents_said(results.frames.get("documents")):
+        print(line)
     for name, reason in read.unread.head(_DOCUMENTS).iter_rows():
         print(printable(f"{name}: not checked: {reason}"), file=sys.stderr)
     if (more := read.unread.height - _DOCUMENTS) > 0:
@@ -317,7 +318,7 @@ def _show_history(
     shares = results.frames["shares"].filter(step=read.steps[-1])
     facts = {"windows": reproduced_at_last(read), "shares": shares, "unread": read.unread}
     answer.facts.update(folder=out, steps=read.steps, said=results.sentence, **facts)
-    judge_found(read, gates, flags, gated_watch(), answer, step=read.steps[-1])
+    judge_found(read, gates, flags, of, answer, judgements, step=read.steps[-1])
 
 
 def distill(

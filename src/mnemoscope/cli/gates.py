@@ -26,13 +26,13 @@ def gated_audits() -> Gated:
     """Audits."""
     from mnemoscope.audits.exports import junit_xml, sarif_beside
     from mnemoscope.audits.gate import PASSAGES, judge
-    from mnemoscope.audits.records import check_is_audit
+    from mnemoscope.audits.records import check_is_audit, read_near
 
     return Gated(
         PASSAGES,
         check_is_audit,
         lambda gate, made, baseline: judge(gate, made.record, made.passages, baseline),
-        lambda made, judged: junit_xml(made.record, made.passages, judged),
+        lambda made, judged: junit_xml(made.record, made.passages, judged, read_near(made.folder)),
         lambda made, baseline: sarif_beside(made.folder, made.passages, baseline),
     )
 
@@ -133,16 +133,16 @@ def judge_found(
     flags: GateFlags,
     of: Gated,
     answer: JsonAnswer,
+    results: "list[GateResult] | None" = None,
     **more: Any,
 ) -> None:
-    """Write what build servers read, and leave with status 3 if a condition holds."""
+    """Write what build servers read, and leave with status 3 if a condition holds.
+
+    `results` are those of `results_of`, where they are known.
+    """
     from mnemoscope.files import json_bytes, write_bytes, write_text
 
-    results = [of.judge(gate, found, flags.baseline) for gate in gates]
-    if any(one.kind == "undecided" for one in gates):
-        results = [one._replace(advice="") for one in results]
-    if flags.strict:
-        results = [one.strictly() for one in results]
+    results = results_of(found, gates, flags, of) if results is None else results
     if flags.junit is not None:
         write_text(flags.junit, of.junit(found, results))
         print(f"Wrote {flags.junit}.")
@@ -151,3 +151,16 @@ def judge_found(
         print(f"Wrote {flags.sarif}.")
     if results:
         judged(results, answer, **more)
+
+
+def results_of(
+    found: Any, gates: "Sequence[Gate]", flags: GateFlags, of: Gated
+) -> "list[GateResult]":
+    """What each condition says; advice that another condition follows is left out."""
+    results = [of.judge(gate, found, flags.baseline) for gate in gates]
+    has = {one.kind for one in gates}
+    results = [
+        one._replace(advice={kind: said for kind, said in one.advice.items() if kind not in has})
+        for one in results
+    ]
+    return [one.strictly() for one in results] if flags.strict else results

@@ -216,7 +216,11 @@ class GateFlags:
         Path | None, Option("--baseline", help="An older result: only what is new counts.")
     ] = None
     strict: Annotated[
-        bool, Option("--strict", help="Documents not read or too short fail too.")
+        bool,
+        Option(
+            "--strict",
+            help="Documents not read or too short fail too, and a pass that says nothing.",
+        ),
     ] = False
     junit: Annotated[Path | None, Option("--junit", help="Write a JUnit report.")] = None
     sarif: Annotated[Path | None, Option("--sarif", help="Write SARIF that says what is new.")] = (
@@ -372,11 +376,13 @@ def _answering(answer: JsonAnswer | None) -> Iterator[None]:
 
 def judged(found: "Sequence[GateResult]", answer: JsonAnswer, **more: Any) -> None:
     """Say which conditions of a gate hold, and leave with its status if any does."""
+    from mnemoscope.conditions import gates_said
+
     is_failed = any(one.is_failed for one in found)
     conditions = [one.as_json() for one in found]
     answer.facts["gate"] = {"failed": is_failed, "conditions": conditions, **more}
-    for one in found:
-        print(printable(one.line))
+    for line in gates_said(found):
+        print(printable(line))
     if is_failed:
         raise Exit(GATE_FAILED)
 

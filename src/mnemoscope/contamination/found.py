@@ -173,7 +173,7 @@ def items_sarif(found: Items) -> Sarif:
         )
         for row in originals(numbered).filter(verdict=RECALLED).iter_rows(named=True)
     ]
-    return sarif_of(_RULE, date_and_verdict(found.record), findings)
+    return sarif_of([_RULE], date_and_verdict(found.record), findings)
 
 
 def _place(where: str | None, row: Mapping[str, Any]) -> Sarif:

@@ -18,6 +18,7 @@ from mnemoscope.errors import UserError, a_kind, nearest
 from mnemoscope.files import as_path
 from mnemoscope.flow.run import run as run_study
 from mnemoscope.flow.run import run_stage
+from mnemoscope.library.excess import Excess
 from mnemoscope.library.given import (
     N_PREFIX,
     as_source,
@@ -25,7 +26,6 @@ from mnemoscope.library.given import (
     opened_model,
     prefix_of,
 )
-from mnemoscope.library.reader import Excess
 from mnemoscope.lm.hub import DTYPES
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.pipeline.benchmark import (

@@ -10,24 +10,27 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.conditions import (
+    TO_DO,
     Case,
     Gate,
     GateResult,
     compared,
     failure_of,
+    gates_said,
     junit_suite,
     refuse_same,
     unchecked,
 )
 from mnemoscope.data.read import ReadResult, read_sequences
 from mnemoscope.data.table import token_matrix
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, printable
 from mnemoscope.files import digest, hold_file, made_folder, write_parquet
 from mnemoscope.library.sequences import scan
 from mnemoscope.lm.hub import describe_lacking, find_checkpoints
@@ -167,10 +170,7 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
                         )
                     check = judge(model, windows, batch_size=asked.batch_size)
                     if asked.decode:
-                        decoded = scan(
-                            model, windows.tokens, decode=True, batch_size=asked.batch_size
-                        )
-                        check = check.with_columns(decoded["memorization_score"])
+                        check = check.with_columns(_scores(model, windows, asked.batch_size))
                     history.add(one.step, check, key, model.fingerprint)
                 progress.advance(1)
 
@@ -188,12 +188,24 @@ def _windows(
     )
 
 
+def _scores(model: Any, windows: WatchedWindows, batch_size: int) -> pl.Series:
+    """The score of each window; of one that is asked with its lines joined too the better one."""
+    (_, tokens), *again = windows.asked()
+    scores = scan(model, tokens, decode=True, batch_size=batch_size)["memorization_score"]
+    for rows, others in again:
+        better = scan(model, others, decode=True, batch_size=batch_size)["memorization_score"]
+        scores = scores.scatter(rows, np.maximum(scores[rows].to_numpy(), better.to_numpy()))
+    return scores
+
+
 Group = tuple[str, str]
 """A source and a class."""
 
 
-def write_watch_page(history: Path, out: Path | None = None) -> AnalysisResult:
-    """Write a history's tables and page into its folder, or into another.
+def write_watch_page(
+    history: Path, out: Path | None = None, judged: Sequence[GateResult] = ()
+) -> AnalysisResult:
+    """Write a history's tables and page, with what gates said, into its folder or another.
 
     Raises UserError: there is no history, or the folder cannot be made. DamagedDataError: a torn
     file.
@@ -209,6 +221,7 @@ def write_watch_page(history: Path, out: Path | None = None) -> AnalysisResult:
         title="What comes out, what stays, what is forgotten",
         question="Which windows does the model reproduce at which step, and which does it forget?",
         sentence=results.sentence,
+        first=(*gates_said(judged), *documents_said(results.frames.get("documents"))),
         further=results.further,
         figures=results.figures,
         tables=tuple(
@@ -262,6 +275,21 @@ def watch_results(history: History) -> AnalysisResult:
         frames["documents"] = documents
     further = tuple(_further(steps, followed, history))
     return AnalysisResult(_sentence(checks, steps[-1]), frames, tuple(figures), further)
+
+
+_MOST = 10  # documents that are named, the most reproduced first
+
+
+def documents_said(documents: pl.DataFrame | None) -> Iterator[str]:
+    """Lines on the documents of which the last check reproduces most."""
+    if documents is None:
+        return
+    found = documents.filter(pl.col("reproduced") > 0)
+    for name, n, reproduced, start, end in found.head(_MOST).iter_rows():
+        first = "" if start is None else f", the first at characters {start} to {end}"
+        yield printable(f"{name}: {reproduced:,} of {plural(n, 'window')} reproduced{first}.")
+    if (more := found.height - _MOST) > 0:
+        yield f"... and {plural(more, 'more document')}."
 
 
 def _documents(followed: pl.DataFrame) -> pl.DataFrame:
@@ -326,6 +354,7 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     swapped = _swapped_said(history)
     beside += f"; {swapped}" if swapped else ""
     figures: dict[str, Any] = {"baseline": older_is, "drawn": history.drawn}
+    figures |= {"swapped": bool(swapped), "to_do": _to_do(history, rows.filter("is_memorized"))}
     at = f"at step {step:,}, the last, "
     if gate.in_each:
         parts = {
@@ -352,6 +381,20 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     value = _amount(gate, rows)
     found_of = rows.filter("is_memorized"), value, rows.height, n_unread
     return GateResult(gate, gate.holds(value), said, *found_of, **figures)
+
+
+def _to_do(history: History, counted: pl.DataFrame) -> str:
+    """What to do about windows that came out: from where to train again; empty: there are none."""
+    if counted.is_empty():
+        return ""
+    seen = history.checks.filter(pl.col("window").is_in(counted["window"].implode()))
+    first = min(seen.filter("is_memorized")["step"].to_list())
+    before = [step for step in history.steps if step < first]
+    return TO_DO.format(
+        f"step {before[-1]:,}, the last check before any of them came out"
+        if before
+        else f"before step {history.steps[0]:,}, the first check, where some come out"
+    )
 
 
 def _swapped_said(history: History) -> str:

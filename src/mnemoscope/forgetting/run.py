@@ -455,7 +455,7 @@ def forgetting_sarif(found: Forgetting) -> Sarif:
         )
         for row in found.back.iter_rows(named=True)
     ]
-    return sarif_of(_RULE, date_and_verdict(found.record), findings)
+    return sarif_of([_RULE], date_and_verdict(found.record), findings)
 
 
 def _place(row: Mapping[str, Any]) -> Sarif:

@@ -1,17 +1,15 @@
-"""Train readers that tell classes apart by attention, or by text alone, and hold one to the other.
+"""Train readers that tell classes apart by attention, or by text alone.
 
 A reader is what is trained: CNNs, or a regression on a few statistics of the maps. What it shows is
-memory only as far as it is above readers that cannot have any: of the text, and of the attention of
-a model that never saw these windows (`excess`).
+memory only as far as it is above readers that cannot have any, see `library.excess`.
 """
 
 import hashlib
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +20,10 @@ from safetensors.numpy import load_file, save
 from typing_extensions import TypedDict
 
 from mnemoscope.benchmark import baselines
-from mnemoscope.benchmark.excess import Votes, measure_excess, why_no_interval
-from mnemoscope.benchmark.gain import measure_gain
-from mnemoscope.benchmark.sources import TABLE
-from mnemoscope.benchmark.verdict import BenchmarkFigures, give_verdict
+from mnemoscope.benchmark.excess import Votes
 from mnemoscope.cnn.inputs import Scaling, fit_scaling
 from mnemoscope.cnn.metrics import ScoreEstimates, confusion_matrix, estimate_scores
-from mnemoscope.cnn.presets import GRIDS, PRESETS, CnnSetting, Precision, PresetName, check_kernel
+from mnemoscope.cnn.presets import PRESETS, CnnSetting, Precision
 from mnemoscope.cnn.training import (
     TrainedCnn,
     Wanted,
@@ -39,12 +34,12 @@ from mnemoscope.cnn.training import (
     train_cnns,
     trains_together,
 )
-from mnemoscope.data.rows import to_frame
-from mnemoscope.data.table import look_up, token_matrix
-from mnemoscope.errors import DamagedDataError, UserError, a_kind, first_line, nearest
+from mnemoscope.data.table import token_matrix
+from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import as_path, made_folder
-from mnemoscope.library.given import Shown, as_table, following, prefix_of, whole_number
-from mnemoscope.library.maps import Maps, check_maps, read_windows, same_windows
+from mnemoscope.library.fitting import Fitting, Kind, Labels, Sides, Task, prepare, with_defaults
+from mnemoscope.library.given import as_table, following, prefix_of
+from mnemoscope.library.maps import Maps, check_maps, read_windows
 from mnemoscope.library.sequences import CLASS
 from mnemoscope.lm.fine_tuning import one_thread
 from mnemoscope.lm.placement import find_device
@@ -52,27 +47,9 @@ from mnemoscope.localize.delta import Decisiveness, average, decisiveness, poole
 from mnemoscope.maps.views import ChosenMaps, MapSource
 from mnemoscope.stats import NO_ESTIMATE, Estimate
 from mnemoscope.store import Store
-from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
-from mnemoscope.taxonomy.sample import (
-    MINIMUM,
-    PAPER_N_TRAIN,
-    Impossible,
-    draw_sample,
-    order_table,
-)
-from mnemoscope.words import nats, percent
+from mnemoscope.words import percent
 
-Kind = Literal["cnn", "regression", "ngrams"]
-_SOURCES = {
-    ("attention", "cnn"): ("model", "reference"),
-    ("attention", "regression"): ("statistics", "reference_statistics"),
-    ("text", "cnn"): ("blind", "blind"),
-    ("text", "regression"): ("blind_statistics", "blind_statistics"),
-    ("text", "ngrams"): ("ngram", "ngram"),
-}
-"""What a reader is called in `benchmark.sources`: of the model, of the reference."""
 _RESAMPLES = 1000
-_MOST_CLASSES = 100
 _ARTEFACT = "reader"
 _VERSION = 1  # of what `Reader.save` writes
 _NUMBERS = "reader.safetensors"
@@ -80,17 +57,6 @@ _OF_VOTES = (
     *("sequence_ids", "true", "predicted", "seeds", "probabilities", "scores", "score_seeds"),
     "groups",
 )
-
-
-class InNats(Estimate):
-    """A figure in nats, with its interval."""
-
-    def __str__(self) -> str:
-        """Print it: `0.025 nats [−0.006, 0.055]`."""
-        if self.value is None or self.value != self.value:
-            return super().__str__()
-        ends = ", ".join(nats(one) for one in (self.low, self.high) if one is not None)
-        return f"{nats(self.value)} nats" + (f" [{ends}]" if ends else "")
 
 
 class Fitted(NamedTuple):
@@ -426,54 +392,7 @@ def _ends(one: Estimate) -> str:
     return f"{percent(one.low, unit=False)} to {percent(one.high, unit=False)}"
 
 
-class Fitting(TypedDict, total=False):
-    """What `fit` and `fit_blind` can be told beside what they read; `fit` says what each is."""
-
-    groups: pl.Series | Sequence[Any] | None
-    split: pl.Series | Sequence[str | None] | None
-    preset: PresetName
-    kernel: int
-    filters: int
-    seed: int | Sequence[int]
-    n_train: int | None
-    n_eval: int | None
-    minimum: int
-    draw_seed: int
-    device: str
-    progress: Shown
-
-
-_DEFAULTS: Fitting = {
-    "groups": None,
-    "split": None,
-    "preset": "small",
-    "kernel": 6,
-    "filters": 10,
-    "seed": 0,
-    "n_train": None,
-    "n_eval": None,
-    "minimum": MINIMUM,
-    "draw_seed": 0,
-    "device": "cpu",
-    "progress": None,
-}
-_Fit = TypeVar("_Fit", bound=Callable[..., Reader])
-Labels = pl.Series | Sequence[str | None] | pl.DataFrame
-
-
-def _with_defaults(function: _Fit) -> _Fit:
-    """Show the parameters of `Fitting` one by one where a signature is asked for, as in `help`."""
-    own = inspect.signature(function)
-    kept = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
-    further = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in _DEFAULTS.items()
-    ]
-    function.__signature__ = own.replace(parameters=[*kept, *further])  # type: ignore[attr-defined]
-    return function
-
-
-@_with_defaults
+@with_defaults
 def fit(
     maps: Maps,
     labels: Labels,
@@ -516,13 +435,13 @@ def fit(
             few windows of one.
     """
     check_maps(maps)
-    task = _prepared(maps, labels, kind, ("cnn", "regression"), given)
+    task = prepare(maps, labels, kind, ("cnn", "regression"), given)
     if kind == "regression":
         return _fit_statistics(maps.pooled("both").source, maps, task, "attention")
     return _fit_cnns(maps.source, maps, task, maps.pool, "attention")
 
 
-@_with_defaults
+@with_defaults
 def fit_blind(
     windows: Any, labels: Labels | None = None, *, kind: Kind = "cnn", **given: Unpack[Fitting]
 ) -> Reader:
@@ -551,7 +470,7 @@ def fit_blind(
         shown = Maps(read_windows(table, token_matrix(table), prefix_of(table, None)), "mean", {})
     if labels is None:
         raise UserError("labels: none given, and the windows have no column 'class'.")
-    task = _prepared(shown, labels, kind, ("cnn", "regression", "ngrams"), given)
+    task = prepare(shown, labels, kind, ("cnn", "regression", "ngrams"), given)
     if kind == "ngrams":
         return _fit_baseline(baselines.ngram_logits, shown.tokens, shown, task, "text")
     seen = baselines.blind_maps(shown.tokens)
@@ -560,224 +479,11 @@ def fit_blind(
     return _fit_cnns(seen, shown, task, "mean", "text")
 
 
-# -- who is trained and asked -------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Sides:
-    """Positions of the windows on either side, and their classes."""
-
-    classes: tuple[str, ...]
-    sample: pl.DataFrame  # sequence_id, class, split, group; training first
-    train: npt.NDArray[np.int64]
-    evaluation: npt.NDArray[np.int64]  # by sequence id, as votes are kept
-    codes: npt.NDArray[np.int64]  # of every window; -1 without a class
-    groups: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What is to be trained, all of it checked: which windows, and how."""
-
-    kind: Kind
-    sides: _Sides
-    seeds: list[int]
-    preset: str
-    kernel: int
-    filters: int
-    device: str
-    progress: Shown
-
-
-def _prepared(
-    maps: Maps, labels: Labels, kind: Kind, kinds: tuple[Kind, ...], given: Fitting
-) -> _Task:
-    """Check what was given, in place of what was not, and divide the windows."""
-    for name in given:
-        if name not in _DEFAULTS:
-            raise UserError(f"fit: no argument '{name}'.{nearest(name, _DEFAULTS)}")
-    asked: Fitting = {**_DEFAULTS, **given}
-    sizes = _checked_sizes(asked["n_train"], asked["n_eval"], asked["minimum"], asked["draw_seed"])
-    if kind not in kinds:
-        words = [repr(one) for one in kinds]
-        raise UserError(f"kind {kind!r}: give {', '.join(words[:-1])} or {words[-1]}.")
-    how = (asked["preset"], asked["kernel"], asked["filters"])
-    _check_training(kind, *how, maps.tokens.shape[1], asked["device"])
-    seeds = _checked_seeds(asked["seed"], kind)
-    sides = _divide(maps, _by_id(labels, maps), asked["groups"], asked["split"], *sizes)
-    return _Task(kind, sides, seeds, *how, asked["device"], asked["progress"])
-
-
-def _by_id(labels: Labels, maps: Maps) -> pl.Series | Sequence[str | None]:
-    """Labels of a table in the order of the maps, null for a map without a row; others as given."""
-    if isinstance(labels, pl.Series) or not hasattr(labels, "columns"):
-        return labels
-    table = to_frame(labels)
-    names = [name for name in table.columns if name != "sequence_id"]
-    column = CLASS if CLASS in names else names[0] if len(names) == 1 else None
-    if column is None or len(names) == len(table.columns):
-        raise UserError(
-            f"labels: a table of {', '.join(table.columns)}; give one with sequence_id and class, "
-            "or a class for each map, such as windows['class']."
-        )
-    if table["sequence_id"].is_duplicated().any():
-        raise UserError("labels: a table that names a sequence_id twice. Give each one row.")
-    ids = pl.DataFrame({"sequence_id": maps.sequence_id})
-    found = look_up(ids, table.cast({"sequence_id": pl.Int64}), column)[column]
-    if found.null_count() == len(found):
-        raise UserError("labels: a table of other windows than the maps. Give these a class.")
-    return found
-
-
-def _divide(
-    maps: Maps,
-    labels: pl.Series | Sequence[str | None],
-    groups: pl.Series | Sequence[Any] | None,
-    split: pl.Series | Sequence[str | None] | None,
-    n_train: int,
-    n_eval: int,
-    minimum: int,
-    draw_seed: int,
-) -> _Sides:
-    """Divide windows as they are told to be, or as a study draws them."""
-    given = _series(labels, "labels", maps).cast(pl.String)
-    classes = _classes(labels, given)
-    taxonomy = Taxonomy(", ".join(classes), classes, ())
-    columns = [pl.Series("sequence_id", maps.sequence_id)]
-    if groups is not None:
-        columns.append(_groups(_series(groups, "groups", maps)))
-    else:
-        columns.append(pl.Series("tokens", maps.tokens.tolist()))
-    ordered = order_table(pl.DataFrame(columns), seed=draw_seed)
-    codes, owners = taxonomy.codes(given), np.empty(len(maps), dtype=np.int64)
-    named = ordered.rows["group"].cast(pl.Int64, strict=False)
-    is_id = named.cast(pl.String) == ordered.rows["group"]
-    if not is_id.fill_null(False).all():  # names of the user's own, not ids as a study has them
-        named = ordered.rows.select(pl.col("sequence_id").min().over("group")).to_series()
-    owners[ordered.position] = named.to_numpy()
-    if split is None:
-        drawn = draw_sample(
-            ordered, given, taxonomy, n_train=n_train, n_eval=n_eval, minimum=minimum
-        )
-        if isinstance(drawn, Impossible):
-            counted = ", ".join(f"{name} {n:,}" for name, n in drawn.counts.items())
-            raise UserError(
-                f"labels: {drawn.reason} (given: {counted}). Give more windows, or set minimum."
-            )
-        place = {int(one): at for at, one in enumerate(maps.sequence_id)}
-        rows = np.array([place[one] for one in drawn.frame["sequence_id"]], dtype=np.int64)
-        sides = drawn.frame["split"]
-    else:
-        told = _series(split, "split", maps).cast(pl.String)
-        if unknown := set(told.drop_nulls()) - {"train", "eval"}:
-            raise UserError(f"split {sorted(unknown)[0]!r}: give 'train', 'eval' or null.")
-        rows = np.flatnonzero(told.is_not_null().to_numpy() & (codes >= 0))
-        sides = told.gather(rows)
-    is_training = (sides == "train").to_numpy()
-    train, asked = rows[is_training], rows[~is_training]
-    for name, part in (("train", train), ("eval", asked)):
-        absent = set(range(len(classes))) - set(codes[part].tolist())
-        if absent:
-            raise UserError(f"split: no {name} window of class {classes[min(absent)]}. Add some.")
-    sample = pl.DataFrame(
-        {
-            "sequence_id": maps.sequence_id[rows],
-            CLASS: given.gather(rows).cast(pl.Enum(classes)),
-            "split": sides,
-            "group": owners[rows],
-        }
-    )
-    asked = asked[np.argsort(maps.sequence_id[asked])]
-    return _Sides(classes, sample, train, asked, codes, owners)
-
-
-def _series(values: Any, what: str, maps: Maps) -> pl.Series:
-    if isinstance(values, str) or not hasattr(values, "__len__"):
-        raise UserError(f"{what}: {a_kind(values)}; give one for each map, in order.")
-    if isinstance(values, pl.DataFrame) or getattr(values, "ndim", 1) != 1:
-        raise UserError(f"{what}: a table; give one column, such as windows['class'].")
-    same_windows(maps, len(values), what)
-    try:
-        given = values if isinstance(values, pl.Series) else [_or_null(one) for one in values]
-        found = given if isinstance(given, pl.Series) else pl.Series(what, given)
-        if found.dtype.is_nested() or found.dtype == pl.Object:
-            raise TypeError
-        return found.fill_nan(None) if found.dtype.is_float() else found
-    except (TypeError, pl.exceptions.PolarsError) as error:
-        raise UserError(f"{what}: values of several kinds. Give names of classes.") from error
-
-
-def _or_null(value: Any) -> Any:
-    """A value, or None for what stands for none in pandas."""
-    is_nan = isinstance(value, float) and value != value
-    return None if is_nan or type(value).__name__ == "NAType" else value
-
-
-def _groups(given: pl.Series) -> pl.Series:
-    """Names of groups; a window without one is alone, whatever the others are called."""
-    named = given.cast(pl.String).alias("group")
-    alone = pl.Series([f"alone {row}" for row in range(len(given))])
-    return named.fill_null(alone) if named.null_count() < len(named) else named
-
-
-def _classes(labels: Any, given: pl.Series) -> tuple[str, ...]:
-    """Names in their order."""
-    dtype = getattr(labels, "dtype", None)
-    found = set(given.drop_nulls())
-    if isinstance(dtype, pl.Enum):
-        names = [one for one in dtype.categories if one in found]
-    else:
-        names = sorted(found, key=lambda one: (one != NON_MEMO, one))
-    if len(names) > _MOST_CLASSES:
-        raise UserError(f"labels: {len(names):,} classes in {len(given):,} windows; give names.")
-    if len(names) < 2:
-        only = f" ({names[0]})" if names else ""
-        raise UserError(f"labels: {len(names)} class{'' if len(names) == 1 else 'es'}{only}; a "
-                        "reader tells two or more apart.")  # fmt: skip
-    return tuple(names)
-
-
-def _check_training(
-    kind: Kind, preset: str, kernel: int, filters: int, length: int, device: str
-) -> None:
-    """Raise UserError for what no reader could be trained with, before anything is computed."""
-    if not isinstance(preset, str) or preset not in GRIDS:
-        hint = nearest(str(preset), GRIDS)
-        raise UserError(f"preset {preset!r}: give {', '.join(GRIDS)}.{hint}")
-    whole_number(filters, "filters")
-    whole_number(kernel, "kernel")
-    if kind == "cnn":
-        check_kernel(kernel, length)
-    find_device(str(device))
-
-
-def _checked_sizes(n_train: Any, n_eval: Any, minimum: Any, draw_seed: Any) -> tuple[int, ...]:
-    if n_train is None:
-        n_train = PAPER_N_TRAIN if n_eval is None else 2 * whole_number(n_eval, "n_eval")
-    n_train = whole_number(n_train, "n_train")
-    return (
-        n_train,
-        max(1, n_train // 2) if n_eval is None else whole_number(n_eval, "n_eval"),
-        whole_number(minimum, "minimum"),
-        whole_number(draw_seed, "draw_seed", least=0),
-    )
-
-
-def _checked_seeds(seed: Any, kind: Kind) -> list[int]:
-    given = seed if isinstance(seed, Sequence | np.ndarray) else [seed]
-    seeds = [whole_number(one, "seed", least=0) for one in given]
-    if not seeds or len({*seeds}) < len(seeds):
-        raise UserError(f"seed {seed!r}: give one, or several that differ.")
-    if kind != "cnn" and len(seeds) > 1:
-        raise UserError(f"seed {seed!r}: kind {kind!r} is fitted once. Give one seed.")
-    return seeds
-
-
 # -- training -----------------------------------------------------------------------------------
 
 
 def _fit_cnns(
-    source: MapSource, maps: Maps, task: _Task, pool: str, reads: Literal["attention", "text"]
+    source: MapSource, maps: Maps, task: Task, pool: str, reads: Literal["attention", "text"]
 ) -> Reader:
     sides, setting = task.sides, CnnSetting(task.kernel, task.filters, pool)
     training, evaluation = (ChosenMaps(source, rows) for rows in (sides.train, sides.evaluation))
@@ -830,7 +536,7 @@ def _digest(maps: Maps) -> str:
 
 
 def _fit_statistics(
-    source: MapSource, maps: Maps, task: _Task, reads: Literal["attention", "text"]
+    source: MapSource, maps: Maps, task: Task, reads: Literal["attention", "text"]
 ) -> Reader:
     values = baselines.all_statistics(source, maps.tokens, maps.n_prefix).astype(np.float32)
     return _fit_baseline(baselines.classify_statistics, values, maps, task, reads)
@@ -840,7 +546,7 @@ def _fit_baseline(
     fit_one: Callable[..., baselines.BaselineFit],
     inputs: np.ndarray,
     maps: Maps,
-    task: _Task,
+    task: Task,
     reads: Literal["attention", "text"],
 ) -> Reader:
     sides, seed, kind = task.sides, task.seeds[0], task.kind
@@ -863,7 +569,7 @@ def _fit_baseline(
 
 
 def _votes(
-    sides: _Sides,
+    sides: Sides,
     predicted: np.ndarray,
     probabilities: np.ndarray,
     seeds: np.ndarray,
@@ -882,148 +588,3 @@ def _votes(
         score_seeds=score_seeds,
         groups=sides.groups[sides.evaluation],
     )
-
-
-# -- beside what needs no memory ----------------------------------------------------------------
-
-
-@dataclass(frozen=True, repr=False)
-class Excess:
-    """What attention shows beyond readers that need no memory.
-
-    Attributes:
-        value: min-F1 of the model's reader minus the largest control's, with its 95 % interval over
-            groups of windows and trainings, paired; fractions.
-        over: the name of that control.
-        gain: what the model's attention adds to text and reference, nats a window, with its 95 %
-            interval; None without a reference. The verdict rests on it.
-        kind: ``adds``, ``unclear``, ``nothing`` or ``cannot``.
-        verdict: in a sentence.
-        min_f1: of each reader, by its name.
-    """
-
-    value: Estimate
-    over: str
-    gain: InNats | None
-    kind: str
-    verdict: str
-    min_f1: dict[str, Estimate]
-
-    def __repr__(self) -> str:
-        return f"Excess({self.value} over {self.over}: {self.verdict})"
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{escape(name)}</td><td>{escape(str(one))}</td></tr>"
-            for name, one in self.min_f1.items()
-        )
-        return (
-            f"<b>{escape(self.verdict[:1].upper() + self.verdict[1:])}</b>"
-            f"<table><tr><th>reader</th><th>min-F1</th></tr>{rows}</table>"
-            f"Excess over {escape(self.over)}: {escape(str(self.value))}"
-        )
-
-
-def excess(
-    readers: Mapping[str, Reader], *, seed: int = 0, n_resamples: int = _RESAMPLES
-) -> Excess:
-    """Hold a reader of the model's attention beside readers that cannot have any memory.
-
-    Args:
-        readers: ``"model"`` is what is asked. ``"reference"`` is a reader of the attention of a
-            model that never saw these windows; all others read the text alone (`fit_blind`), under
-            any name. All were fitted with the same windows, split and seeds.
-        seed: of the bootstrap.
-        n_resamples: of the bootstrap.
-
-    Returns:
-        An `Excess`. Without a reference there is no verdict: what looks like memory may be text
-        that the blind readers do not see.
-
-    Raises:
-        UserError: no reader ``"model"``, no control, or readers of other windows or classes.
-    """
-    named = _sources(readers)
-    model = readers["model"]
-    whole_number(seed, "seed", least=0)
-    whole_number(n_resamples, "n_resamples", least=100)
-    wanted = model.sample.sort("sequence_id")
-    for name, one in readers.items():
-        if not one.sample.sort("sequence_id").equals(wanted):
-            raise UserError(
-                f"readers: '{name}' was fitted on other windows, classes, groups or sides than "
-                "'model'. Fit both with the same labels, groups, sizes and draw_seed."
-            )
-        if one.seen != model.seen:
-            raise UserError(
-                f"readers: '{name}' read other tokens than 'model'. Give both the same windows: "
-                "ms.capture(reference, maps), ms.fit_blind(maps, labels)."
-            )
-        if one.kind == model.kind == "cnn" and len(one.did_train) != len(model.did_train):
-            raise UserError(f"readers: '{name}' has other seeds than 'model'. Give both the same.")
-    controls = {source: readers[name] for name, source in named.items() if name != "model"}
-    failed = tuple(source for source, one in controls.items() if not any(one.did_train))
-    ran = {source: one.votes for source, one in controls.items() if source not in failed}
-    own = named["model"]
-    if not ran or not any(model.did_train):
-        which = "'model'" if ran else "every control"
-        raise UserError(
-            f"readers: {which} is not above chance on its own training windows, so its figures "
-            "mean nothing. Give more windows, or another preset."
-        )
-    found = measure_excess(model.votes, ran, n_resamples=n_resamples, seed=seed, reader=own)
-    stand_ins = [one for name, one in ran.items() if TABLE[name].needs_reference]
-    text = [one for name, one in ran.items() if not TABLE[name].needs_reference]
-    whole = Estimate(found.value, found.low, found.high)
-    note = why_no_interval(model.votes)
-    n_train = model.sample.filter(pl.col("split") == "train").height
-    gain = None
-    if stand_ins and note is None:
-        gain = measure_gain(model.votes, stand_ins[0], text, n_trained=n_train)
-    figures = BenchmarkFigures(
-        model.classes,
-        True,
-        f1=tuple(model.scores.f1),
-        gain=gain,
-        excess=whole,
-        n_trainings=found.n_trainings,
-        controls=tuple(controls),
-        failed_controls=failed,
-        training_min_f1=model.training_min_f1,
-        interval_note=note,
-        reader="CNN" if model.kind == "cnn" else "regression",
-    )
-    given = give_verdict(figures)
-    by_source = {source: name for name, source in named.items()}
-    return Excess(
-        whole,
-        by_source[found.strongest],
-        None if gain is None else InNats(gain.value, gain.low, gain.high),
-        given.kind,
-        given.sentence,
-        {name: one.min_f1 for name, one in readers.items()},
-    )
-
-
-def _sources(readers: Mapping[str, Reader]) -> dict[str, str]:
-    """What each reader is called in the benchmark's table of sources."""
-    if not isinstance(readers, Mapping) or not all(
-        isinstance(one, Reader) for one in readers.values()
-    ):
-        raise UserError("readers: give them by their names: {'model': reader, 'blind': blind}.")
-    if "model" not in readers or len(readers) < 2:
-        raise UserError(
-            "readers: give 'model' and at least one control, 'reference' or one of ms.fit_blind."
-        )
-    found: dict[str, str] = {}
-    for name, one in readers.items():
-        if (name in ("model", "reference")) != (one.reads == "attention"):
-            wanted = (
-                "attention (ms.fit)" if name in ("model", "reference") else "text (ms.fit_blind)"
-            )
-            raise UserError(f"readers, '{name}': reads {one.reads} where {wanted} is needed.")
-        source = _SOURCES[one.reads, one.kind][name == "reference"]
-        if source in found.values():
-            raise UserError(f"readers, '{name}': a second {one.kind} reader of {one.reads}.")
-        found[name] = source
-    return found

@@ -264,6 +264,13 @@ def check_other_model(
         raise same_model(name, model)
 
 
+def is_of_same_run(name: str, model: str) -> bool:
+    """Whether two models are checkpoints of one training, by their folders (`checkpoint-N`)."""
+    one, other = (Path(at).expanduser().absolute() for at in (name, model))
+    named = (re.fullmatch(r"checkpoint-\d+", at.name) for at in (one, other))
+    return one.parent == other.parent and all(named)
+
+
 def _weights_in(folder: Path) -> dict[str, Path]:
     """Files of weights by their names; of a file the file itself."""
     if folder.is_file():
@@ -275,7 +282,8 @@ def same_model(name: str, model: str) -> UserError:
     """The error for a reference that has the weights of the model."""
     return UserError(
         f"{name}: is the same model as {model} and cannot serve as a reference. "
-        "Name another model; an early checkpoint as NAME@REVISION."
+        "Name the model that it was tuned from; of a base model, one of the same tokenizer that "
+        "was trained on other texts."
     )
 
 

@@ -84,6 +84,7 @@ class AnalysisSection:
     title: str
     question: str
     sentence: str
+    first: Sequence[str] = ()  # lines before the figures
     further: Sequence[str] = ()  # what was left out, what cannot be said
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()

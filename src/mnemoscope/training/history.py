@@ -9,6 +9,7 @@ asked), `watch.json` (of which windows, by which versions) and `checks/step-N.pa
 """
 
 import re
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,22 @@ class _Watch(TypedDict):
 
 
 def _store_of(folder: Path) -> Store:
-    return Store(folder, remedy=lambda _: "begin a new history; other checks stay as they are")
+    return Store(folder, remedy=lambda name: _again(folder) if name == WATCH else _NEW)
+
+
+_NEW = "begin a new history; other checks stay as they are"
+
+
+def _again(folder: Path) -> str:
+    """How to make a history anew: by the checkpoints that stand beside it, if there are any."""
+    beside = folder.absolute().parent
+    own = f"{shlex.quote(str(folder.parent))}/checkpoint-*"
+    checkpoints = own if any(beside.glob("checkpoint-*")) else "CHECKPOINTS"
+    out = shlex.quote(str(folder.with_name(f"{folder.absolute().name}-again")))
+    return (
+        "watch the checkpoints again, into another folder: "
+        f"mnemoscope watch {checkpoints} --sequences TEXTS -o {out}"
+    )
 
 
 @dataclass(frozen=True)

@@ -72,16 +72,22 @@ class MemorizationWatch:
 
 
 def judge(lm: LanguageModel, windows: WatchedWindows, *, batch_size: int) -> pl.DataFrame:
-    """One check of a model, columns as in a history."""
-    found = teacher_forced(lm, windows.tokens, batch_size=batch_size, prefix=windows.length // 2)
-    return pl.DataFrame(
-        {
-            "window": windows.table["window"],
+    """One check of a model, columns as in a history.
+
+    A window that has `unwrapped` tokens too is asked with both, and the better answer counts.
+    """
+    parts = []
+    for rows, tokens in windows.asked():
+        found = teacher_forced(lm, tokens, batch_size=batch_size, prefix=windows.length // 2)
+        columns = {
+            "window": windows.table["window"][rows],
             "is_memorized": found.is_right.all(axis=1),
             "right": found.is_right.mean(axis=1, dtype=np.float64).astype(np.float32),
             "logprob": found.logprobs.mean(axis=1, dtype=np.float64).astype(np.float32),
         }
-    )
+        parts.append(pl.DataFrame(columns))
+    every = pl.concat(parts)
+    return every if len(parts) == 1 else every.group_by("window", maintain_order=True).max()
 
 
 def metrics_of(windows: WatchedWindows, check: pl.DataFrame) -> dict[str, float]:

@@ -1,6 +1,8 @@
 """What is watched: a fixed set of windows, each Guess or Recall by the rule on its text."""
 
 import hashlib
+import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +26,7 @@ RECALL = "Recall"
 LENGTH = 64  # tokens of a window, unless told otherwise
 PLACE: dict[str, type[pl.DataType]] = {"document": pl.String, "start": pl.Int64, "end": pl.Int64}
 """Where a window stands, characters from start to end; null where the source does not say."""
+_ALSO: Mapping[str, pl.DataType | type[pl.DataType]] = {**PLACE, "unwrapped": pl.List(pl.Int32)}
 CONTROL = "control"
 """Source of windows that are kept out of training: what is reproduced of them is no memory."""
 
@@ -35,7 +38,8 @@ class WatchedWindows:
     # Columns `window` (its name, each once), `source` (``document``, ``canary``, ``control`` or a
     # word of the user's), `class` (``Guess`` where its text lets it be guessed by the paper's rule
     # Guess[0.5-0.5], else ``Recall``), `tokens` list<i32>, all of one length, `text`, and where it
-    # is known the `PLACE`.
+    # is known the `PLACE`. `unwrapped` list<i32> is as many tokens from the same place on where the
+    # document's lines are broken to a width, with its lines joined; else null.
     table: pl.DataFrame = field(repr=False)
     bos_id: int | None = None  # token that the model sees in front of each, or None
     # windows that a draw left out: `source`, `tokens` and, where it is known, `document`
@@ -81,7 +85,8 @@ class WatchedWindows:
             raise UserError(f"{source}: no text of {length} tokens among {len(named)}.")
         names = ["window", "source", *Window._fields, "document"]
         frame = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
-        frame, left = _sample(frame.cast({"tokens": pl.List(pl.Int32)}), most, seed)
+        frame = _with_unwrapped(frame.cast({"tokens": pl.List(pl.Int32)}), cutter)
+        frame, left = _sample(frame, most, seed)
         return cls(_classify(frame, length), find_bos(tokenizer, bos), left)
 
     @classmethod
@@ -107,13 +112,16 @@ class WatchedWindows:
         _check_length(length)
         has_source = frame.schema.get("source") == pl.String
         own = pl.col("source").fill_null(source) if has_source else pl.lit(source)
-        frame, left = _sample(frame.with_columns(own.alias("source")), most, seed)
-        texts = WindowCutter(tokenizer, length=length).decode(token_matrix(frame).tolist())
+        cutter = WindowCutter(tokenizer, length=length)
+        frame = _with_unwrapped(frame.with_columns(own.alias("source")), cutter)
+        frame, left = _sample(frame, most, seed)
+        texts = cutter.decode(token_matrix(frame).tolist())
         rows = frame.select(
             pl.col("sequence_id").cast(pl.String).alias("window"),
             "source",
             pl.col("tokens").cast(pl.List(pl.Int32)),
             pl.Series("text", texts, dtype=pl.String),
+            "unwrapped",
             *(pl.col(name) for name in PLACE if name in frame.columns),
         )
         return cls(_classify(rows, length), find_bos(tokenizer, bos), left)
@@ -148,6 +156,18 @@ class WatchedWindows:
         """Token ids, int32, shape (windows, length)."""
         return token_matrix(self.table)
 
+    def asked(self) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]]:
+        """What a model is asked: rows of the table and token ids, int32, (rows, length).
+
+        All windows as they stand, then those that are asked with their lines joined too.
+        """
+        parts = [(np.arange(len(self)), self.tokens)]
+        if "unwrapped" in self.table.columns:
+            rows = self.table["unwrapped"].is_not_null().arg_true().to_numpy().astype(np.int64)
+            if len(rows):
+                parts.append((rows, token_matrix(self.table[rows], "unwrapped")))
+        return parts
+
     @property
     def length(self) -> int:
         """Tokens of a window."""
@@ -174,6 +194,8 @@ class WatchedWindows:
         found.update(repr((self.tokens.shape, self.bos_id)).encode())
         for row in self.table.select("window", "source", "class").iter_rows():
             found.update(repr(row).encode())
+        for rows, tokens in self.asked()[1:]:
+            found.update(repr((rows.tolist(), tokens.tolist())).encode())
         return found.hexdigest()
 
 
@@ -223,16 +245,75 @@ def _classify(frame: pl.DataFrame, length: int) -> pl.DataFrame:
     is_guess = features.select(parse_node(GUESS).expression).to_series()
     classes = [GUESS if guess else RECALL for guess in is_guess]
     own = pl.Series("class", classes, dtype=pl.String)
-    return placed(frame).select("window", "source", own, "tokens", "text", *PLACE)
+    return placed(frame).select("window", "source", own, "tokens", "text", *PLACE, "unwrapped")
+
+
+_WIDEST = 0.95
+"""Of the lines of a text so many are no longer than its width: a long address is no line."""
+_BREAK = re.compile(r"(?<=\S)[ \t]*\r?\n[ \t]*(?=\S)")
+
+
+def _wraps(text: str) -> list[tuple[int, int]]:
+    """Where the lines of a text are broken to a width, as places from start to end; else none.
+
+    Such a break is one at which the next word would not have fitted. Where most breaks inside
+    paragraphs are others, as in code and verse, the text is none that was wrapped.
+    """
+    found = list(_BREAK.finditer(text))
+    widths = sorted(len(line.rstrip()) for line in text.splitlines())
+    if not found:
+        return []
+    width = widths[int(_WIDEST * (len(widths) - 1))]
+    wraps = []
+    for one in found:
+        line = one.start() - (text.rfind("\n", 0, one.start()) + 1)
+        word = re.match(r"\S+", text[one.end() : one.end() + width])
+        if line + 1 + (len(word[0]) if word else 0) > width:
+            wraps.append(one.span())
+    return wraps if 2 * len(wraps) > len(found) else []
+
+
+def _unwrapped(texts: Sequence[str], cutter: WindowCutter) -> list[list[int] | None]:
+    """For each window of a document, in order, its tokens with the lines joined (`unwrapped`)."""
+    whole = "".join(texts)
+    wraps = _wraps(whole)
+    none: list[list[int] | None] = [None] * len(texts)
+    if not wraps:
+        return none
+    ends = [end for _, end in wraps]
+    parts = [whole[a:b] for a, b in zip([0, *ends], [*(a for a, _ in wraps), None], strict=True)]
+    ids, offsets = cutter.encode_with_offsets(" ".join(parts))
+    if offsets is None or len(ids) < cutter.length:
+        return none
+    dropped = np.cumsum([0, *(end - start - 1 for start, end in wraps)]).tolist()
+    begins = [start for start, _ in offsets]
+    starts = np.cumsum([0, *map(len, texts[:-1])]).tolist()
+    places = (bisect_left(begins, at - dropped[bisect_right(ends, at)]) for at in starts)
+    firsts = (min(place, len(ids) - cutter.length) for place in places)
+    return [ids[first : first + cutter.length] for first in firsts]
+
+
+def _with_unwrapped(frame: pl.DataFrame, cutter: WindowCutter) -> pl.DataFrame:
+    """Windows with the column `unwrapped`; null where they are no whole text, one after another."""
+    found: list[list[int] | None] = [None] * frame.height
+    if {"text", *PLACE} <= {*frame.columns}:
+        rows = frame.select("source", "text", *PLACE).with_row_index("row")
+        for (_, name), part in rows.group_by("source", "document", maintain_order=True):
+            gaps = (part["start"][1:] - part["end"][:-1]).abs()
+            if name is not None and not part["start"].null_count() and (gaps <= 1).all():
+                own = zip(part["row"], _unwrapped(part["text"].to_list(), cutter), strict=True)
+                for row, tokens in own:
+                    found[row] = tokens
+    return frame.with_columns(pl.Series("unwrapped", found, dtype=pl.List(pl.Int32)))
 
 
 def placed(windows: pl.DataFrame) -> pl.DataFrame:
-    """Windows with the columns of `PLACE`, null where they are not known."""
+    """Windows with the columns of `PLACE` and `unwrapped`, null where they are not known."""
     return windows.with_columns(
         (pl.col(name) if name in windows.columns else pl.lit(None))
         .cast(kind, strict=False)
         .alias(name)
-        for name, kind in PLACE.items()
+        for name, kind in _ALSO.items()
     )
 
 
