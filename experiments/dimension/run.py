@@ -24,12 +24,9 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from mnemoscope.images.measures import Score, flipd
 from mnemoscope.stats import Floats
 
-Score = Callable[[Floats], Floats]
-"""Gradient of the log-density at one noise level, of points (n, dimensions) each."""
-
-_STEP = 0.01  # of the noise level: the error of the central difference is its square
 _NORMAL = 0.5  # between 0 and 1, the singular values of tangents and normals
 SIGMA = 0.1
 POINT = [3.0, 0.0]
@@ -39,22 +36,6 @@ _BANDS = 5  # waves of each coordinate that a network reads: without, it is too 
 _ASKED = 60  # points a place
 _NOISE = (0.05, 3.0)
 _DRAWN = 4000  # points that stand for an endless circle in the exact score
-
-
-def flipd(score: Score, points: npt.ArrayLike, sigma: float, *, scale: float = 1.0) -> Floats:
-    """Give the local intrinsic dimension at points, (n, D), from a score function: (n,).
-
-    D + σ² (tr ∇s + |s|²) at `scale` times the point, s the score of scale·x plus noise of σ: the
-    rate at which the log-density falls with log σ. The trace is by central differences.
-
-    Source: FLIPD, Kamkari et al. 2024, arXiv 2406.03537 (there the trace is Hutchinson's).
-    """
-    at = scale * np.asarray(points, dtype=np.float64)
-    width, step = at.shape[1], _STEP * sigma
-    trace = np.zeros(len(at))
-    for axis, shift in enumerate(step * np.eye(width)):
-        trace += (score(at + shift) - score(at - shift))[:, axis] / (2 * step)
-    return np.asarray(width + sigma**2 * (trace + (score(at) ** 2).sum(axis=1)))
 
 
 def normal_bundle(

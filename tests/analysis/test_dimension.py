@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 import mnemoscope.analysis.dimension as module
-from experiments.dimension.run import flipd, normal_bundle
+from experiments.dimension.run import normal_bundle
 from figure_columns import apart
 from mnemoscope.analysis.dimension import (
     KINDS,
@@ -22,6 +22,7 @@ from mnemoscope.analysis.dimension import (
 )
 from mnemoscope.analysis.inputs import OtherModel
 from mnemoscope.errors import UserError
+from mnemoscope.images.measures import flipd
 from mnemoscope.lm.load import load_model
 from tests.tiny_models import save_model
 

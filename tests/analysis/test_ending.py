@@ -7,7 +7,6 @@ import polars as pl
 import pytest
 import torch
 
-from experiments.bright_ending.run import ending_mask, local_similarity, noise_norm
 from figure_columns import apart
 from mnemoscope.analysis.ending import (
     CELLS,
@@ -18,6 +17,7 @@ from mnemoscope.analysis.ending import (
 )
 from mnemoscope.analysis.inputs import OtherModel
 from mnemoscope.errors import UserError
+from mnemoscope.images.measures import ending_mask, local_similarity, noise_norm
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.edges import total_effects
 from mnemoscope.maps.format import StoreMeta

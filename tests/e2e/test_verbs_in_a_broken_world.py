@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from experiments.images.run import parts_of, save_parts
 from gguf_files import write_gguf
 from mnemoscope.cli.app import verbs
 from mnemoscope.lm.load import load_model
@@ -45,6 +46,7 @@ COMMANDS = {
     "items api": "items api {url} embedded items.jsonl -o out -q",
     "forget": "forget {model} {reference} {table} -o out -q --set most=8",
     "forget gate": "forget gate forget --fail-if 'kept > 2 passages'",
+    "images": "images pipeline prompts.jsonl -o out -q --set steps=2 --set draws=1",
     "analyze": "analyze levels study --redo -q",
     "watch": "watch {model} {reference} --sequences {table} -o out -q",
     "init": "init out.yaml",
@@ -96,6 +98,8 @@ def prepare(folder: Path, tiny, study: Path) -> None:
     )
     rows = [{"prompt": f"What is {n} and {n}?", "answer": str(2 * n)} for n in range(8)]
     (folder / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "prompts.jsonl").write_text('{"prompt": "red"}')
+    save_parts(parts_of("unet", ["red"], width=16), "unet", folder / "pipeline")
     from mnemoscope.audits.library import audit
     from mnemoscope.contamination.run import items
     from mnemoscope.forgetting.run import forget

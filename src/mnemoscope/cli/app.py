@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from mnemoscope.cli import analyze, audit, forget, items, study, tables
+from mnemoscope.cli import analyze, audit, forget, images, items, study, tables
 from mnemoscope.cli.options import expanded
 from mnemoscope.errors import UserError
 from mnemoscope.study.stages import STAGES
@@ -127,6 +127,7 @@ def panels() -> dict[str, dict[str, Callable[..., None]]]:
             "items gate": items.items_gate,
             "forget": forget.forget,
             "forget gate": forget.forget_gate,
+            "images": images.images,
             "app": audit.app,
         },
         "Stages of a run": of_stages(is_optional=False),

@@ -197,10 +197,10 @@ def fingerprint_model(model: Any) -> str:
     """
     tensors = sorted(model.state_dict().items())
     if any(tensor.device.type == "meta" for _, tensor in tensors):
-        digests = [_digest(_present(model, name, tensor)) for name, tensor in tensors]
+        digests = [tensor_digest(_present(model, name, tensor)) for name, tensor in tensors]
     else:
         with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-            digests = list(pool.map(lambda item: _digest(item[1]), tensors))
+            digests = list(pool.map(lambda item: tensor_digest(item[1]), tensors))
     whole = hashlib.sha256(_stable_config(model).encode())
     for (name, tensor), digest in zip(tensors, digests, strict=True):
         whole.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)} {digest}".encode())
@@ -220,7 +220,7 @@ def _present(model: Any, name: str, tensor: torch.Tensor) -> torch.Tensor:
     return present
 
 
-def _digest(tensor: torch.Tensor) -> str:
+def tensor_digest(tensor: torch.Tensor) -> str:
     """SHA-256 of a tensor's bytes in row-major order."""
     flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha256(flat.numpy().data).hexdigest()
