@@ -162,17 +162,21 @@ def test_shadows_say_what_is_memorized(fitted):
         ({"truth": None}, "Name the column that says it"),
         ({"truth": "wrong"}, "'wrong' \\(truth\\): not there.*mislabelled"),
         ({"shadows": 2}, "Give one of them"),
-        ({"rows": make_rows(20, 0).filter("mislabelled")}, "the same in all 6 rows"),
+        ({"rows": lambda: make_rows(20, 0).filter("mislabelled")}, "the same in all 6 rows"),
         ({"truth": "text"}, "where true or false is needed"),
-        ({"rows": pl.DataFrame({"text": ["w1"], "kind": [0]})}, "column label=COLUMN"),
-        ({"rows": pl.DataFrame({"text": ["w1"], "label": ["?"]})}, "label '\\?' is none of"),
+        ({"rows": lambda: pl.DataFrame({"text": ["w1"], "kind": [0]})}, "column label=COLUMN"),
+        (
+            {"rows": lambda: pl.DataFrame({"text": ["w1"], "label": ["?"]})},
+            "label '\\?' is none of",
+        ),
         ({"corpus": "texts"}, "corpus is of a study"),
         ({"n_sequence": 30}, "n_sequences"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(fitted, changes, said):
     folder, rows = fitted
-    asked = {"rows": rows, "truth": "mislabelled"} | changes
+    made = {name: one() if callable(one) else one for name, one in changes.items()}
+    asked = {"rows": rows, "truth": "mislabelled"} | made
     with pytest.raises(ms.UserError, match=said):
         ms.analyze(folder / "fitted", "psmi", **asked)
 
