@@ -29,7 +29,7 @@ from transformers import (
 
 import mnemoscope as ms
 from experiments.pages import publish
-from mnemoscope.lm.classifier import classify, encode, fit_classifier, load_classifier
+from mnemoscope.lm.classifier import classified, encode, fit_classifier, load_classifier
 from mnemoscope.progress import say, show_progress
 from mnemoscope.stats import rows_of
 
@@ -92,7 +92,7 @@ def fit(start: Path, rows: pl.DataFrame, seed: int, to: Path) -> int:
     for epoch, fitted in enumerate(
         fit_classifier(lm, encoded, labels, epochs=MOST_EPOCHS, seed=seed, **TRAINING), 1
     ):
-        logits = classify(fitted, encoded.tokens, encoded.mask, batch_size=400).logits
+        logits = classified(fitted, encoded.tokens, encoded.mask, batch_size=400).logits
         right = float(np.mean(logits.argmax(1) == labels))
         last = right == 1.0 or epoch == MOST_EPOCHS
         for name, is_it in ((f"epoch-{epoch}", epoch in EARLY), ("fitted", last)):

@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from mnemoscope.lm.attention import capture_pooled as capture_pooled
     from mnemoscope.lm.classifier import Classified as Classified
     from mnemoscope.lm.classifier import Encoded as Encoded
-    from mnemoscope.lm.classifier import classify as classify
+    from mnemoscope.lm.classifier import classified as classified
     from mnemoscope.lm.classifier import fit_classifier as fit_classifier
     from mnemoscope.lm.continue_ import best_tokens as best_tokens
     from mnemoscope.lm.continue_ import draw_continuations as draw_continuations
@@ -155,7 +155,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "lm.fine_tuning": "FineTuning StepSettings",
         "analysis.rows": "run_arm stream_rows",
     },
-    "Classifiers of texts": {"lm.classifier": "Classified Encoded classify fit_classifier"},
+    "Classifiers of texts": {"lm.classifier": "Classified Encoded classified fit_classifier"},
     "Attention maps, and readers of them": {
         "lm.attention": "capture_pooled",
         "lm.edges": "total_effects",

@@ -12,7 +12,7 @@ import mnemoscope as ms
 from experiments.mislabelled.run import make_network, make_rows
 from mnemoscope.lm.classifier import (
     as_classifier,
-    classify,
+    classified,
     encode,
     fit_classifier,
     head_place,
@@ -79,7 +79,7 @@ def test_each_text_has_the_logits_and_the_state_that_it_has_alone(fitted, family
     lm = as_classifier(model, tokenizer)
     assert head_place(lm) == place
     encoded = encode(lm, ["w1 w2 w3", "w4", "w5 w6 w7 w8", "w9 w1 w3"])
-    found = classify(lm, encoded.tokens, encoded.mask, layers=[1, 2], batch_size=2)
+    found = classified(lm, encoded.tokens, encoded.mask, layers=[1, 2], batch_size=2)
     for row, mask in enumerate(encoded.mask.astype(bool)):
         with torch.inference_mode():
             ids = torch.from_numpy(encoded.tokens[row][mask])[None]

@@ -58,7 +58,7 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     done = call(*asked, "--fail-if", "recalled > 0.5%", "-q")
     assert (done.status, "Failed (recalled > 0.5%): " in done.out) == (3, True)
     assert "% recalled, at most 0.5 % allowed." in done.out
-    named = {word.strip("(),.") for line in done.out.splitlines()[-3:-1] for word in line.split()}
+    named = {word.strip("(),.") for line in done.out.splitlines()[-4:-1] for word in line.split()}
     files = ("report.html", "audit.html", "audit.json", "spans.parquet", "audit.sarif")
     assert {str(out / name) for name in files} <= named
     assert record["verdict"]["sentence"] in done.out.splitlines()
@@ -102,7 +102,8 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert (again.status, {path: path.read_bytes() for path in out.iterdir()}) == (2, before)
     both = ("--fail-if", "guessed > 99%", "--fail-if", "recalled > 1%")
     said = call(*gate[:3], *both).out.splitlines()  # any of them fails, and each is named
-    assert [one[:21] for one in said] == ["Passed (guessed > 99%", "Failed (recalled > 1%"]
+    words = ["What to do: look for ", "Passed (guessed > 99%", "Failed (recalled > 1%"]
+    assert [one[:21] for one in said] == words
     older = shutil.copytree(out, tmp_path / "older")
     copied = call(*gate, "--baseline", older)
     assert (copied.status, f"{older}: a copy of what is judged (of 2" in copied.err) == (2, True)

@@ -82,7 +82,9 @@ def test_a_module_says_twice_alike_where_a_name_is(module, rooms) -> None:
 
 
 def test_the_tool_box_has_no_name_of_the_library_and_no_attic() -> None:
-    assert len(plugin.__all__) <= 103  # five count the cost of an analysis, six change prompts
+    assert (
+        len(plugin.__all__) <= 107
+    )  # five count the cost of an analysis, six change prompts, four ask classifiers
     assert not set(plugin.__all__) & set(ms.__all__)
     with pytest.raises(AttributeError, match="plugin' has no attribute 'fit'"):
         plugin.fit  # noqa: B018

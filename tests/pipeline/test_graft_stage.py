@@ -371,10 +371,10 @@ def test_grafts_made_anew_leave_the_old_until_they_are_there(done, tmp_path, mon
     before, run_units = content(study.folder), graft.run_units
 
     def stopped(tasks, *arguments, **named):
-        made = run_units(tasks, *arguments, **named)
+        made = [*run_units(tasks, *arguments, **named)]
         if len(tasks) > 1:
             raise KeyboardInterrupt
-        return made
+        return iter(made)
 
     monkeypatch.setattr(graft, "run_units", stopped)
     with pytest.raises(KeyboardInterrupt):

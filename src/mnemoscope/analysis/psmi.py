@@ -32,7 +32,7 @@ from mnemoscope.plugin import (
     LanguageModel,
     Series,
     classes_of,
-    classify,
+    classified,
     draw_rows,
     draw_within,
     estimate_of,
@@ -620,7 +620,7 @@ def _of_classifier(
 def _asked(
     inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame, layers: list[int]
 ) -> Classified:
-    return classify(
+    return classified(
         lm, token_matrix(rows), whole_mask(rows), layers=layers, batch_size=inputs.batch_size
     )
 

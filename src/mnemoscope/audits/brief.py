@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from mnemoscope.audits.gate import TO_DO_HERE
 from mnemoscope.audits.page import (
     Part,
     in_order,
@@ -31,7 +30,7 @@ REPORT = "report.html"
 
 _LONGEST, _MOST_LINES = 240, 4  # characters and lines of a quotation
 _LINES_BEFORE = 2
-_QUOTED = 3  # passages and near copies, which fit on the two sheets
+_QUOTED = 2  # passages or else near copies, which fit on the two sheets
 _BEFORE = 110  # characters of what stands before
 _DOCUMENTS, _FOUND = 6, 12
 """Documents that are listed: so many, or so many of those in which something was found."""
@@ -61,7 +60,6 @@ def render_brief(
         undecided=undecided,
         near=near[: max(_QUOTED - len(first), 0)],
         n_near=len(near),
-        to_do=TO_DO_HERE if recalled or near else "",
         quoted=[{**row, **_shortened(row)._asdict()} for row in first],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
         documents=documents[:n_listed],

@@ -219,7 +219,7 @@ class GateFlags:
         bool,
         Option(
             "--strict",
-            help="Documents not read or too short fail too, and a pass that says nothing.",
+            help="What was not asked fails too, and a void pass.",
         ),
     ] = False
     junit: Annotated[Path | None, Option("--junit", help="Write a JUnit report.")] = None

@@ -170,7 +170,8 @@ def _refuse_half(model: str | None, sequences: str | None, out: Path) -> None:
 def _announce(settings: StudySettings, out: Path, *, redo: bool) -> None:
     """Refuse names that stand for nothing, and say what will be done, before torch is loaded."""
     if is_study(out):
-        Study(out).changed_stages(settings, redo=redo)  # a study of another model is named first
+        with suppress(DamagedDataError):  # the run makes that again
+            Study(out).changed_stages(settings, redo=redo)  # another model's study is named first
         check_reference(settings)
         Study(out).refuse_locked()
         say(f"Going on with the study {out}.")

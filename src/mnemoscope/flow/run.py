@@ -157,7 +157,8 @@ def run_stage(
             finally:
                 if stays and not study.is_done(stage):
                     study.settings = was
-            study.adopt(wanted)
+            if stays:
+                study.adopt(wanted)
         elif stage == "capture" and (damaged := damaged_maps(study)):
             from mnemoscope.pipeline.capture import repair_maps
 

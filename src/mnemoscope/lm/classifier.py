@@ -198,7 +198,7 @@ def head_place(lm: LanguageModel) -> Place:
     return places[tuple(read)]
 
 
-def classify(
+def classified(
     lm: LanguageModel,
     tokens: npt.ArrayLike,
     mask: npt.ArrayLike | None,
