@@ -19,7 +19,7 @@ from mnemoscope.images.measures import (
     VERDICTS,
     heat_of,
 )
-from mnemoscope.report.charts import chart_view
+from mnemoscope.report.charts import PHONE, chart_view
 from mnemoscope.report.style import LIGHT, fill
 from mnemoscope.version import __version__
 
@@ -27,7 +27,7 @@ _AGAIN = ("mitigated_norm", "mitigated_similarity", "steps_without_prompt")
 _SHOWN = 40  # prompts of a verdict that the page shows
 _THUMB = 256  # pixels of a picture on the page, at most
 MEANINGS = {
-    MEMORIZED: "the prompt steers the model further beyond its control than unread prompts do",
+    MEMORIZED: "the model goes further beyond its control than at unread prompts",
     UNDECIDED: "there is no control, or there are too few unread prompts",
     NOT_SHOWN: "unread prompts go as far",
 }
@@ -88,7 +88,7 @@ def page_of(table: pl.DataFrame, record: Mapping[str, Any]) -> str:
         for verdict, some in shown.items()
     }
     template = environment("mnemoscope.images")
-    template.globals |= {"chart_view": chart_view}
+    template.globals |= {"chart_view": chart_view, "phone": PHONE}
     return fill(
         template.get_template("images.html.j2"),
         record=record,
@@ -96,7 +96,9 @@ def page_of(table: pl.DataFrame, record: Mapping[str, Any]) -> str:
         groups=groups,
         cards=cards,
         meanings=MEANINGS,
-        chart=None if record["reference"] is None else chart_of(table),
+        chart=None
+        if record["reference"] is None
+        else chart_of(table, record["settings"]["measure"]),
         measures=MEASURES,
     )
 
@@ -112,20 +114,20 @@ def _card(row: Mapping[str, Any], heat: np.ndarray, most: float) -> Mapping[str,
     return {**dict.fromkeys(_AGAIN), **kept, **pictures}
 
 
-def chart_of(table: pl.DataFrame) -> Chart:
-    """The norm of each prompt in the model, over that in the control."""
-    series = []
-    for name in (*VERDICTS, UNREAD):
-        some = table.filter(pl.col("label" if name == UNREAD else "verdict") == name)
+def chart_of(table: pl.DataFrame, measure: str) -> Chart:
+    """The figure of each prompt that the verdict is drawn from: of the model over the control."""
+    series, name = [], MEASURES[measure]
+    for group in (*VERDICTS, UNREAD):
+        some = table.filter(pl.col("label" if group == UNREAD else "verdict") == group)
         if some.height:
-            x, y = plain(some["control_norm"]), plain(some["norm"])
-            series.append(Series(name=name, x=x, y=y))
+            x, y = plain(some[f"control_{measure}"]), plain(some[measure])
+            series.append(Series(name=group, x=x, y=y))
     return Chart(
-        title="Noise norm of the guidance: the model over its control, one point a prompt",
+        title=f"{name[0].upper()}{name[1:]}: the model over its control, one point a prompt",
         series=tuple(series),
         form="points",
         x_label="control",
         y_label="model",
-        log_x=True,
-        log_y=True,
+        log_x=measure != "flipd",
+        log_y=measure != "flipd",
     )
