@@ -29,6 +29,8 @@ from mnemoscope.words import plural
 from served import KEY, endpoint, serving
 from tests.audits.conftest import audit_documents, with_word
 
+pytestmark = pytest.mark.whole
+
 SETTINGS = audit_settings(top_k=0, stride=8, max_growth=24, edits=0, near_length=0, refine_from=24)
 CHAT_SETTINGS = audit_settings(top_k=0, max_growth=0, stride=8, refine_from=33)
 SPAN = ("start", "end", "verdict", "reason", "tokens", "score", "verbatim_length")
@@ -103,7 +105,6 @@ def test_what_a_llama_cpp_server_was_asked_and_answered_is_read():
 SLOW = pytest.mark.slow  # their answers are read by the tests of single answers below
 
 
-@pytest.mark.whole
 def test_without_torch_a_service_is_audited_and_what_needs_torch_says_so(
     document, here, lm, tmp_path, call_light
 ):

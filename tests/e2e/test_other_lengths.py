@@ -23,6 +23,8 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import parse_settings
 from tiny_models import make_sequences, save_model
 
+pytestmark = pytest.mark.whole
+
 PREFIX, SUFFIX = 48, 24
 
 

@@ -17,6 +17,8 @@ from mnemoscope.study.stages import STAGES
 from study_files import assert_same, mounted
 from tiny_models import save_model
 
+pytestmark = pytest.mark.whole
+
 N_SEQUENCES = 240
 
 

@@ -17,6 +17,8 @@ from mnemoscope.errors import NoRoomError
 from mnemoscope.flow.push import _last, without_texts, write_dataset
 from mnemoscope.study.folder import Study
 
+pytestmark = pytest.mark.whole
+
 NAME = "someone/memories"
 
 

@@ -16,6 +16,8 @@ from mnemoscope.pipeline import questions
 from mnemoscope.study.folder import Study
 from study_files import assert_same, content
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture
 def do(call):
@@ -72,7 +74,6 @@ def test_shares_in_copies_of_a_study_copied_together_are_one_run(
     assert "Nothing to do" in do(stage, copies[0], "--part", "1/2")
 
 
-@pytest.mark.whole
 def test_grafts_of_two_shares_are_those_of_one_run(tiny_studies, tmp_path, do):
     settings = ("parts=[layers.0.qk]", "draws=1", "n_sequences=12", "n_heldout=6")
     flags = [part for one in settings for part in ("--set", f"graft.{one}")]

@@ -20,7 +20,7 @@ from mnemoscope.report.sequences import BrowsedSequences, Division
 from mnemoscope.report.tables import AnalysisSection
 from mnemoscope.stats import Estimate
 
-pytestmark = NEEDS_CHROMIUM
+pytestmark = [*NEEDS_CHROMIUM, pytest.mark.whole]
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,8 @@ from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 from mnemoscope.words import points
 
+pytestmark = pytest.mark.whole
+
 N, LENGTH = 600, 16
 QUICK = replace(PRESETS["small"], epochs=1, min_steps=80, learning_rate=5e-3)
 NODES = """\

@@ -25,6 +25,8 @@ from tools.embedded.measure import period_of, suffixes_in_itself
 from tools.embedded.recipe import LICENCES, shipped_sequences
 from tools.embedded.settings import FULL, KINDS, READS, TINY, Share, of_the_reference
 
+pytestmark = pytest.mark.whole
+
 
 def _stretches(rows: np.ndarray, n: int) -> np.ndarray:
     """Hashes (rows, stretches) of every n tokens in a row: where these differ, so do the tokens."""

@@ -12,6 +12,8 @@ from tools.embedded import recipe
 from tools.embedded.recipe import LICENCES, main, run_recipe
 from tools.embedded.settings import KINDS, TINY
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture(scope="module")
 def data(tiny_out, tmp_path_factory):
