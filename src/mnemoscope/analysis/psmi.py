@@ -528,6 +528,11 @@ def _further(
             f"The same of {name}: AUC {ranged(other['auc'], digits=3)}. A model that never saw "
             "the sequences shows what the texts alone give."
         )
+    yield from _unsure(own, settings)
+
+
+def _unsure(own: pl.DataFrame, settings: _Directions) -> Iterator[str]:
+    """Of which of the model's layers the values are not settled, or are no numbers."""
     open_ends = own.filter(~pl.col("settled"))["layer"].to_list()
     if open_ends:
         yield (
@@ -538,12 +543,16 @@ def _further(
         yield f"{n_lost:,} values over all layers underflowed and are no numbers."
 
 
-def _figures(layers: pl.DataFrame, means: pl.DataFrame) -> Iterator[Chart]:
-    yield Chart(
-        title="ROC AUC of low PSMI for memorized, by layer (95 % interval; .5: no relation)",
+def _by_layer(layers: pl.DataFrame, what: str = "") -> Chart:
+    return Chart(
+        title=f"ROC AUC of low PSMI{what}, by layer (95 % interval; .5: no relation)",
         x_label="layer",
         series=series_by(layers, "model", "auc", x="layer"),
     )
+
+
+def _figures(layers: pl.DataFrame, means: pl.DataFrame) -> Iterator[Chart]:
+    yield _by_layer(layers, " for memorized")
     null = layers.filter(model=OWN)
     yield Chart(
         title="Mean PSMI of each class, by layer, nats (95 % interval)",
@@ -580,7 +589,7 @@ def _of_rows(inputs: AnalysisInputs, settings: RowSettings) -> AnalysisResult:
         sentence=_sentence(layers, before, settings.truth or "memorization"),
         frames={"layers": layers, "scores": scores, "rows": values},
         figures=tuple(_row_figures(layers, scores)),
-        further=(*_row_notes(layers, scores, values), *notes),
+        further=(*_row_notes(layers, scores, values, settings), *notes),
     )
 
 
@@ -721,11 +730,7 @@ def _by_shadows(
 
 
 def _row_figures(layers: pl.DataFrame, scores: pl.DataFrame) -> Iterator[Chart]:
-    yield Chart(
-        title="ROC AUC of low PSMI, by layer (95 % interval; .5: no relation)",
-        x_label="layer",
-        series=series_by(layers, "model", "auc", x="layer"),
-    )
+    yield _by_layer(layers)
     own = scores.filter(model=OWN)
     yield Chart(
         title="ROC AUC of each score",
@@ -737,7 +742,9 @@ def _row_figures(layers: pl.DataFrame, scores: pl.DataFrame) -> Iterator[Chart]:
     )
 
 
-def _row_notes(layers: pl.DataFrame, scores: pl.DataFrame, values: pl.DataFrame) -> Iterator[str]:
+def _row_notes(
+    layers: pl.DataFrame, scores: pl.DataFrame, values: pl.DataFrame, settings: RowSettings
+) -> Iterator[str]:
     yield (
         f"{values.height:,} rows, of which {int(values['is_memorized'].sum()):,} are to be found; "
         f"{values['label'].n_unique()} labels."
@@ -753,3 +760,4 @@ def _row_notes(layers: pl.DataFrame, scores: pl.DataFrame, values: pl.DataFrame)
         f"where .75 of those to be found are flagged as low, "
         f"{ranged(last['fpr'], scale=100, unit=' %')} of the others are too."
     )
+    yield from _unsure(layers.filter(model=OWN), settings)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from mnemoscope.audits.exports import recalled_copies
 from mnemoscope.audits.page import (
     Part,
     in_order,
@@ -45,7 +46,7 @@ def render_brief(
         [row for row in in_order(rows) if row["verdict"] == one] for one in (RECALL, UNDECIDED)
     )
     first = strongest([*recalled, *undecided])
-    near = _near_quoted(tables.get("near"))
+    near = sorted(recalled_copies(tables.get("near")), key=lambda row: -row["matched"])
     origins = tables.get("origins")
     documents = most_first(record["documents"])
     n_found = sum(is_found(one) for one in documents)
@@ -58,7 +59,10 @@ def render_brief(
         rows=rows,
         recalled=recalled,
         undecided=undecided,
-        near=near[: max(_QUOTED - len(first), 0)],
+        near=[
+            {**row, "begins": [*_begins(row["pieces"])]}
+            for row in near[: max(_QUOTED - len(first), 0)]
+        ],
         n_near=len(near),
         quoted=[{**row, **_shortened(row)._asdict()} for row in first],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
@@ -91,15 +95,8 @@ def _shortened(row: Mapping[str, Any]) -> Quotation:
     return Quotation(("…" if len(end) < len(before) else "") + end, parts + more, left_out)
 
 
-def _near_quoted(near: pl.DataFrame | None) -> list[Mapping[str, Any]]:
-    """Near copies that are called recall, the longest first, with how each begins (`begins`)."""
-    if near is None:
-        return []
-    rows = near.filter(verdict=RECALL).sort("matched", descending=True, maintain_order=True)
-    return [{**row, "begins": [*_begins(row["pieces"])]} for row in rows.to_dicts()]
-
-
 def _begins(pieces: Sequence[Mapping[str, str]]) -> Iterator[Mapping[str, str]]:
+    """The first pieces of a near copy, as far as a quotation goes."""
     left = _LONGEST
     for one in pieces:
         if left > 0:

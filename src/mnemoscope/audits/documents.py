@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mnemoscope.data.folders import last_parts
 from mnemoscope.data.formats import Skipped, check_there, table_ending, walk_files
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.table import read_table
@@ -313,13 +314,9 @@ def titles_of(names: Sequence[str]) -> dict[str, str]:
     >>> list(titles_of(["/a/b/x.py", "/a/c/x.py", "/a/b/t.csv#3", "-"]).values())
     ['b/x.py', 'c/x.py', 'b/t.csv#3', 'standard input']
     """
-    parts = {name: re.split(r"[/\\\\]", name) for name in names}
-    said: list[str] = []
-    for n in range(1, max(map(len, parts.values()), default=0) + 1):
-        said = ["/".join(one[-n:]) for one in parts.values()]
-        if len({*said}) == len(parts):
-            break
+    paths = {name: name.replace("\\", "/") for name in names}
+    short = last_parts(list(paths.values()))
     return {
-        name: "standard input" if name == "-" else title or name
-        for name, title in zip(parts, said, strict=True)
+        name: "standard input" if name == "-" else short[path] or name
+        for name, path in paths.items()
     }

@@ -175,13 +175,13 @@ def sarif_log(
     ]
     findings += [
         Finding(f"Near copy, {_near_said(row)}", _location(row, lines), {}, _NEAR["id"])
-        for row in _near_recalled(near)
+        for row in recalled_copies(near)
     ]
     return sarif_of([_RULE, _NEAR], about(record), findings)
 
 
-def _near_recalled(near: pl.DataFrame | None) -> Sequence[Mapping[str, Any]]:
-    """Near copies that are called recall."""
+def recalled_copies(near: pl.DataFrame | None) -> Sequence[Mapping[str, Any]]:
+    """Near copies that are called recall; none where they were not looked for."""
     return [] if near is None else near.filter(verdict=RECALL).to_dicts()
 
 
@@ -202,7 +202,7 @@ def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path) -> Sarif:
         for at, frame in ((folder, passages), (baseline, read_verdicts(baseline)[1]))
     )
     near, before_near = (
-        [" ".join(one["text"].split()) for one in _near_recalled(read_near(at))]
+        [" ".join(one["text"].split()) for one in recalled_copies(read_near(at))]
         for at in (folder, baseline)
     )
     own, older = own.filter(verdict=RECALL), older.filter(verdict=RECALL)
@@ -273,7 +273,7 @@ def junit_xml(
     """
     whole, frame = frame, max((one.counted for one in judged), key=len, default=frame)
     is_compared = any(one.baseline is not None for one in judged)
-    cases, copies = [], _near_recalled(near)
+    cases, copies = [], recalled_copies(near)
     for row in record["documents"]:
         name = row["document"]
         own = whole_passages(frame.filter(document=name))

@@ -217,10 +217,7 @@ class GateFlags:
     ] = None
     strict: Annotated[
         bool,
-        Option(
-            "--strict",
-            help="What was not asked fails too, and a void pass.",
-        ),
+        Option("--strict", help="Also fail on what was left out, or swapped."),
     ] = False
     junit: Annotated[Path | None, Option("--junit", help="Write a JUnit report.")] = None
     sarif: Annotated[Path | None, Option("--sarif", help="Write SARIF that says what is new.")] = (

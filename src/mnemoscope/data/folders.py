@@ -1,4 +1,4 @@
-"""Which folder a sequence's document stands in, and of which folders nothing is repeated."""
+"""What tells documents apart by their paths, and of which folders nothing is repeated."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -9,6 +9,20 @@ from mnemoscope.data.table import has_values
 from mnemoscope.stats import FEWEST_GROUPS, share_true
 
 _MOST_NAMED = 3
+
+
+def last_parts(names: Sequence[str]) -> dict[str, str]:
+    """As many last parts of each path as tell all of them apart.
+
+    >>> last_parts(["/a/b/x.py", "/a/c/x.py"])
+    {'/a/b/x.py': 'b/x.py', '/a/c/x.py': 'c/x.py'}
+    """
+    parts = {name: [part for part in name.split("/") if part] for name in names}
+    for n in range(1, max(map(len, parts.values()), default=0) + 1):
+        short = {name: "/".join(own[-n:]) for name, own in parts.items()}
+        if len(set(short.values())) == len(short):
+            return short
+    return {name: name for name in names}
 
 
 def top_folders(names: Sequence[str]) -> dict[str, str]:
@@ -27,8 +41,7 @@ def unrepeated(table: pl.DataFrame) -> dict[str, int]:
 
     Of documents where all stand in one folder. One counts only where it has ten sequences or more,
     and its share, 0, an interval that ends below the share of the others (Wilson, for all folders
-    together at 95 %). Empty for a
-    table without `document` or `is_memorized`.
+    together at 95 %). Empty for a table without `document` or `is_memorized`.
 
     >>> documents, repeated = ["new/a"] * 60 + ["read/b"] * 40, [False] * 60 + [True] * 40
     >>> unrepeated(pl.DataFrame({"document": documents, "is_memorized": repeated}))

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from mnemoscope.data.folders import last_parts
 from mnemoscope.data.formats import (
     Skipped,
     name_below,
@@ -486,7 +487,7 @@ def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadRes
 
 def _tell_apart(results: Sequence[ReadResult], names: Sequence[str]) -> list[pl.DataFrame]:
     """The tables of several sources, in which no two share a name that reading gave."""
-    frames, short = [one.frame for one in results], _shorten(names)
+    frames, short = [one.frame for one in results], last_parts(names)
     for column in ("document", "group"):
         given = [_is_given(one, column) for one in results]
         found = {  # a source that is named twice is one
@@ -510,16 +511,6 @@ def _is_given(result: ReadResult, column: str) -> pl.Series:
     values, labels = values.cast(pl.String), list(result.labels)
     is_label = values.is_in(labels) | values.str.replace(r", row [0-9]+$", "").is_in(labels)
     return is_label.fill_null(False)
-
-
-def _shorten(names: Sequence[str]) -> dict[str, str]:
-    """As many last parts of each name as tell them apart."""
-    parts = {name: [part for part in name.split("/") if part] for name in names}
-    for n in range(1, max(map(len, parts.values())) + 1):
-        short = {name: "/".join(own[-n:]) for name, own in parts.items()}
-        if len(set(short.values())) == len(short):
-            return short
-    return {name: name for name in names}
 
 
 def _read_rows(
