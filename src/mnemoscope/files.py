@@ -202,6 +202,13 @@ def hold_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
             raise disk_full(folder) from error
 
 
+def written_by_holder(path: Path) -> bool:
+    """Whether a file was written since the process that holds its folder alone took it."""
+    with suppress(OSError):
+        return path.stat().st_mtime_ns >= (path.parent / _HOLDER_FILE).stat().st_mtime_ns
+    return False
+
+
 _HOLDER_FILE = f"{LOCK_FILE}.pid"
 _NUMBERS = itertools.count()  # of the shares that this process takes
 _PATIENCE = 10.0  # seconds to wait for `.lock`, which another shared holder keeps briefly

@@ -4,6 +4,7 @@ The library reports to whatever `show_progress` has installed; importing a room 
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -165,6 +166,8 @@ def noted(path: Path, **facts: str) -> Iterator[None]:
         return note, note.show
 
     _noters.append(open_note)
+    with suppress(OSError):
+        os.utime(path)  # what a stopped one wrote is now of this one
     try:
         yield
         with suppress(OSError):

@@ -492,7 +492,7 @@ def test_an_impossible_taxonomy_is_said_and_the_others_go_on(study_at, tiny_stud
     succeed("label", folder, "--drop-small-classes", "--redo", "-q")
     entry = samples_of(Study(folder))[SampleKey("Non-Memo, Guess, Recall")]
     assert (entry.trained_classes, entry.dropped) == (["Non-Memo", "Recall"], ["Guess"])
-    assert "Non-Memo 80, Guess 0 (left out), Recall 160;" in succeed("status", folder).out
+    assert "Guess 0 (left out), Recall 160, Non-Memo 80;" in succeed("status", folder).out
 
 
 DEEP = "[" * 5000 + "]" * 5000

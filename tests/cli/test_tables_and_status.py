@@ -13,7 +13,7 @@ from rouge_score.rouge_scorer import RougeScorer
 import mnemoscope as ms
 from mnemoscope.errors import UserError
 from mnemoscope.progress import noted, track
-from mnemoscope.study.folder import NOTE_FILE, Study
+from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import load_settings
 from tiny_models import make_tokenizer
 
@@ -134,7 +134,7 @@ def test_status_says_how_far_a_stage_is_and_where_it_was_stopped(study_at, call,
     study = Study(folder)
 
     def stopped() -> None:
-        with study.lock(), noted(folder / NOTE_FILE, stage="capture"):
+        with study.lock(), noted(study.note_path("capture"), stage="capture"):
             with track("Capturing", total=10, unit="shards") as progress:
                 progress.advance(4)
             said.append(call("status", folder).out)
@@ -145,8 +145,15 @@ def test_status_says_how_far_a_stage_is_and_where_it_was_stopped(study_at, call,
     assert "Running: capture (Capturing: 4 of 10 shards" in said[0]
     (capture,) = (one for one in answer("status", folder)["stages"] if one["name"] == "capture")
     assert (capture["state"], capture["progress"]["done"]) == ("stopped", 4)
-    with study.lock():
-        assert not (folder / NOTE_FILE).exists()
+    with study.lock(), noted(study.note_path("report"), stage="report"):
+        with track("Drawing", total=2, unit="pages") as progress:
+            progress.advance()
+        brief = call("status", folder).out  # another stage runs, and leaves what that one counted
+        assert "Stopped: capture (Capturing: 4 of 10 shards" in brief
+        assert "Running: report (Drawing: 1 of 2 pages" in brief
+    assert not study.note_path("report").exists()
+    study.forget("capture")
+    assert "Capturing" not in call("status", folder).out
 
 
 def test_init_writes_a_file_that_run_takes(tmp_path, call, succeed):

@@ -27,7 +27,7 @@ from mnemoscope.report import advice
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.tables import graft_tables
 from mnemoscope.stats import Estimate, frame_of
-from mnemoscope.study.folder import NOTE_FILE, Study
+from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.catalogue import load_taxonomies
@@ -403,9 +403,11 @@ def test_grafts_that_were_stopped_are_gone_on_with(done, tmp_path, succeed):
         f"mnemoscope graft {folder}",
     )
     facts = {"stage": "graft", "words": "7 of 9 sequences scanned", "left": ""}
-    (folder / NOTE_FILE).write_text(json.dumps(facts | {"done": 7, "total": 9, "unit": "x"}))
-    said = succeed("status", folder).out
-    assert "Go on with graft, which was begun (7 of 9 sequences scanned)" in said
+    study.note_path("graft").write_text(json.dumps(facts | {"done": 7, "total": 9, "unit": "x"}))
+    for _ in range(2):
+        said = succeed("status", folder).out
+        assert "Go on with graft, which was begun (7 of 9 sequences scanned)" in said
+        succeed("report", folder, "--redo", "-q")
     assert succeed(*step.command.split()[1:], "-q").out.startswith("Wrote")
     assert "Go on with" not in succeed("status", folder).out
 

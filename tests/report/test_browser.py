@@ -331,6 +331,30 @@ def test_a_chart_leads_to_its_passages_and_they_can_be_taken_along(browse):
     assert lines[1] == "2,prose,an onion, painted <b>blue</b>,,0.1,Recall,"
 
 
+def test_what_is_filtered_is_printed_as_a_plain_list_and_nothing_else(browse):
+    one = browse("#browser?q=onion&sort=-id")
+    page = one.page
+    assert numbers(page) == ["4", "2"]
+    page.evaluate("window.print = () => { window.printed = true; }")
+    page.click("[data-list]")
+    page.emulate_media(media="print")
+    assert page.evaluate("window.printed")
+    said = page.locator("body").inner_text()
+    assert "contains “onion”: 2 of 4" in said
+    assert "repeated: " not in said.split("contains")[1]  # the report itself is not printed
+    rows = page.locator(".printed li")
+    assert [row.split()[:2] for row in rows.all_inner_texts()] == [["4", "Recall"], ["2", "Recall"]]
+    assert rows.nth(1).locator(".prefix").text_content() == "an onion"
+    assert rows.nth(1).locator(".suffix").text_content() == " painted <b>blue</b>"
+    assert rows.nth(1).locator("a").get_attribute("href") == "#browser?id=2"
+    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) == 1
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert page.locator(".printed").count() == 0
+    page.emulate_media(media="screen")
+    assert page.locator(".whole").is_visible()
+    assert not one.trouble
+
+
 def test_a_cell_of_a_confusion_matrix_leads_to_its_sequences_by_keyboard(browse):
     page = browse().page
     page.evaluate(UNFOLD)

@@ -59,6 +59,15 @@ def test_the_headline_and_the_bar_say_the_counts(
     assert [one["aria-label"] for one in bars] == [headline] * bool(shares)
 
 
+def test_the_headline_keeps_its_order_whatever_is_left_out(content):
+    shown = counted(content, 10, 6, classes=(4, 0, 2), dropped=[("Guess", 4)])
+    (taxonomy,) = shown.taxonomies
+    order = [one["name"] for one in taxonomy.classes]
+    left = [one for one in taxonomy.classes if one["name"] != "Guess"]
+    lead = lead_of(replace(shown, taxonomies=[replace(taxonomy, classes=left, order=order)]))
+    assert lead.headline == "6 of 10 sequences repeated: 4 guessable, 2 recalled"
+
+
 def test_a_passage_of_each_class_stands_first_and_says_how_its_suffix_came_out(content):
     html = page_of()
     first = html.split('<section class="passages"')[1].split("</section>")[0]

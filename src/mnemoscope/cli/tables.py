@@ -12,9 +12,9 @@ from mnemoscope.cli import options
 from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, printable
-from mnemoscope.files import hold_file, refuse_filled
+from mnemoscope.files import hold_file, refuse_filled, written_by_holder
 from mnemoscope.progress import read_note
-from mnemoscope.study.folder import NOTE_FILE, Study, is_study
+from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.stages import STAGES, rests_on
 
 WATCHED = "memorization"
@@ -411,7 +411,7 @@ def _stages_of(study: Study, *, is_trained: bool) -> Iterator[Mapping[str, Any]]
     """Name, state, counts and seconds of each stage, and how far one is that was begun."""
     from mnemoscope.report.advice import is_report_old
 
-    seconds, note = study.seconds(), read_note(study.folder / NOTE_FILE)
+    seconds = study.seconds()
     for stage in STAGES:
         manifest = study.manifest(stage.name)
         done = study.is_done(stage.name)
@@ -425,8 +425,8 @@ def _stages_of(study: Study, *, is_trained: bool) -> Iterator[Mapping[str, Any]]
         elif manifest is None and not is_trained and rests_on(stage.name, "capture"):
             state = "impossible"
         further = {}
-        if note and note["stage"] == stage.name:
-            begun = "running" if _is_held(study) else "stopped"
+        if note := read_note(study.note_path(stage.name)):
+            begun = "running" if _is_made_now(study, stage.name) else "stopped"
             state = state if state == "done" else begun  # what is made anew stays till then
             further = {"progress": note}
         counts = {} if manifest is None else manifest["counts"]
@@ -511,12 +511,12 @@ def _describe_watch(target: Path, answer: options.JsonAnswer) -> None:
     answer.facts.update(kind="watch", folder=folder, run=read.run, steps=read.steps, last=counts)
 
 
-def _is_held(study: Study) -> bool:
-    """Whether a process works on a study now."""
+def _is_made_now(study: Study, stage: str) -> bool:
+    """Whether the process that works on a study wrote the note of this stage."""
     try:
         study.refuse_locked()
     except UserError:
-        return True
+        return written_by_holder(study.note_path(stage))
     return False
 
 

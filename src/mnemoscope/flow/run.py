@@ -15,7 +15,7 @@ from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.stored_maps import damaged_maps
 from mnemoscope.pipeline.trainings import check_wanted
 from mnemoscope.progress import noted, say
-from mnemoscope.study.folder import NOTE_FILE, Study, as_study, is_study
+from mnemoscope.study.folder import Study, as_study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.study.stages import STAGES, Stage, stage_named
@@ -86,7 +86,7 @@ def run(
 
 def _do(stage: Stage, study: Study, models: Models) -> None:
     """Run a stage, and note for `status` how far it is."""
-    with noted(study.folder / NOTE_FILE, stage=stage.name):
+    with noted(study.note_path(stage.name), stage=stage.name):
         stage.load()(study, models)
 
 
@@ -112,10 +112,6 @@ def _report_without_cnns(study: Study, models: Models) -> None:
     write_without_cnns(study, report_content(study, models.tokenizer()))
 
 
-_LEAVES = ("graft", "knockout")
-"""Stages on which nothing rests but the report, made with the settings that a process holds."""
-
-
 def run_stage(
     study: Study | str | Path,
     stage: str,
@@ -139,7 +135,7 @@ def run_stage(
     with study.lock():
         wanted, was = _settle(settings or study.settings, study.settings), study.settings
         changed = study.changed_stages(wanted, redo=redo)
-        stays = redo and stage in _LEAVES and {*changed} <= {stage} and study.is_done(stage)
+        stays = redo and stage_named(stage).is_leaf and {*changed} <= {stage} and study.is_done(stage)
         stays = stays and wanted.capture.reference == was.capture.reference
         if stays:
             study.settings = wanted  # of this process; the folder keeps its own

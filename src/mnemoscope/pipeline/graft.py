@@ -9,7 +9,6 @@ the twin's activations.
 
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -207,9 +206,8 @@ def graft_stage(study: Study, models: Models) -> None:
     UserError: no reference model, one of another shape, or too few memorized sequences.
     """
     _check_twin(study, models)
-    started = time.monotonic()
-    parts, made = make_grafts(study, models)
-    with study.finishing("graft", since=started) as counts:  # earlier ones stay until here
+    with study.finishing("graft") as counts:
+        parts, made = make_grafts(study, models)
         counts |= _conclude(study, parts, made)
     ask_reference(study, models)
     study.forget("report")  # the report includes the grafts

@@ -6,7 +6,6 @@ is kept in `knockout/` under a hash of its inputs, so a stopped run resumes.
 
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -228,28 +227,27 @@ def knockout_stage(study: Study, models: Models) -> None:
     """
     study.require("localize")
     model, wanted = models.model(study), study.settings.knockout
-    started = time.monotonic()
-    rows, indices = [], []
-    for subject in _subjects(study, model):
-        cuts = list(_cuts(subject, study))
-        units = [_unit(study, subject, cut, edges) for cut, edges in cuts]
-        found = run_units(
-            units,
-            UnitStore(study.folder / "knockout", study.owner),
-            Opened(lambda: (study, model, subject)),  # noqa: B023 - used in this turn
-            label=f"Cutting ({subject.delta.shown})",
-            noun="cuts",
-            executor=LocalExecutor(),
-        )
-        outcomes = {
-            cut: subject.tried.hstack(one.table.select(_COLUMNS))
-            for (cut, _), one in zip(cuts, found, strict=True)
-        }
-        sizes = {cut: _size(edges, subject) for cut, edges in cuts}
-        names, by, seed = tuple(subject.mass), wanted.by, wanted.seed
-        rows += list(cut_rows(names, outcomes, sizes, by=by, seed=seed))
-        indices += list(specificity_rows(names, outcomes, by=by, seed=seed))
-    with study.finishing("knockout", since=started) as counts:  # earlier ones stay until here
+    with study.finishing("knockout") as counts:
+        rows, indices = [], []
+        for subject in _subjects(study, model):
+            cuts = list(_cuts(subject, study))
+            units = [_unit(study, subject, cut, edges) for cut, edges in cuts]
+            found = run_units(
+                units,
+                UnitStore(study.folder / "knockout", study.owner),
+                Opened(lambda: (study, model, subject)),  # noqa: B023 - used in this turn
+                label=f"Cutting ({subject.delta.shown})",
+                noun="cuts",
+                executor=LocalExecutor(),
+            )
+            outcomes = {
+                cut: subject.tried.hstack(one.table.select(_COLUMNS))
+                for (cut, _), one in zip(cuts, found, strict=True)
+            }
+            sizes = {cut: _size(edges, subject) for cut, edges in cuts}
+            names, by, seed = tuple(subject.mass), wanted.by, wanted.seed
+            rows += list(cut_rows(names, outcomes, sizes, by=by, seed=seed))
+            indices += list(specificity_rows(names, outcomes, by=by, seed=seed))
         table = frame_of(rows, schema_of(KNOCKOUT_COLUMNS))
         study.write(KNOCKOUT_FILE, table, KNOCKOUT_COLUMNS)
         specific = frame_of(indices, schema_of(SPECIFICITY_COLUMNS))

@@ -20,7 +20,7 @@ from mnemoscope.study.stages import rests_on
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.taxonomy.groups import SHINGLE, SIMILARITY, find_groups
 from mnemoscope.taxonomy.labels import count_classes
-from mnemoscope.taxonomy.names import NON_MEMO, Alias, Taxonomy, find_aliases
+from mnemoscope.taxonomy.names import NON_MEMO, Alias, Taxonomy, find_aliases, memorized_first
 from mnemoscope.taxonomy.sample import (
     KEY_COLUMNS,
     Impossible,
@@ -208,7 +208,11 @@ def drawn_words(entry: SampleEntry) -> str:
     if not entry.key.is_main:
         return drawn
     left_out = dict.fromkeys(entry.dropped, " (left out)")
-    counts = (f"{name} {n:,}{left_out.get(name, '')}" for name, n in entry.counts.items())
+    counts = [
+        f"{name} {entry.counts.get(name, 0):,}{left_out.get(name, '')}"
+        for name in memorized_first(entry.classes)
+    ]
+    counts += [f"{entry.unlabelled:,} without a class"] if entry.unlabelled else []
     return f"{', '.join(counts)}; {drawn}"
 
 

@@ -29,7 +29,7 @@ from mnemoscope.pipeline.label import SampleEntry, nothing_to_train, samples_of
 from mnemoscope.pipeline.reference import also_repeated, is_swapped
 from mnemoscope.progress import read_note
 from mnemoscope.stats import FEWEST_GROUPS, rows_of
-from mnemoscope.study.folder import NOTE_FILE, Study
+from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
 from mnemoscope.study.stages import STAGES, rests_on
 from mnemoscope.taxonomy.names import NON_MEMO
@@ -150,8 +150,8 @@ def _begun(study: Study, stage: str) -> str:
 
 def _how_far(study: Study, stage: str) -> str:
     """How far a stage is that was stopped, in brackets, where that is known."""
-    note = read_note(study.folder / NOTE_FILE)
-    return f" ({note['words']})" if note and note["stage"] == stage else ""
+    note = read_note(study.note_path(stage))
+    return f" ({note['words']})" if note else ""
 
 
 def _grafts(study: Study, folder: str) -> Iterator[Step]:

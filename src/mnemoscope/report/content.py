@@ -78,7 +78,7 @@ from mnemoscope.study.records import Model
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL
 from mnemoscope.taxonomy import PAPER, PRASHANTH, SHIPPED
 from mnemoscope.taxonomy.groups import find_groups
-from mnemoscope.taxonomy.names import NON_MEMO
+from mnemoscope.taxonomy.names import NON_MEMO, memorized_first
 from mnemoscope.taxonomy.sample import SampleKey
 from mnemoscope.words import percent
 
@@ -262,6 +262,7 @@ class TaxonomyResult:
     title: str = ""  # a friendlier name ("Prashanth et al.")
     impossible: str | None = None  # why it could not be trained
     dropped: Sequence[tuple[str, int]] = ()  # classes of too few sequences, and how many
+    order: Sequence[str] = ()  # of its classes, also of those left out; as given where empty
     n_unlabelled: int = 0  # sequences without a class because a needed feature is unknown
     split: str = "group"  # or "row", "folds"
     non_memo_suffix: str = "own"  # or "true": what Non-Memo sequences were shown with
@@ -280,10 +281,16 @@ class TaxonomyResult:
     def label(self) -> str:
         """What the page calls it; where classes were left out, those that were compared."""
         if self.dropped and not self.impossible:
-            named = sorted((one["name"] for one in self.classes), key=NON_MEMO.__eq__)
+            named = memorized_first(one["name"] for one in self.classes)
             left = ", ".join(name for name, _ in self.dropped)
             return f"{' against '.join(named)} ({left} left out)"
         return self.title or self.name
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Sequences of each class, also of those left out, in the order of `memorized_first`."""
+        found = {one["name"]: one["n_sequences"] for one in self.classes} | dict(self.dropped)
+        return {one: found[one] for one in memorized_first(self.order or found) if one in found}
 
     @property
     def main(self) -> Benchmark | None:
@@ -398,8 +405,7 @@ def _by_document(
         return by_document(table)
     name = PAPER if PAPER in names else names[0]
     taxonomy = taxonomies[names.index(name)]
-    every = [one["name"] for one in taxonomy.classes] + [one for one, _ in taxonomy.dropped]
-    classes = [one for one in every if one != NON_MEMO]
+    classes = [one for one in taxonomy.sizes if one != NON_MEMO]
     return by_document(table, study.read(LABELS_FILE)[name], classes)
 
 
@@ -498,6 +504,7 @@ def taxonomy_results(
             ],
             impossible=main.impossible,
             dropped=[(one, main.counts.get(one, 0)) for one in main.dropped],
+            order=main.classes,
             n_unlabelled=main.unlabelled,
             split=study.settings.label.split,
             non_memo_suffix=study.settings.label.non_memo_suffix,

@@ -12,7 +12,7 @@ from mnemoscope.report.style import PAPER_COLOURS, class_colour
 from mnemoscope.stats import FEWEST_GROUPS, NO_ESTIMATE, Estimate
 from mnemoscope.store import Facts
 from mnemoscope.taxonomy import PAPER
-from mnemoscope.taxonomy.names import NON_MEMO
+from mnemoscope.taxonomy.names import NON_MEMO, memorized_first
 from mnemoscope.words import count, is_whole_kind, part_words, ranged, share
 
 MECHANISM = "Mechanism (which parts of the model a class needs)"
@@ -130,15 +130,12 @@ def _repeated(
     Nothing where the labels do not add up to what is memorized.
     """
     names = [one["name"] for one in taxonomy.classes]
-    colours = [class_colour(names, one) for one in names]
-    counts = [one["n_sequences"] for one in taxonomy.classes]
-    classes = list(zip(names, counts, colours, strict=True))
-    every = [*classes, *((name, n, PAPER_COLOURS.get(name)) for name, n in taxonomy.dropped)]
-    found = [one for one in every if one[0] != NON_MEMO]
-    left = n_memorized - sum(n for _, n, _ in found)
+    found = {name: n for name, n in taxonomy.sizes.items() if name != NON_MEMO}
+    left = n_memorized - sum(found.values())
     if not n_memorized or left < 0:
         return
-    for name, n, at in found:
+    for name, n in found.items():
+        at = class_colour(names, name) if name in names else PAPER_COLOURS.get(name)
         yield name, _IN_WORDS.get(name) or str(name), n, at
     if left:
         yield "", "without a class", left, None
@@ -147,7 +144,8 @@ def _repeated(
 def _passages(taxonomy: TaxonomyResult) -> Iterator[tuple[int, Facts, Facts]]:
     """The first example of each class, memorized ones first."""
     names = [one["name"] for one in taxonomy.classes]
-    for facts in sorted(taxonomy.classes, key=lambda one: one["name"] == NON_MEMO):
+    every = {one["name"]: one for one in taxonomy.classes}
+    for facts in map(every.__getitem__, memorized_first(names)):
         for example in [one for one in taxonomy.examples if one["class"] == facts["name"]][:1]:
             yield class_colour(names, facts["name"]), facts, example
 
@@ -206,8 +204,7 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
 def _uncompared(content: ReportContent, number: int) -> Iterator[Badge]:
     """That classes are too small for grafts to compare, and what can be asked all the same."""
     taxonomy = content.taxonomies[number - 1]
-    counts = {one["name"]: one["n_sequences"] for one in taxonomy.classes} | dict(taxonomy.dropped)
-    counts = {name: n for name, n in counts.items() if name != NON_MEMO}
+    counts = {name: n for name, n in taxonomy.sizes.items() if name != NON_MEMO}
     few = [
         f"{name} has {count(n)}, {FEWEST_GROUPS} needed"
         for name, n in counts.items()
@@ -248,8 +245,7 @@ def _deciding(content: ReportContent, question: str, taxonomy: TaxonomyResult) -
 
 def _breaks_most(taxonomy: TaxonomyResult, target: str) -> Badge:
     """The part that leaves least of the largest memorized class, beside changes as large."""
-    graft, largest = taxonomy.graft or {}, dict(taxonomy.dropped)
-    largest |= {one["name"]: one["n_sequences"] for one in taxonomy.classes}
+    graft, largest = taxonomy.graft or {}, taxonomy.sizes
     name = max(graft["classes"], key=lambda one: largest.get(one, 0))
     at = graft["classes"].index(name)
     row = min(graft["rows"], key=lambda one: one["cells"][at].value)
@@ -292,8 +288,7 @@ def _cuts(content: ReportContent, lead: int | None) -> Iterator[Badge]:
     rows = [one for one in view.indices if one["strength"] == view.spoken] if view else []
     if not view or not rows:
         return
-    sizes = {one["name"]: one["n_sequences"] for one in taxonomy.classes}
-    row = max(rows, key=lambda one: sizes.get(one["class"], 0))
+    row = max(rows, key=lambda one: taxonomy.sizes.get(one["class"], 0))
     does, said = view.verdicts[row["class"]]
     looks = {"more": Standing.BEYOND, "less": Standing.WORSE}.get(does, Standing.UNDECIDED)
     under = _under(content, number) if len(content.taxonomies) > 1 else ""

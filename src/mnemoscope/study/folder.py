@@ -64,8 +64,6 @@ _RECORDS = (
 _NEVER_EMPTY = ("cnn", "graft")
 _UNITS = (*(folder for one in STAGES for folder in one.units), "units/*")
 """Folders with results of units, each a store of its own (`cluster.units.UnitStore`)."""
-NOTE_FILE = ".progress.tmp"
-"""How far the stage is that runs or was stopped (`progress.noted`); whoever goes on removes it."""
 _TEMPORARY = [f"{one}/.*.tmp" for one in (".", "manifests", *_UNITS)]
 """What killed processes leave."""
 _NAMING = ("label.taxonomies", "search.nodes", "search.baselines")
@@ -359,20 +357,24 @@ class Study:
                 f"'mnemoscope {stage} {self.folder}' first, or 'mnemoscope run -o {self.folder}'."
             )
 
+    def note_path(self, stage: str) -> Path:
+        """Where `progress.noted` says how far a stage is that runs or was stopped."""
+        return self.folder / f".progress-{stage}.json"
+
     @contextmanager
-    def finishing(self, stage: str, *, since: float | None = None) -> Iterator[dict[str, object]]:
+    def finishing(self, stage: str) -> Iterator[dict[str, object]]:
         """Time a stage and, if the block succeeds, write its manifest with the yielded counts.
 
         What the block writes (`write`) is the stage's, and named by the manifest; an earlier one
-        is dropped first. `since` is when the work began (`time.monotonic`), unless it is now.
+        is dropped first, that of a leaf when the first file is written.
         """
         counts: dict[str, object] = {}
-        started = time.monotonic() if since is None else since
-        self.store.forget(f"manifests/{stage}")
+        started, entry = time.monotonic(), stage_named(stage)
+        if not entry.is_leaf:
+            self.store.forget(f"manifests/{stage}")
         with self.store.making(f"manifests/{stage}") as self._making:
             try:
                 yield counts
-                entry = stage_named(stage)
                 flat = _flatten(self.settings, entry)
                 packages = {one.package for one in _plugins(*_named(flat))}
                 model = self.record["models"].get("model") if _asks_model(entry) else None
@@ -408,6 +410,7 @@ class Study:
             if stage in later.needs:
                 self.forget(later.name)
         self.store.forget(f"manifests/{stage}")
+        self.note_path(stage).unlink(missing_ok=True)
         if stage == "continue":
             self.store.forget("decoded")
             shutil.rmtree(self.folder / "maps", ignore_errors=True)

@@ -50,6 +50,14 @@ class Stage:
     part: str = ""
     has_engine: bool = False
 
+    @property
+    def is_leaf(self) -> bool:
+        """True if nothing but the report rests on it: the old result stays till the new is there.
+
+        Columns that a stage adds would be read while it is made anew.
+        """
+        return self.is_optional and not self.columns
+
     def load(self) -> Callable[..., None]:
         """The function that makes the stage."""
         return _load(self.function)

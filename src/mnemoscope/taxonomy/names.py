@@ -122,6 +122,11 @@ _WORD = r"[A-Z][a-z0-9]*(\[[0-9a-z.-]+\])?"
 _PLAIN = re.compile(rf"{_WORD}(-or-{_WORD})*")  # names that their slugs determine
 
 
+def memorized_first(classes: Iterable[str]) -> list[str]:
+    """Classes in the order in which people read them: as given, and Non-Memo last."""
+    return sorted(classes, key=NON_MEMO.__eq__)
+
+
 @dataclass(frozen=True)
 class Taxonomy:
     """An ordered list of nodes that gives every sequence exactly one class.

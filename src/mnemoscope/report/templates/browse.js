@@ -9,6 +9,7 @@
   const classes = JSON.parse(packed.dataset.classes);
   const colours = JSON.parse(packed.dataset.colours);
   const shown = 50;
+  const mostPrinted = 300;
   const nested = ["classes", "read"];  // a list a taxonomy
   const start = { taxonomy: "0", class: "", read: "", genre: "", q: "", sort: "id", page: "0", id: "" };
   let state = { ...start };
@@ -177,6 +178,30 @@
   }));
   root.querySelectorAll("[data-step]").forEach((button) => button.addEventListener("click", () =>
     go({ page: String(Number(state.page) + Number(button.dataset.step)) })));
+
+  // What is filtered as a plain list, which alone is printed: about ten to a sheet.
+  const printed = () => {
+    const chosen = Object.values(fields).filter((one) => one.value)
+      .map((one) => (one.selectedOptions ? one.selectedOptions[0].text : `contains “${one.value}”`));
+    const rest = found.length > mostPrinted
+      ? `, the first ${mostPrinted} of them; a narrower filter prints the others` : "";
+    const head = make("p", "", `${chosen.join(", ")}: ${root.querySelector("output").textContent}${rest}`);
+    const lines = found.slice(0, mostPrinted).map((row) => {
+      const link = make("a", "", number(row.id));
+      link.href = `#browser?${query({ ...start, taxonomy: state.taxonomy, id: row.id })}`;
+      const kind = row.classes.length ? [" ", ...label(valueOf(row, "class"))] : [];
+      return make("li", "", make("p", "label", link, ...kind), make("p", "text", ...[
+        make("span", "prefix", ...visible(row.prefix)), make("span", "suffix", ...visible(row.suffix))]));
+    });
+    const where = make("p", "label", `Each number leads to its sequence in ${location.href.split("#")[0]}`);
+    return make("section", "printed", make("h1", "", document.title), head, where, make("ul", "", ...lines));
+  };
+  root.querySelector("[data-list]").addEventListener("click", () => {
+    const list = printed();
+    document.body.append(list);
+    addEventListener("afterprint", () => list.remove(), { once: true });
+    print();
+  });
   root.querySelector("[data-csv]").addEventListener("click", () => {
     const names = Object.keys(rows[0] || {}).filter((name) => name !== "all" && !nested.includes(name));
     const lines = found.map((row) => [...names.map((name) => row[name]), ...row.classes]);
