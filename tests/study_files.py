@@ -19,7 +19,8 @@ def content(folder: Path) -> dict[str, bytes]:
     return {
         path.relative_to(folder).as_posix(): _timeless(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in ("log.jsonl", ".lock")
+        if path.is_file()
+        and path.name not in ("log.jsonl", ".lock")
         and not path.name.startswith(".progress-")
     }
 

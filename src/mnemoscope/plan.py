@@ -160,15 +160,15 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
         speed=known.speed,
     )
     cost = graft_cost(settings, counts, found.n_scans, found.n_each)
-    there = f" ({found.n_there:,} are there)" if found.n_there else ""
+    there = f"; {found.n_there:,} of these are done" if found.n_there else ""
     grafts = [plural(found.n_parts, "part"), plural(found.n_grafts, "graft")]
     how = "each tried at growing sizes" if found.may_decide else "as large as the twin's"
     walks = f"{plural(found.n_walks, 'random change')}, {how}"
     counted = f"{', '.join(grafts)} and {walks}" if found.n_walks else " and ".join(grafts)
-    said = (
-        f"In short: {counted}{there}: about {found.n_scans:,} times {found.n_each:,} sequences "
-        "are asked"
-    )
+    left = f"About {found.n_scans:,} times {found.n_each:,} sequences are asked"
+    if found.n_there and not found.n_scans:
+        left = "Nothing is left to ask"
+    said = f"In short: {counted}{there}. {left}"
     return _of_stage(said, [] if found.may_decide else [NO_VERDICT], settings, known, counts, cost)
 
 

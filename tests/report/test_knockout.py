@@ -12,7 +12,7 @@ from mnemoscope.pipeline.causes import SPECIFICITY_FILE, cut_verdicts
 from mnemoscope.report.advice import Deciding
 from mnemoscope.report.charts import WIDTH, chart_view, knockout_drawing
 from mnemoscope.report.content import knockout_of
-from mnemoscope.report.lead import CUTS, OWN_CUTS, lead_of
+from mnemoscope.report.lead import CUTS, MECHANISM, OWN_CUTS, conclusion, lead_of
 from mnemoscope.stats import NO_ESTIMATE, Estimate, frame_of
 from mnemoscope.study.settings import StudySettings
 from mnemoscope.taxonomy.sample import SampleKey
@@ -169,6 +169,14 @@ def test_the_first_screen_says_what_a_cut_breaks_beside_edges_of_equal_mass(
     why = Deciding("cuts", taxonomy.name, "More of Guess", "mnemoscope knockout s")
     shown = replace(content, taxonomies=[taxonomy], deciding=[why])
     (badge,) = (one for one in lead_of(shown).badges if one.question == CUTS)
+    row = {"broken": "Recall", "spared": "Guess", "part": "layers.0.qk", "finding": "ALIKE"}
+    graft = {"first": row | {"specific": Estimate(0.1)}, "by_truth": None, "doses": []}
+    both = replace(shown, taxonomies=[replace(taxonomy, graft=graft)])
+    mechanism, *others = lead_of(both).badges
+    assert mechanism.question == MECHANISM  # whose badge has what was cut beside it
+    assert list(mechanism.beside) == [badge._replace(beside=()), *badge.beside]
+    assert not {CUTS, OWN_CUTS} & {one.question for one in others}
+    assert all(f"{one.question}: {one.answer}" in conclusion(both) for one in mechanism.beside)
     spoken = [one.partition(": ")[2].rstrip(".") for one in cut_verdicts(frames[SPECIFICITY_FILE])]
     assert badge.answer in spoken  # which the terminal prints
     said = "the 1 % most decisive for Guess break 48 % [40, 56] of it and 20 % [10, 30] of Recall; "
@@ -181,7 +189,8 @@ def test_the_first_screen_says_what_a_cut_breaks_beside_edges_of_equal_mass(
     said = "; of 5 strengths the one nearest to 1 % is named"
     said += f", at 0.1 and 0.3 and 3 and 10 % the decisive ones break {does} than random ones"
     assert (said in badge.answer) == (does is not None)
-    (own,) = (one for one in lead_of(shown).badges if one.question == OWN_CUTS)
+    (own,) = badge.beside
+    assert own.question == OWN_CUTS
     assert own.answer == (
         "each sequence's own 8 edges of largest total effect break 95 % [90, 100] of Guess; "
         "as heavy ones of its own 12 % [7, 18], another sequence's 8 % [3, 14]"

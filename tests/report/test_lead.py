@@ -201,11 +201,8 @@ def test_among_equal_findings_the_leading_taxonomy_speaks(content):
         assert (lead.grafted, lead.badges[0].target) == (number, f"taxonomy-{number}-graft")
         answer = lead.badges[0].answer
         assert f"{name} depends on" in answer
-        other = content.taxonomies[0]
-        of = ", of the classes counted above"
-        if number == 1:
-            of = f"; these are classes of “{other.label}”, which divides the repeated sequences "
-        assert of in answer
+        of = f"; these are classes of “{content.taxonomies[0].label}”, which divides the repeated "
+        assert (of in answer) == (number == 1)
 
 
 def test_one_set_of_texts_serves_all_questions_that_want_some():

@@ -167,7 +167,8 @@ def _print_repeated(study: Study) -> None:
 
 def _groups(n: int | None, n_groups: int | None) -> str:
     """How many groups of near duplicates the evaluation sequences are."""
-    return "" if n_groups in (None, n) else f" ({n:,} that test are {n_groups:,} groups of copies)"
+    same = n is None or n_groups in (None, n)
+    return "" if same else f" ({n:,} that test form {n_groups:,} groups of near duplicates)"
 
 
 def _best(found: dict[str, Estimate], column: str) -> float | None:

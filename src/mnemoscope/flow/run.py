@@ -135,7 +135,9 @@ def run_stage(
     with study.lock():
         wanted, was = _settle(settings or study.settings, study.settings), study.settings
         changed = study.changed_stages(wanted, redo=redo)
-        stays = redo and stage_named(stage).is_leaf and {*changed} <= {stage} and study.is_done(stage)
+        stays = (
+            redo and stage_named(stage).is_leaf and {*changed} <= {stage} and study.is_done(stage)
+        )
         stays = stays and wanted.capture.reference == was.capture.reference
         if stays:
             study.settings = wanted  # of this process; the folder keeps its own

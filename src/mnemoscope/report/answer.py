@@ -23,7 +23,7 @@ _COUNTED = {
 
 
 def answer(content: ReportContent) -> list[str]:
-    """Say what was asked of which model, and whether it is memory or only text.
+    """Say what was counted of which model, and whether it is memory or only text.
 
     Short paragraphs: the facts, what breaks by cause where that was tried, what attention shows;
     the facts alone when no taxonomy was measured.
@@ -45,11 +45,7 @@ def answer(content: ReportContent) -> list[str]:
     causes = [*(one["statement"] for one in grafts), *(one["truth"] for one in grafts[:1])]
     if content.missing or not content.taxonomies:
         return [facts, *filter(None, causes)]
-    question = (
-        "Does its attention show which kind of memorization is at work, or only what kind of "
-        "text it is reading?"
-    )
-    return [f"{facts} {question}", *filter(None, causes), " ".join(_findings(content))]
+    return [facts, *filter(None, causes), " ".join(_findings(content))]
 
 
 def benchmark_sentence(benchmark: Benchmark) -> str:

@@ -17,8 +17,8 @@ from mnemoscope.words import count, is_whole_kind, part_words, ranged, share
 
 MECHANISM = "Mechanism (which parts of the model a class needs)"
 PARTS = "Parts (what breaks with the reference’s in their place)"
-CUTS = "Attention edges (what breaks if they are cut)"
-OWN_CUTS = "A sequence’s own attention edges"
+CUTS = "With attention edges cut"
+OWN_CUTS = "With each sequence’s own edges cut"
 _OF_FORM = ("Guess", "Reconstruct", "Code")
 _IN_WORDS = {"Guess": "guessable", "Recall": "recalled"}
 _CLEAREST = (
@@ -53,6 +53,7 @@ class Badge(NamedTuple):
     target: str
     decides: str = ""  # where the answer is open: what would decide it
     command: str = ""  # that gives it; empty where there is none
+    beside: Sequence["Badge"] = ()  # answers to the same question by other means, in small print
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def lead_of(content: ReportContent) -> Lead:
         _grafted(content, number)
         or next((at for at, one in enumerate(content.taxonomies, 1) if one.graft), None),
         list(_passages(taxonomy)) if taxonomy else [],
-        _of_one_set(list(_badges(content, number))),
+        _one_a_question(_of_one_set(list(_badges(content, number)))),
     )
 
 
@@ -113,12 +114,25 @@ def _of_one_set(badges: list[Badge]) -> list[Badge]:
     return badges
 
 
+def _one_a_question(badges: list[Badge]) -> list[Badge]:
+    """The answers; what cuts of attention say stands beside the mechanism, or is one of its own."""
+    cuts = [one for one in badges if one.question in (CUTS, OWN_CUTS)]
+    kept = [one for one in badges if one not in cuts]
+    at = next((at for at, one in enumerate(kept) if one.question == MECHANISM), None)
+    if cuts and at is not None:
+        kept[at] = kept[at]._replace(beside=cuts)
+    elif cuts:
+        kept.insert(0, cuts[0]._replace(beside=cuts[1:]))
+    return kept
+
+
 def conclusion(content: ReportContent) -> str:
     """What was found, for a terminal: the count and each question's answer, a line each."""
     lead = lead_of(content)
     said = [lead.headline, lead.folders, lead.control]
-    for one in lead.badges:
-        said += [f"{one.question}: {one.answer}", one.decides]
+    for badge in lead.badges:
+        for one in (badge, *badge.beside):
+            said += [f"{one.question}: {one.answer}", one.decides]
     return "\n".join(as_sentence(one) for one in said if one)
 
 
@@ -305,10 +319,8 @@ def _cuts(content: ReportContent, lead: int | None) -> Iterator[Badge]:
 
 def _of_classes(content: ReportContent, number: int, lead: int | None) -> str:
     """Which classes an answer is of, where there are several taxonomies."""
-    if len(content.taxonomies) < 2:
+    if len(content.taxonomies) < 2 or number == lead:
         return ""
-    if number == lead:
-        return ", of the classes counted above"
     taxonomy = content.taxonomies[number - 1]
     names = [one["name"] for one in taxonomy.classes if one["name"] != NON_MEMO]
     return (
