@@ -458,7 +458,7 @@ def test_classes_too_small_for_a_verdict_stand_beside_random_changes_of_the_same
     assert said.count(f"under {TAXONOMY}: no verdict: it needs 10 sequences in each") == 1
     assert "of those tried, Recite[5] has 3, Recollect has 3" in said
     assert set(found.read("graft_curves.parquet")["scale"]) == {1.0}
-    assert "Random: what is left under random changes as large as the twin's" in said
+    assert said.count("Random: what is left under random changes as large as the twin's") == 1
     view = graft_of(found, TAXONOMY)
     assert (view["first"], view["doses"], view["has_interval"]) == (None, [], False)
     assert "no verdict" in view["statement"]

@@ -179,7 +179,8 @@ def test_the_first_screen_says_what_a_cut_breaks_beside_edges_of_equal_mass(
     assert all(f"{one.question}: {one.answer}" in conclusion(both) for one in mechanism.beside)
     spoken = [one.partition(": ")[2].rstrip(".") for one in cut_verdicts(frames[SPECIFICITY_FILE])]
     assert badge.answer in spoken  # which the terminal prints
-    said = "the 1 % most decisive for Guess break 48 % [40, 56] of it and 20 % [10, 30] of Recall; "
+    said = "the 1 % of edges most decisive for Guess break 48 % [40, 56] of it and "
+    said += "20 % [10, 30] of Recall; "
     said += "random edges that hold as much attention break 37 % [30, 44] of it"
     assert badge.answer.startswith(said)
     assert (badge.standing.name, badge.target) == (looks, "taxonomy-1-knockout")

@@ -420,8 +420,9 @@ def stage_verb(
             f"copied together: mnemoscope {name} {folder}"
         )
         return
-    outputs = [folder / one for one in stage_named(name).outputs]
-    made = ", ".join(str(one) for one in outputs if one.exists())
+    outputs = [one for one in stage_named(name).outputs if (folder / one).exists()]
+    made = f"{', '.join(outputs)} in {folder}"
+    made = str(folder / outputs[0]) if len(outputs) == 1 else made
     print(f"{'Nothing to do:' if was_done else 'Wrote'} {made}.{next_verb(study, name)}")
 
 

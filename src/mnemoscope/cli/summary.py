@@ -103,6 +103,7 @@ def print_grafts(study: Study) -> None:
     from mnemoscope.report.grafts import graft_of
 
     page = console()
+    notes: dict[bool, None] = {}
     for key in in_shown_order(samples_of(study)):
         view = graft_of(study, key.taxonomy) if key.is_main else None
         if view is None:
@@ -126,14 +127,15 @@ def print_grafts(study: Study) -> None:
         page.print(table)
         if (more := len(view["rows"]) - _MOST_PARTS) > 0:
             page.print(f"And {plural(more, 'more part')}, in the report.")
-        if view["first"]:
-            page.print(
-                "At random: what is left of that class under random changes that break as much of "
-                "the other. Difference: so many points fewer are left with the twin's part, within "
-                "kinds of text."
-            )
-        else:
-            page.print("Random: what is left under random changes as large as the twin's, a mean.")
+        notes[bool(view["first"])] = None  # which columns are to be explained
+    for is_compared in notes:
+        page.print(
+            "At random: what is left of that class under random changes that break as much of the "
+            "other. Difference: so many points fewer are left with the twin's part, within kinds "
+            "of text."
+            if is_compared
+            else "Random: what is left under random changes as large as the twin's, a mean."
+        )
     for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
         page.print(line)
     for why, command in untried_parts(study, shlex.quote(str(study.folder))):

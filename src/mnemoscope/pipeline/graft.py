@@ -238,7 +238,8 @@ def make_grafts(
         walks = f"{n_walks:,} walks (one random change at growing scales)"
     walks = f" and {walks}" if n_walks else ""
     n_done = sum(store.has(task.key) for task in tasks)
-    done = f"; {n_done:,} of these {len(tasks):,} are done" if n_done else ""
+    done = f"; {'all' if n_done == len(tasks) else f'{n_done:,}'} of these are done"
+    done = done if n_done else ""
     say(f"{len(tasks) - n_walks:,} grafts{walks}{done}.")
     if not may_decide and INTO_MODEL in wanted.graft.directions:
         say(NO_VERDICT)

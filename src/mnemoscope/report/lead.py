@@ -305,7 +305,7 @@ def _cuts(content: ReportContent, lead: int | None) -> Iterator[Badge]:
     row = max(rows, key=lambda one: taxonomy.sizes.get(one["class"], 0))
     does, said = view.verdicts[row["class"]]
     looks = {"more": Standing.BEYOND, "less": Standing.WORSE}.get(does, Standing.UNDECIDED)
-    under = _under(content, number) if len(content.taxonomies) > 1 else ""
+    under = "" if number == lead else _under(content, number)
     target = f"taxonomy-{number}-knockout"
     yield Badge(CUTS, said + under, looks, target, *_deciding(content, "cuts", taxonomy))
     for own in view.own_cuts:
