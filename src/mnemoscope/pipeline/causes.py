@@ -247,8 +247,8 @@ def cut_verdict(rows: Sequence[Row], name: str) -> CutVerdict:
     does = _does(row)
     others = "".join(f" and {_broken(one)} of {of}" for of, one in of_json(row, "broken_others"))
     said = (
-        f"the {spoken:g} % of edges most decisive for {name} break {_broken(row['broken_own'])} of it"
-        f"{others}; random edges that hold as much attention break "
+        f"the {spoken:g} % of edges most decisive for {name} break "
+        f"{_broken(row['broken_own'])} of it{others}; random edges that hold as much attention break "
         f"{_broken(row['broken_own_equal_mass'])} of it"
     )
     if not does and row["beyond_equal_mass"].value is not None:
