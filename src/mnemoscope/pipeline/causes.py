@@ -248,8 +248,8 @@ def cut_verdict(rows: Sequence[Row], name: str) -> CutVerdict:
     others = "".join(f" and {_broken(one)} of {of}" for of, one in of_json(row, "broken_others"))
     said = (
         f"the {spoken:g} % of edges most decisive for {name} break "
-        f"{_broken(row['broken_own'])} of it{others}; random edges that hold as much attention break "
-        f"{_broken(row['broken_own_equal_mass'])} of it"
+        f"{_broken(row['broken_own'])} of it{others}; random edges that hold as much attention "
+        f"break {_broken(row['broken_own_equal_mass'])} of it"
     )
     if not does and row["beyond_equal_mass"].value is not None:
         said += ", so whether these do more is undecided"
