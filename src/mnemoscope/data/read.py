@@ -183,6 +183,12 @@ def _copy_backend(tokenizer: Any) -> Any | None:
     return backend
 
 
+def tail_of(text: str, windows: Sequence[Window]) -> str:
+    """What stands behind the last window of a text; empty where there is none, or no place."""
+    end = windows[-1].end if windows else None
+    return "" if end is None else text[end:]
+
+
 # Gather the windows of many texts into one table, and count the texts that give none.
 
 _COLUMNS = ("text", "tokens", "start", "end")
@@ -207,14 +213,19 @@ def as_words(tokenizer: Any, ids: npt.ArrayLike) -> str:
 
 
 class WindowCollector:
-    """Windows in the order of their `n_texts` texts; those numbered in `too_short` gave none."""
+    """Windows in the order of their `n_texts` texts; those numbered in `too_short` gave none.
+
+    `tails` are what stands behind the last window of each text (`tail_of`).
+    """
 
     too_short: list[int]
+    tails: list[str]
     n_texts: int
 
     def __init__(self, cutter: WindowCutter, *, limit: int | None = None, pad: Pad = False) -> None:
         self.n_texts = 0
         self.too_short = []
+        self.tails = []
         self._cutter, self._limit, self._pad = cutter, limit, pad
         self._windows: list[Window] = []
         self._sources: list[int] = []
@@ -230,6 +241,7 @@ class WindowCollector:
         self._windows += windows
         self._sources += [self.n_texts] * len(windows)
         self.too_short += [] if windows else [self.n_texts]
+        self.tails.append(tail_of(text, windows))
         self.n_texts += 1
 
     @property
@@ -378,7 +390,8 @@ class ReadResult:
 
     `n_documents` gave at least one sequence; `unread` files are binary, not UTF-8, or may not be
     read; `too_short` are the names of texts that are shorter than one sequence; `facts` are what
-    else a study's manifest is to say of the source. Names that were given here, and not by the
+    else a study's manifest is to say of the source. `tails` are what stands behind the last window
+    of a document, by its name. Names that were given here, and not by the
     source, are one of `labels`, or one and `, row N`.
     """
 
@@ -388,6 +401,7 @@ class ReadResult:
     unread: tuple[Skipped, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     labels: frozenset[str] = frozenset()
+    tails: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_too_short(self) -> int:
@@ -537,10 +551,10 @@ def _read_rows(
     cutter = WindowCutter(_needed(tokenizer, where), length=length, stride=stride, least=least)
     collector = WindowCollector(cutter, limit=limit, pad=pad)
     rows, frame = frame, cut_rows(frame, collector, where=where)
-    too_short = pl.Series(dtype=pl.String)
-    if collector.too_short:
-        too_short = _others(rows, Path(where).name)["document"][collector.too_short]
-    return ReadResult(frame, collector.n_texts - len(too_short), too_short)
+    names = _others(rows, Path(where).name)["document"]
+    too_short = names[collector.too_short]
+    tails = dict(zip(names, collector.tails, strict=False))  # a limit leaves rows unread
+    return ReadResult(frame, collector.n_texts - len(too_short), too_short, tails=tails)
 
 
 def count_documents(frame: pl.DataFrame) -> int:
@@ -568,11 +582,11 @@ def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
         )
     windows = collector.to_frame(where=str(path))
     frame = _name_documents(windows, collector.sources, path, documents)
-    names = _names(path, [documents[at] for at in collector.too_short])
-    too_short = pl.Series(names, dtype=pl.String)
-    n_documents = collector.n_texts - len(names)
-    labels = frozenset(frame["document"])
-    return ReadResult(frame, n_documents, too_short, tuple(unread), labels=labels)
+    names = _names(path, documents)
+    too_short = pl.Series([names[at] for at in collector.too_short], dtype=pl.String)
+    n_documents = collector.n_texts - len(too_short)
+    labels, tails = frozenset(frame["document"]), dict(zip(names, collector.tails, strict=True))
+    return ReadResult(frame, n_documents, too_short, tuple(unread), labels=labels, tails=tails)
 
 
 def _passed(path: Path) -> list[Skipped]:
