@@ -180,6 +180,7 @@ def _windows(
 ) -> tuple[ReadResult, WatchedWindows]:
     length = asked.length
     read = read_sequences(path, tokenizer, length=length, stride=length, columns=asked.columns)
+    read = read.as_given(path)
     frame = read.frame
     name = pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")
     frame = frame.drop("source", strict=False).with_columns(name)
