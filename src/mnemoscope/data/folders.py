@@ -1,4 +1,4 @@
-"""What documents are called, what tells them apart by their paths, and of which folders nothing is repeated."""
+"""What documents are called, what tells them apart, and of which folders nothing is repeated."""
 
 import re
 from collections.abc import Mapping, Sequence
