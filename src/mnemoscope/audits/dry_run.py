@@ -63,8 +63,9 @@ def plan_audit(
         f"{2 * (settings.stride - 1)} windows more."
     )
     if reference is not None:
+        n_beside = len(places_beside(sizes, settings))
         yield (
-            f"The reference is asked up to {len(places_beside(sizes, settings)):,} windows more (did "
+            f"The reference is asked up to {n_beside:,} windows more (did "
             "you swap model and reference?), and both models up to "
             f"{min(WINDOWS, sum(sizes) // settings.length)} of shuffled tokens (how far are they "
             "apart?)."
