@@ -39,7 +39,6 @@ class Measures(NamedTuple):
     examples: str
     said: Mapping[str, str] = {}
     has_each: bool = False  # of documents
-    never_new: tuple[str, ...] = ()  # kinds that cannot be compared with an older result
 
 
 class Gate(NamedTuple):
@@ -59,16 +58,6 @@ class Gate(NamedTuple):
     def holds(self, amount: float) -> bool:
         """Whether it is beyond the limit."""
         return _COMPARE[self.sign](_sign(amount, self.limit), 0)
-
-    def check_new(self) -> None:
-        """Refuse a kind of which no older result says what was there (UserError)."""
-        if self.kind in self.measures.never_new:
-            others = [one for one in self.measures.kinds if one not in self.measures.never_new]
-            raise UserError(
-                f"--fail-if '{self.text}': with --baseline only what is new counts, and of "
-                f"{self.kind} it cannot be told what is new. Choose {' or '.join(others)}, or "
-                "leave out --baseline."
-            )
 
     def say(self, amount: float, new: str = "", share: Estimate | None = None) -> str:
         """An amount in words: `3 new passages recalled`, `2.8 % recalled`.
@@ -108,10 +97,11 @@ class GateResult(NamedTuple):
     holds, with the amount of each in words, where it is asked of each. `is_strict`: what is unread
     fails too. `baseline`: how the older result compares, where there is one.
     `undecided`: how many passages and which share the condition leaves out because it cannot be
-    told of them; None where that is no question. `near`: the same of near copies. `swapped`:
-    whether model and reference, or texts and control, look swapped. `drawn`: how many of all
-    windows were asked, where a draw left some out. `advice`: what the line of a gate that passes
-    ends with, by the kind that it advises a condition on. `to_do`: what to do where it fails.
+    told of them; None where that is no question. `near`: the same of near copies. `copies`: beside
+    a baseline the near copies that are new. `swapped`: whether model and reference, or texts and
+    control, look swapped. `drawn`: how many of all windows were asked, where a draw left some out.
+    `advice`: what the line of a gate that passes ends with, by the kind that it advises a condition
+    on. `to_do`: what to do where it fails.
     """
 
     gate: Gate
@@ -126,6 +116,7 @@ class GateResult(NamedTuple):
     baseline: Mapping[str, Any] | None = None
     undecided: Mapping[str, Any] | None = None
     near: Mapping[str, Any] | None = None
+    copies: "pl.DataFrame | None" = None
     swapped: bool = False
     drawn: Mapping[str, int] | None = None
     advice: Mapping[str, str] = {}

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 import mnemoscope as ms
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.tokens import character_range, tokenize
+from mnemoscope.data.read import read_sequences
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
 from mnemoscope.lm.tokenizer import load_tokenizer
@@ -305,3 +306,22 @@ def test_a_docx_that_unpacks_to_more_than_memory_is_refused(tmp_path):
     assert (tmp_path / "a.docx").stat().st_size < 1 << 20
     with pytest.raises(UserError, match="when unpacked"):
         read_documents([str(tmp_path / "a.docx")])
+
+
+def test_a_training_that_is_watched_calls_documents_as_an_audit_does(tmp_path, lm):
+    texts, tables = tmp_path / "texts", tmp_path / "tables"
+    for name in ("a.txt", "deep/b.txt", "short.txt"):
+        (texts / name).parent.mkdir(parents=True, exist_ok=True)
+        (texts / name).write_text("few" if "short" in name else " ".join(map(str, range(90))))
+    tables.mkdir()
+    rows = pl.DataFrame({"text": [" ".join(map(str, range(n, n + 90))) for n in (0, 50)]})
+    for name in ("one.csv", "two.csv"):
+        rows.write_csv(tables / name)
+    for source in (texts, texts / "a.txt", tables, tables / "one.csv"):
+        read = read_sequences(source, lm.tokenizer).as_given(str(source))
+        found = {*read.frame["document"], *read.too_short}
+        assert found == {one.name for one in read_documents([str(source)]).documents}
+    own = rows.with_columns(document=pl.Series(["mine", "yours"]))
+    assert {*read_sequences(own, lm.tokenizer).as_given("x").frame["document"]} == {
+        *own["document"]
+    }

@@ -14,18 +14,20 @@ from rapidfuzz.distance import Levenshtein
 
 from mnemoscope.audits.asking import Auditing
 from mnemoscope.audits.brief import render_brief
-from mnemoscope.audits.documents import Document
+from mnemoscope.audits.documents import Document, read_documents
 from mnemoscope.audits.exports import junit_xml, sarif_beside
 from mnemoscope.audits.gate import PASSAGES, judge
 from mnemoscope.audits.near import TABLE, align, near_table
 from mnemoscope.audits.passages import span_schema, wordings_said
 from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.records import read_near, read_verdicts
 from mnemoscope.audits.repeats import Repeat, repeats
 from mnemoscope.audits.tokens import Text, Tokens
 from mnemoscope.conditions import parse_gate
+from mnemoscope.errors import UserError
 from pages import words_of
 from sarif_logs import check_sarif
-from tests.audits.conftest import BRIEF
+from tests.audits.conftest import BRIEF, audit_documents, with_word
 
 
 def test_a_passage_with_a_word_more_is_found_where_it_stands(made):
@@ -168,3 +170,58 @@ def test_near_copies_stand_in_sarif_and_are_known_again_by_their_words(made):
     assert len(found) == n > 0
     beside = sarif_beside(made.out, made.spans, made.out)
     assert {one["baselineState"] for one in check_sarif(beside)} == {"unchanged"}
+
+
+@pytest.fixture(scope="module")
+def two_releases(lm, trained, new_text, tmp_path_factory):
+    """Audits of a text with one near copy, and of the same with another behind it."""
+    changed, more = (with_word(trained[n]) for n in (2, 3))
+    texts = [f"{new_text(1, 40)} {changed} {new_text(2, 40)}"]
+    texts.append(f"It is moved. {texts[0]} {more} {new_text(3, 40)}")
+    outs = []
+    for text in texts:
+        (file := tmp_path_factory.mktemp("release") / "a.txt").write_text(text)
+        outs.append(file.parent / "out")
+        reading = read_documents([str(file)])
+        audit_documents(lm, reading, outs[-1], settings=audit_settings(edits=0))
+    return outs
+
+
+@pytest.mark.parametrize("condition", ["near > 0 passages", "near > 0%", "near > 0% in doc"])
+def test_beside_a_baseline_a_gate_fails_on_near_copies_that_are_new(two_releases, condition):
+    older, newer = two_releases
+    gate = parse_gate(condition, PASSAGES)
+    (record, spans), near = read_verdicts(newer), read_near(newer)
+    found = judge(gate, record, spans, older, near)
+    copies = found.copies["text"].to_list()
+    known = read_near(older).filter(verdict="recall")["text"].to_list()
+    assert (found.is_failed, len(copies), len(known)) == (True, 1, 1)
+    assert not {*copies} & {*known}
+    assert found.value < judge(gate, record, spans, None).value
+    suite = ElementTree.fromstring(junit_xml(record, spans, [found], near))
+    assert suite.find(".//system-out").text.count("near copy, ") == 1
+    # what the older one has is known again, wherever it stands now
+    (before, own), had = read_verdicts(older), read_near(older)
+    passed = judge(gate, before, own, newer, had)
+    assert (passed.is_failed, passed.value, passed.copies.height) == (False, 0, 0)
+    states = [one["baselineState"] for one in check_sarif(sarif_beside(newer, spans, older))]
+    assert sorted(states) == ["new", "unchanged"]
+
+
+def test_a_gate_on_recalled_names_new_near_copies_and_advice_on_them_holds(two_releases):
+    older, newer = two_releases
+    (record, spans), near = read_verdicts(newer), read_near(newer)
+    found = judge(parse_gate("recalled > 0 passages", PASSAGES), record, spans, older, near)
+    assert "; 1 new near copy is not counted (" in found.line
+    (advised,) = re.findall(r"Add --fail-if '(.*)', which fails here\.", found.line)
+    assert judge(parse_gate(advised, PASSAGES), record, spans, older, near).is_failed
+
+
+def test_a_baseline_that_looked_for_no_near_copies_says_so(two_releases, monkeypatch):
+    older, newer = two_releases
+    (record, spans), near = read_verdicts(newer), read_near(newer)
+    monkeypatch.setattr(f"{judge.__module__}.read_near", lambda _: None)
+    with pytest.raises(UserError, match="did not look for near copies, so it cannot be told"):
+        judge(parse_gate("near > 0%", PASSAGES), record, spans, older, near)
+    said = judge(parse_gate("recalled > 0%", PASSAGES), record, spans, older, near).line
+    assert "did not look for near copies: which of 2 are new is open" in said

@@ -20,7 +20,8 @@ from mnemoscope.audits.near import write_on
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.run import make_audit
 from mnemoscope.audits.scan import coarse_places
-from mnemoscope.audits.service import ServedModel
+from mnemoscope.audits.service import ServedModel, estimate_cost
+from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.tokens import ModelTokens, Text, Words, cut_texts
 from mnemoscope.audits.verify import verify_audit
 from mnemoscope.errors import UserError
@@ -503,3 +504,20 @@ def test_items_put_to_a_service_are_answered_as_here_and_kept(lm, tmp_path):
         assert (n := service.n_requests) == 2
         ms.items(served, table, tmp_path / "out", progress=False)
         assert service.n_requests == n
+
+
+def test_documents_surely_not_read_are_put_to_a_service_as_here(lm, trained, new_text, tmp_path):
+    (own := tmp_path / "own.txt").write_text(f"{new_text(1, 30)} {trained[0]} {new_text(2, 20)}")
+    (others := tmp_path / "others").mkdir()
+    (others / "new.txt").write_text(new_text(5, 60))
+    (others / "read.txt").write_text(f"{new_text(3, 30)} {trained[1]} {new_text(4, 20)}")
+    served = SETTINGS.model_copy(update={"unread": str(others)})
+    here = audit_documents(lm, read_documents([str(own)]), tmp_path / "here", settings=served)
+    with serving(lm) as (_, url):
+        record, _, audit = asked(lm, url, own, tmp_path / "there", settings=served)
+        n = sum(len(coarse_starts(len(one.tokens.ids), served)) for one in audit.texts)
+        n += sum(len(coarse_starts(len(one.tokens.ids), served)) for one in audit.unread)
+        known = f"0 requests ({n:,} more are answered already)"
+        assert estimate_cost(audit).startswith(known)
+    assert record["unread"] == here["unread"]
+    assert (record["unread"]["documents"], record["unread"]["documents_recalled"]) == (2, 1)

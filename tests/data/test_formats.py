@@ -438,7 +438,7 @@ def test_texts_of_one_name_in_two_folders_stay_apart(tmp_path, tokenizer, monkey
     first, second = (read_sequences(one, tokenizer, length=16, stride=8) for one in "ab")
     found = join_results([first, second], ["a", "b"]).frame
     assert find_groups(found).n_unique() == 3
-    assert {*found["document"]} == {"a: README.md", "a: own.md", "b: README.md"}
+    assert {*found["document"]} == {"a/README.md", "a/own.md", "b/README.md"}
     again = join_results([first, first], ["a", "a"]).frame  # names of one source are the same
     assert {*again["document"]} == {*first.frame["document"]}
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mnemoscope.data.read import read_sequences
 from mnemoscope.data.rouge import rouge_3, rouge_l
 from mnemoscope.embedded import sequences_path
 from mnemoscope.errors import UserError
@@ -113,7 +114,7 @@ def _folded(text, width):
     return " \n".join(lines)
 
 
-def test_lines_broken_to_a_width_are_asked_joined_too(tokenizer, texts, monkeypatch):
+def test_lines_broken_to_a_width_are_asked_joined_too(tokenizer, texts, monkeypatch, tmp_path):
     """What a model learned unbroken comes out; verse, code and tables stay as they are."""
     text = " ".join(texts.trained)
     windows = WatchedWindows.from_texts([_folded(text, 60)], tokenizer)
@@ -132,6 +133,18 @@ def test_lines_broken_to_a_width_are_asked_joined_too(tokenizer, texts, monkeypa
     for one in windows.table.to_dicts()[:-1]:  # the last one ends with the text
         begins = "".join(one["text"].split())[:60]
         assert begins in "".join(tokenizer.decode(one["unwrapped"]).split())
+    for n, n_asked in ((75, 1), (64, 0)):  # a text of one window: its tail fills it, if it has one
+        lines = tokenizer.decode(tokenizer(_folded(text, 60))["input_ids"][:n])
+        (tmp_path / "texts" / "a.txt").parent.mkdir(exist_ok=True)
+        (tmp_path / "texts" / "a.txt").write_text(lines)
+        read = read_sequences(tmp_path / "texts", tokenizer)
+        for one in (
+            WatchedWindows.from_texts([lines], tokenizer),
+            WatchedWindows.from_table(read.frame, tokenizer, tails=read.tails),
+        ):
+            assert [len(one), len(one.asked()) - 1] == [1, n_asked]
+            assert one.table["unwrapped"].list.len().to_list() == [64 * n_asked]
+            assert watch.judge(None, one, batch_size=64)["is_memorized"].all() == (n_asked == 1)
     verse = "a line\nof verse\nis short\nas the poet\nwould have it\n"
     for text in (" ".join(texts.trained), inspect.getsource(textwrap), verse * 60):
         assert len(WatchedWindows.from_texts([text], tokenizer).asked()) == 1

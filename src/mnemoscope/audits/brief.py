@@ -46,7 +46,7 @@ def render_brief(
         [row for row in in_order(rows) if row["verdict"] == one] for one in (RECALL, UNDECIDED)
     )
     first = strongest([*recalled, *undecided])
-    near = sorted(recalled_copies(tables.get("near")), key=lambda row: -row["matched"])
+    near = sorted(recalled_copies(tables.get("near")).to_dicts(), key=lambda row: -row["matched"])
     origins = tables.get("origins")
     documents = most_first(record["documents"])
     n_found = sum(is_found(one) for one in documents)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mnemoscope.data.folders import last_parts
+from mnemoscope.data.folders import last_parts, row_name
 from mnemoscope.data.formats import Skipped, check_there, table_ending, walk_files
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.table import read_table
@@ -161,7 +161,7 @@ def _read(
                 f"text=NAME; it has {', '.join(frame.columns[:_NAMED])}."
             )
         for row, text in enumerate(frame["text"], start=1):
-            own = f"{name}#{row}"
+            own = row_name(name, row)
             try:
                 yield make_document(own, text if isinstance(text, str) else "")
             except UserError as error:

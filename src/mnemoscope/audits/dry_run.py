@@ -11,6 +11,7 @@ from typing import Any
 from mnemoscope.audits.documents import Document, Reading
 from mnemoscope.audits.questions import ReadSettings, asked_of
 from mnemoscope.audits.read import foreseen
+from mnemoscope.audits.reference import WINDOWS, places_beside
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.tokens import tokenize
@@ -37,9 +38,10 @@ def plan_audit(
 ) -> Iterator[str]:
     """Say it line by line; errors as `tokens.tokenize`."""
     cutter = WindowCutter(tokenizer)
+    sizes = [len(tokenize(one.text, cutter).ids) for one in reading.documents]
     counts = [
-        (one.name, len(one.text), len(coarse_starts(len(tokenize(one.text, cutter).ids), settings)))
-        for one in reading.documents
+        (one.name, len(one.text), len(coarse_starts(n, settings)))
+        for one, n in zip(reading.documents, sizes, strict=True)
     ]
     n_windows = sum(n for *_, n in counts)
     for name, characters, n in counts[:_NAMED]:
@@ -60,6 +62,14 @@ def plan_audit(
         f"{n_tokens:,} tokens through the model{took}. Around each passage up to "
         f"{2 * (settings.stride - 1)} windows more."
     )
+    if reference is not None:
+        n_beside = len(places_beside(sizes, settings))
+        yield (
+            f"The reference is asked up to {n_beside:,} windows more (did "
+            "you swap model and reference?), and both models up to "
+            f"{min(WINDOWS, sum(sizes) // settings.length)} of shuffled tokens (how far are they "
+            "apart?)."
+        )
     if unread:
         starts = (coarse_starts(len(tokenize(one.text, cutter).ids), settings) for one in unread)
         yield (

@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 import polars as pl
 
-from mnemoscope.audits.gate import TO_DO_HERE, new_parts
+from mnemoscope.audits.gate import TO_DO_HERE, new_copies, new_parts
+from mnemoscope.audits.near import TABLE
 from mnemoscope.audits.passages import (
     numbered,
     right_of,
@@ -20,6 +21,7 @@ from mnemoscope.audits.passages import (
 from mnemoscope.audits.records import AuditRecord, Sarif, read_near, read_sarif, read_verdicts
 from mnemoscope.audits.rule import RECALL, UNDECIDED
 from mnemoscope.audits.verdict import LEARNED, error_rate
+from mnemoscope.columns import schema_of
 from mnemoscope.conditions import Case, GateResult, failure_of, junit_suite
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
@@ -175,14 +177,14 @@ def sarif_log(
     ]
     findings += [
         Finding(f"Near copy, {_near_said(row)}", _location(row, lines), {}, _NEAR["id"])
-        for row in recalled_copies(near)
+        for row in recalled_copies(near).rows(named=True)
     ]
     return sarif_of([_RULE, _NEAR], about(record), findings)
 
 
-def recalled_copies(near: pl.DataFrame | None) -> Sequence[Mapping[str, Any]]:
+def recalled_copies(near: pl.DataFrame | None) -> pl.DataFrame:
     """Near copies that are called recall; none where they were not looked for."""
-    return [] if near is None else near.filter(verdict=RECALL).to_dicts()
+    return pl.DataFrame(schema=schema_of(TABLE)) if near is None else near.filter(verdict=RECALL)
 
 
 def _near_said(row: Mapping[str, Any]) -> str:
@@ -194,24 +196,25 @@ def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path) -> Sarif:
     """`audit.sarif` of a finished audit, with what is new, unchanged and gone since an older one.
 
     A passage is new where less than half of a recalled piece of it was there (`gate.new_parts`),
-    and gone where no word of any is left; a near copy by its words. Errors as
-    `records.read_verdicts`.
+    and gone where no word of any is left; a near copy is new likewise (`gate.new_copies`).
+    Errors as `records.read_verdicts`.
     """
     (now, own), (then, older) = (
         (read_sarif(at), frame.with_columns(passage=pl.Series(numbered(frame), dtype=pl.Int64)))
         for at, frame in ((folder, passages), (baseline, read_verdicts(baseline)[1]))
     )
-    near, before_near = (
-        [" ".join(one["text"].split()) for one in recalled_copies(read_near(at))]
-        for at in (folder, baseline)
-    )
+    near, known = (recalled_copies(read_near(at)) for at in (folder, baseline))
+    new_near = {*new_copies(near, older, known, grown=False)["copy"]}
+    gone_near = {*new_copies(known, own.clear(), near, grown=False)["copy"]}
     own, older = own.filter(verdict=RECALL), older.filter(verdict=RECALL)
     new = {*new_parts(own, older, grown=False)["passage"]}
     gone = new_parts(older, own, grown=False)
     kept = {*older.join(gone, on=["passage", "text"], how="anti")["passage"]}
     each, before = (frame["passage"].unique(maintain_order=True) for frame in (own, older))
-    is_new = [one in new for one in each] + [one not in before_near for one in near]
-    is_gone = [one not in kept for one in before] + [one not in near for one in before_near]
+    is_new = [one in new for one in each]
+    is_new += [one in new_near for one in range(near.height)]
+    is_gone = [one not in kept for one in before]
+    is_gone += [one in gone_near for one in range(known.height)]
     return beside_baseline(now, then, is_new, is_gone)
 
 
@@ -273,7 +276,8 @@ def junit_xml(
     """
     whole, frame = frame, max((one.counted for one in judged), key=len, default=frame)
     is_compared = any(one.baseline is not None for one in judged)
-    cases, copies = [], recalled_copies(near)
+    near = next((one.copies for one in judged if one.copies is not None), near)
+    cases, copies = [], recalled_copies(near).to_dicts()
     for row in record["documents"]:
         name = row["document"]
         own = whole_passages(frame.filter(document=name))

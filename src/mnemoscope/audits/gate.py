@@ -10,7 +10,7 @@ import polars as pl
 from typing_extensions import TypedDict
 
 from mnemoscope.audits.passages import numbered, stretch_of, whole_passages
-from mnemoscope.audits.records import AuditRecord, read_verdicts
+from mnemoscope.audits.records import PLACE, AuditRecord, read_near, read_verdicts
 from mnemoscope.audits.rule import RECALL, UNDECIDED
 from mnemoscope.audits.shares import (
     KINDS,
@@ -42,6 +42,8 @@ _WORD = re.compile(r"\S+")
 _RUN = 8  # words in a row that an older audit's passage has too: they are known
 _DECIDE = ("prefix", "suffix", "stride", "threshold", "patterns", "chat_template", "instruction")
 """Settings that decide which passages an audit has."""
+_DECIDE_NEAR = ("near_length", "near_gap")
+"""Settings that decide which near copies it has."""
 _EDGE = 16  # words; fewer between and beside known ones are an edge that moved, or an edit
 PASSAGES = Measures(
     KINDS,
@@ -50,7 +52,6 @@ PASSAGES = Measures(
     "'recalled > 0.5%', 'recalled > 3 passages' or 'recalled >= 1 passage in doc'",
     said={"near": "recalled or nearly so", "undecided": "of which it cannot be told"},
     has_each=True,
-    never_new=("near",),
 )
 
 
@@ -62,32 +63,58 @@ def amount_of(gate: Gate, counts: Counts) -> float:
 
 
 def judge(
-    gate: Gate, record: AuditRecord, passages: pl.DataFrame, baseline: Path | None
+    gate: Gate,
+    record: AuditRecord,
+    passages: pl.DataFrame,
+    baseline: Path | None,
+    near: pl.DataFrame | None = None,
 ) -> GateResult:
     """Put the condition to an audit; with `baseline` to what its passages did not have.
 
-    Raises UserError: the audit did not look for what is asked, or `baseline` is no audit, or the
-    same one. DamagedDataError: it cannot be read.
+    `near` are the audit's near copies, which only a baseline needs. Raises UserError: the audit or
+    `baseline` did not look for what is asked, or `baseline` is no audit, or the same one.
+    DamagedDataError: it cannot be read.
     """
     rows: Sequence[Counts] = record["documents"]
     n_asked = sum(not row["is_too_short"] for row in record["documents"])
     n_unread = len(record["skipped"]) + len(rows) - n_asked
     beside = unchecked(n_unread, len(record["skipped"]) + len(rows))
-    new, compared = "", None
-    if baseline is not None:
-        older, before = read_verdicts(baseline)
-        passages = passages.with_columns(passage=pl.Series(numbered(passages), dtype=pl.Int64))
-        passages = new_parts(passages, before, grown=not gate.of_number)
-        compared = _compared(record, older, baseline)
-        beside += _compared_said(compared, newer(baseline, older["date"], record["date"]))
-        rows = [count_document(row["document"], row, passages) for row in record["documents"]]
-        new = "new "
     if gate.kind == "near" and "near" not in record["summary"]:
         raise UserError("--fail-if near: near copies were not looked for here. Choose recalled.")
+    new, compared, copies = "", None, None
+    if baseline is not None:
+        older, before = read_verdicts(baseline)
+        known = read_near(baseline)
+        if gate.kind == "near" and known is None:
+            raise UserError(
+                f"--fail-if near: {baseline} did not look for near copies, so it cannot be told "
+                "which are new. Choose recalled, or make the baseline again without --near-length "
+                "0."
+            )
+        passages = passages.with_columns(passage=pl.Series(numbered(passages), dtype=pl.Int64))
+        passages = new_parts(passages, before, grown=not gate.of_number)
+        if near is not None and known is not None:
+            copies = new_copies(near, before, known, grown=False)
+            near = copies if gate.of_number else new_copies(near, before, known, grown=True)
+        elif known is None and (n_near := record["summary"].get("near_recall_spans")):
+            near = None
+            beside += (
+                f"; {baseline} did not look for near copies: which of {n_near:,} are new is open"
+            )
+        compared = _compared(record, older, baseline, _DECIDE_NEAR * (gate.kind == "near"))
+        beside += _compared_said(compared, newer(baseline, older["date"], record["date"]))
+        rows = [count_document(row["document"], row, passages, near) for row in record["documents"]]
+        new = "new "
+    summary = record["summary"]
     left_out, passed_over = _left_out(gate, rows, passages, new)
-    nearly, near_said = _near_left_out(gate, record, baseline)
+    nearly, near_said = _near_left_out(gate, rows, overall(rows) if new else summary, copies, new)
     swapped = _swapped_said(record)
-    asides: Mapping[str, Any] = {"undecided": left_out, "near": nearly, "swapped": bool(swapped)}
+    asides: Mapping[str, Any] = {
+        "undecided": left_out,
+        "near": nearly,
+        "copies": copies,
+        "swapped": bool(swapped),
+    }
     if gate.in_each:
         names = [row["document"] for row in record["documents"]]
         every = dict(zip(names, (amount_of(gate, row) for row in rows), strict=True))
@@ -103,7 +130,7 @@ def judge(
         found_of = passages, most, n_asked, n_unread, found
         result = GateResult(gate, bool(found), said, *found_of, baseline=compared, **asides)
         return _advised(result)
-    whole, summary = amount_of(gate, overall(rows)), record["summary"]
+    whole = amount_of(gate, overall(rows))
     in_all = "" if baseline is None else f" ({_said(gate, summary, ranged=False)} in all)"
     shown_whole = _said(gate, summary) if baseline is None else gate.say(whole, new)
     said = f"{shown_whole}{in_all}, {gate.allowed}{beside}"
@@ -162,23 +189,21 @@ def _left_out(
 
 
 def _near_left_out(
-    gate: Gate, record: AuditRecord, baseline: Path | None
+    gate: Gate, rows: Sequence[Counts], whole: Counts, copies: pl.DataFrame | None, new: str
 ) -> tuple[Mapping[str, Any] | None, str]:
-    """Near copies that are called recall, where only passages word for word count: as `_left_out`.
-
-    Of these it cannot be told what is new, so beside a baseline it is not said what would fail.
-    """
-    whole = record["summary"]
+    """Near copies that are called recall, where only passages word for word count: `_left_out`."""
     if gate.kind != "recalled" or not (n := whole.get("near_recall_spans")):
         return None, ""
+    if copies is not None:  # whole, not in pieces
+        n = copies.filter(verdict=RECALL).height
     near = gate._replace(kind="near")
-    parts: Sequence[Counts] = record["documents"] if gate.in_each else [whole]
-    would = baseline is None and any(gate.holds(amount_of(near, one)) for one in parts)
+    parts = rows if gate.in_each else [whole]
+    would = any(gate.holds(amount_of(near, one)) for one in parts)
     figures = {"passages": n, "share": whole["near"]["share"], "would_fail": would}
-    copies = "1 near copy is" if n == 1 else f"{n:,} near copies are"
-    shown = f"{share_words(whole['near']['share'])} recalled or nearly so"
+    them = f"1 {new}near copy is" if n == 1 else f"{n:,} {new}near copies are"
+    shown = f"{share_words(whole['near']['share'])} {'newly ' * bool(new)}recalled or nearly so"
     end = ": it would fail with them" if would else ""
-    return figures, f"; {copies} not counted ({shown} in all){end}"
+    return figures, f"; {them} not counted ({shown} in all){end}"
 
 
 _MUCH = 0.01
@@ -249,6 +274,18 @@ def new_parts(passages: pl.DataFrame, before: pl.DataFrame, *, grown: bool) -> p
     return pl.DataFrame(rows, schema=passages.schema)
 
 
+def new_copies(
+    near: pl.DataFrame, before: pl.DataFrame, known: pl.DataFrame, *, grown: bool
+) -> pl.DataFrame:
+    """Near copies of which an older audit has the words in no passage and no near copy.
+
+    `known` are its near copies. As `new_parts`; without `grown` whole. `copy` is which it is.
+    """
+    own = near.with_row_index("copy")
+    parts = new_parts(own, pl.concat([before.select(PLACE), known.select(PLACE)]), grown=grown)
+    return parts if grown else own.join(parts, on="copy", how="semi")
+
+
 def _runs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     return (tuple(words[at : at + _RUN]) for at in range(len(words) - _RUN + 1))
 
@@ -291,7 +328,9 @@ class _Compared(TypedDict):
     documents_only_there: int
 
 
-def _compared(record: AuditRecord, older: AuditRecord, baseline: Path) -> _Compared:
+def _compared(
+    record: AuditRecord, older: AuditRecord, baseline: Path, more: Sequence[str] = ()
+) -> _Compared:
     """Compare two audits; UserError: they are one."""
     if older["key"] == record["key"] and older["date"] == record["date"]:
         refuse_same(baseline, older["date"])
@@ -302,11 +341,12 @@ def _compared(record: AuditRecord, older: AuditRecord, baseline: Path) -> _Compa
         reference = "same" if own is its else "only there" if own is None else "only here"
     else:
         reference = "same" if own["fingerprint"] == its["fingerprint"] else "other"
+    decide = (*_DECIDE, *more)
     n_both, n_known = _n_known(record, older), _n_known(older, record)
     return {
         "folder": str(baseline),
         "same_model": prints[0] == prints[1] is not None,
-        "settings": {name: then.get(name) for name in _DECIDE if then.get(name) != now.get(name)},
+        "settings": {name: then.get(name) for name in decide if then.get(name) != now.get(name)},
         "reference": reference,
         "documents_in_both": n_both,
         "documents_only_here": len(record["documents"]) - n_both,

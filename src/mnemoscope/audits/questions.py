@@ -191,6 +191,7 @@ QUESTIONS: dict[str, Question] = {
         "what the rule says of documents that were not read",
         f"{_ROOM}.unread",
         UnreadSettings,
+        where=("here", "api", "chat"),
         template="unread.html.j2",
     ),
     "read": Question(

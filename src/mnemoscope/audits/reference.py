@@ -1,19 +1,23 @@
 """What a model that never saw the documents writes in place of a passage, and how likely."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import polars as pl
 
 from mnemoscope.audits.asking import Answer, AskedModel, Auditing, BesideModel
 from mnemoscope.audits.rule import GUESS, RECALL
 from mnemoscope.audits.scan import ask_in_parts, passage_prompts, prompts_at
+from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts, counts_as_hit
+from mnemoscope.audits.tokens import Place
 from mnemoscope.audits.verdict import is_nearly_same
 from mnemoscope.columns import Column
 from mnemoscope.pipeline.reference import repeats_more
 
 _MOST_WINDOWS, _ENOUGH = 300, 0.1
 """Windows that the reference is asked beside the model, and of what share the model needs none."""
-_WINDOWS = 32
+WINDOWS = 32
 """Rows of shuffled tokens that `apart` asks both models for."""
 
 COLUMNS = {
@@ -55,12 +59,23 @@ def apart(audit: Auditing) -> float | None:
         return None
     length = audit.settings.length
     ids = np.concatenate([text.tokens.ids for text in audit.texts])
-    drawn = np.random.default_rng(0).permutation(ids)[: _WINDOWS * length]
+    drawn = np.random.default_rng(0).permutation(ids)[: WINDOWS * length]
     rows = drawn[: len(drawn) // length * length].reshape(-1, length).astype(np.int32)
     own, other = audit.model.logprobs(rows), audit.reference.logprobs(rows)
     if own is None or other is None:
         return None
     return float(np.nanmean(np.abs(own.logprobs - other.logprobs)))
+
+
+def places_beside(n_tokens: Sequence[int], settings: AuditSettings) -> list[Place]:
+    """Windows that `beside_model` may ask, of documents of so many tokens: apart, some hundreds."""
+    step = -(-settings.length // settings.stride)
+    places = [
+        (number, first)
+        for number, n in enumerate(n_tokens)
+        for first in coarse_starts(n, settings)[::step]
+    ]
+    return places[:: -(-len(places) // _MOST_WINDOWS) or 1]
 
 
 def beside_model(audit: Auditing) -> BesideModel | None:
@@ -71,13 +86,7 @@ def beside_model(audit: Auditing) -> BesideModel | None:
     if audit.reference is None:
         return None
     settings = audit.settings
-    step = -(-settings.length // settings.stride)
-    places = [
-        (number, first)
-        for number, text in enumerate(audit.texts)
-        for first in coarse_starts(len(text.tokens.ids), settings)[::step]
-    ]
-    places = places[:: -(-len(places) // _MOST_WINDOWS) or 1]
+    places = places_beside([len(text.tokens.ids) for text in audit.texts], settings)
     hits = {
         (document, first)
         for document, first, score in audit.scanned.select("document", "first", "score").iter_rows()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -24,6 +25,7 @@ from mnemoscope.audits.questions import QUESTIONS, OrdinarySettings, Where
 from mnemoscope.audits.scan import coarse_places, prompts_at
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.tokens import ModelTokens, Splitter
+from mnemoscope.audits.unread import unread_texts
 from mnemoscope.errors import UserError
 from mnemoscope.progress import SILENT, Progress
 
@@ -257,13 +259,18 @@ def _total(counts: Sequence[int | None]) -> int | None:
 def estimate_cost(
     audit: Auditing, *, price_in: float | None = None, price_out: float | None = None
 ) -> str:
-    """What windows at every stride-th place and everyday prompts will cost; none is asked.
+    """What windows at every stride-th place, of `--unread` too, and everyday prompts will cost.
 
-    The prices are those of a million prompt and a million completion tokens.
+    None is asked. The prices are those of a million prompt and a million completion tokens.
     """
     model, settings = audit.model, audit.settings
     assert isinstance(model, ServedModel)
-    bodies = [model.request(one) for one in prompts_at(audit, coarse_places(audit))]
+    asked = [audit]
+    if QUESTIONS["unread"].is_on(settings):
+        asked.append(replace(audit, texts=unread_texts(audit)))
+    bodies = [
+        model.request(prompt) for one in asked for prompt in prompts_at(one, coarse_places(one))
+    ]
     if QUESTIONS["ordinary"].is_on(settings):
         assert isinstance(settings, OrdinarySettings)
         bodies += [model.everyday(one) for one in read_prompts(settings.ordinary or "")]

@@ -31,7 +31,9 @@ def gated_audits() -> Gated:
     return Gated(
         PASSAGES,
         check_is_audit,
-        lambda gate, made, baseline: judge(gate, made.record, made.passages, baseline),
+        lambda gate, made, baseline: judge(
+            gate, made.record, made.passages, baseline, read_near(made.folder) if baseline else None
+        ),
         lambda made, judged: junit_xml(made.record, made.passages, judged, read_near(made.folder)),
         lambda made, baseline: sarif_beside(made.folder, made.passages, baseline),
     )
@@ -112,11 +114,7 @@ def read_gate(
         raise UserError("--strict: for documents; items that cannot be read end the command.")
     check_file("--junit", flags.junit)
     check_file("--sarif", flags.sarif)
-    gates = [parse_gate(one, of.measures) for one in dict.fromkeys(flags.fail_if or ())]
-    if flags.baseline is not None:
-        for one in gates:
-            one.check_new()
-    return gates
+    return [parse_gate(one, of.measures) for one in dict.fromkeys(flags.fail_if or ())]
 
 
 def check_file(flag: str, file: Path | None) -> None:

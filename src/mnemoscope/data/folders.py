@@ -1,7 +1,8 @@
-"""What tells documents apart by their paths, and of which folders nothing is repeated."""
+"""What documents are called, what tells them apart, and of which folders nothing is repeated."""
 
+import re
 from collections.abc import Mapping, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import polars as pl
 
@@ -25,9 +26,38 @@ def last_parts(names: Sequence[str]) -> dict[str, str]:
     return {name: name for name in names}
 
 
+def row_name(source: str, row: int) -> str:
+    """What a row of a table is called, rows counted from 1."""
+    return f"{source}#{row}"
+
+
+_ROW = re.compile(r"(.*), row ([0-9]+)", re.DOTALL)
+
+
+def as_given(source: str, name: str) -> str:
+    """What an audit calls a document that reading named below its source: its path as given.
+
+    `name` is a path below the folder, or a file's name; `, row N` behind it counts from 0.
+
+    >>> as_given("texts/a.txt", "a.txt"), as_given("owner/data#train", "data, row 2")
+    ('texts/a.txt', 'owner/data#train#3')
+    """
+    found = _ROW.fullmatch(name)
+    below, path = found[1] if found else name, Path(source)
+    is_below = path.is_dir() and (not found or (path / below).exists())
+    place = (path / below).as_posix() if is_below else source
+    return row_name(place, int(found[2]) + 1) if found else place
+
+
 def top_folders(names: Sequence[str]) -> dict[str, str]:
-    """Of each document the first folder in which they differ; `./` where it stands in none."""
-    parts = {one: PurePosixPath(one).parts[:-1] for one in names}
+    """Of each document the first folder in which they differ; `./` where it stands in none.
+
+    A table is the folder of its rows.
+
+    >>> top_folders(["a/x.md", "b/y.md", "t.csv, row 3"])
+    {'a/x.md': 'a/', 'b/y.md': 'b/', 't.csv, row 3': 't.csv/'}
+    """
+    parts = {one: PurePosixPath(_ROW.sub(r"\1/\2", one)).parts[:-1] for one in names}
     shared = 0
     while len({one[shared : shared + 1] for one in parts.values()}) == 1 and all(
         len(one) > shared for one in parts.values()

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from mnemoscope.data.folders import last_parts
+from mnemoscope.data.folders import as_given, last_parts
 from mnemoscope.data.formats import (
     Skipped,
     name_below,
@@ -183,6 +183,12 @@ def _copy_backend(tokenizer: Any) -> Any | None:
     return backend
 
 
+def tail_of(text: str, windows: Sequence[Window]) -> str:
+    """What stands behind the last window of a text; empty where there is none, or no place."""
+    end = windows[-1].end if windows else None
+    return "" if end is None else text[end:]
+
+
 # Gather the windows of many texts into one table, and count the texts that give none.
 
 _COLUMNS = ("text", "tokens", "start", "end")
@@ -207,14 +213,19 @@ def as_words(tokenizer: Any, ids: npt.ArrayLike) -> str:
 
 
 class WindowCollector:
-    """Windows in the order of their `n_texts` texts; those numbered in `too_short` gave none."""
+    """Windows in the order of their `n_texts` texts; those numbered in `too_short` gave none.
+
+    `tails` are what stands behind the last window of each text (`tail_of`).
+    """
 
     too_short: list[int]
+    tails: list[str]
     n_texts: int
 
     def __init__(self, cutter: WindowCutter, *, limit: int | None = None, pad: Pad = False) -> None:
         self.n_texts = 0
         self.too_short = []
+        self.tails = []
         self._cutter, self._limit, self._pad = cutter, limit, pad
         self._windows: list[Window] = []
         self._sources: list[int] = []
@@ -230,6 +241,7 @@ class WindowCollector:
         self._windows += windows
         self._sources += [self.n_texts] * len(windows)
         self.too_short += [] if windows else [self.n_texts]
+        self.tails.append(tail_of(text, windows))
         self.n_texts += 1
 
     @property
@@ -372,13 +384,17 @@ def _order_columns(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.select(*known, pl.exclude(known))
 
 
+_ROW = r", row [0-9]+$"  # behind a label, in names that reading gave
+
+
 @dataclass(frozen=True)
 class ReadResult:
     """The sequences (columns of `table.COLUMNS`), and what was passed over.
 
     `n_documents` gave at least one sequence; `unread` files are binary, not UTF-8, or may not be
     read; `too_short` are the names of texts that are shorter than one sequence; `facts` are what
-    else a study's manifest is to say of the source. Names that were given here, and not by the
+    else a study's manifest is to say of the source. `tails` are what stands behind the last window
+    of a document, by its name. Names that were given here, and not by the
     source, are one of `labels`, or one and `, row N`.
     """
 
@@ -388,6 +404,7 @@ class ReadResult:
     unread: tuple[Skipped, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     labels: frozenset[str] = frozenset()
+    tails: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_too_short(self) -> int:
@@ -406,6 +423,25 @@ class ReadResult:
             names = names.filter(~names.is_in(self.frame["document"].implode()))
         why = f"shorter than one window ({length} tokens)."
         return [*self.unread, *(Skipped(name, why) for name in names)]
+
+    def as_given(self, source: str) -> "ReadResult":
+        """The same with names of documents that reading gave as an audit of `source` has them."""
+
+        def named(name: str) -> str:
+            is_ours = {name, re.sub(_ROW, "", name)} & self.labels
+            return as_given(source, name) if is_ours else name
+
+        frame = self.frame
+        if has_values(frame, "document"):
+            own = frame["document"].cast(pl.String).map_elements(named, return_dtype=pl.String)
+            frame = frame.with_columns(document=own)
+        return replace(
+            self,
+            frame=frame,
+            too_short=pl.Series(map(named, self.too_short), dtype=pl.String),
+            unread=tuple(replace(one, name=as_given(source, one.name)) for one in self.unread),
+            tails={named(name): tail for name, tail in self.tails.items()},
+        )
 
     def limited(self, limit: int | None, seed: int) -> "ReadResult":
         """Keep a seeded draw of `limit` sequences, in their order; all where there are no more."""
@@ -462,9 +498,9 @@ def read_sequences(
 def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadResult:
     """The sequences of several sources one after the other, numbered anew.
 
-    `genre` is the source's name where it has none. Where names that reading gave (`document`, and
-    `group` by @row) are shared, the source stands before them: `a: README.md`. One source stays as
-    it is. Raises UserError: a column of one kind here and of another there.
+    `genre` is the source's name where it has none. A `document` that reading named begins with its
+    source, `a/README.md`, and so does such a `group` (by @row) that sources share, `a: README.md`.
+    One source stays as it is. Raises UserError: a column of one kind here and of another there.
     """
     if len(results) == 1:
         return results[0]
@@ -495,11 +531,18 @@ def _tell_apart(results: Sequence[ReadResult], names: Sequence[str]) -> list[pl.
             for name, frame, own in zip(names, frames, given, strict=True)
             if own.any()
         }
-        if not found or not pl.concat(found.values()).is_duplicated().any():
+        is_shared = found and pl.concat(found.values()).is_duplicated().any()
+        if len({*names}) == 1 or (column == "group" and not is_shared):
             continue
         for at, own in enumerate(given):
             if own.any():
                 longer = pl.format("{}: {}", pl.lit(short[names[at]]), column)
+                if column == "document":
+                    root, _, last = short[names[at]].rpartition("/")
+                    is_itself = pl.col(column).str.replace(_ROW, "") == last  # a file is its source
+                    below = pl.format("{}/{}", pl.lit(short[names[at]]), column)
+                    beside = pl.format("{}/{}", pl.lit(root), column) if root else pl.col(column)
+                    longer = pl.when(is_itself).then(beside).otherwise(below)
                 either = pl.when(own).then(longer).otherwise(column)
                 frames[at] = frames[at].with_columns(either.alias(column))
     return frames
@@ -509,7 +552,7 @@ def _is_given(result: ReadResult, column: str) -> pl.Series:
     """Which names of a column were given on reading, and not by the source."""
     values = result.frame.get_column(column, default=pl.Series([None] * result.frame.height))
     values, labels = values.cast(pl.String), list(result.labels)
-    is_label = values.is_in(labels) | values.str.replace(r", row [0-9]+$", "").is_in(labels)
+    is_label = values.is_in(labels) | values.str.replace(_ROW, "").is_in(labels)
     return is_label.fill_null(False)
 
 
@@ -537,10 +580,10 @@ def _read_rows(
     cutter = WindowCutter(_needed(tokenizer, where), length=length, stride=stride, least=least)
     collector = WindowCollector(cutter, limit=limit, pad=pad)
     rows, frame = frame, cut_rows(frame, collector, where=where)
-    too_short = pl.Series(dtype=pl.String)
-    if collector.too_short:
-        too_short = _others(rows, Path(where).name)["document"][collector.too_short]
-    return ReadResult(frame, collector.n_texts - len(too_short), too_short)
+    names = _others(rows, Path(where).name)["document"]
+    too_short = names[collector.too_short]
+    tails = dict(zip(names, collector.tails, strict=False))  # a limit leaves rows unread
+    return ReadResult(frame, collector.n_texts - len(too_short), too_short, tails=tails)
 
 
 def count_documents(frame: pl.DataFrame) -> int:
@@ -568,11 +611,11 @@ def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
         )
     windows = collector.to_frame(where=str(path))
     frame = _name_documents(windows, collector.sources, path, documents)
-    names = _names(path, [documents[at] for at in collector.too_short])
-    too_short = pl.Series(names, dtype=pl.String)
-    n_documents = collector.n_texts - len(names)
-    labels = frozenset(frame["document"])
-    return ReadResult(frame, n_documents, too_short, tuple(unread), labels=labels)
+    names = _names(path, documents)
+    too_short = pl.Series([names[at] for at in collector.too_short], dtype=pl.String)
+    n_documents = collector.n_texts - len(too_short)
+    labels, tails = frozenset(names), dict(zip(names, collector.tails, strict=True))
+    return ReadResult(frame, n_documents, too_short, tuple(unread), labels=labels, tails=tails)
 
 
 def _passed(path: Path) -> list[Skipped]:

@@ -180,11 +180,12 @@ def _windows(
 ) -> tuple[ReadResult, WatchedWindows]:
     length = asked.length
     read = read_sequences(path, tokenizer, length=length, stride=length, columns=asked.columns)
+    read = read.as_given(path)
     frame = read.frame
     name = pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")
     frame = frame.drop("source", strict=False).with_columns(name)
     return read, WatchedWindows.from_table(
-        frame, tokenizer, source=source, most=most, seed=asked.seed
+        frame, tokenizer, source=source, most=most, seed=asked.seed, tails=read.tails
     )
 
 
@@ -609,6 +610,14 @@ def _further(steps: Sequence[int], followed: pl.DataFrame, history: History) -> 
     if n := history.unread.height - history.n_unasked:
         whole = plural(history.n_documents + history.unread.height, "document")
         yield f"Not checked: {n:,} of {whole}, unread or too short (unread.parquet)."
+    short = history.windows.filter(pl.col("unwrapped").list.len() == 0)
+    if n := short.select("source", "document").n_unique():
+        yield (
+            f"The lines of {plural(n, 'document')} are broken to a width, and joined "
+            f"{'it is' if n == 1 else 'they are'} shorter than one window: asked only as "
+            f"{'it stands, it is' if n == 1 else 'they stand, they are'} not found if the model "
+            "read other line breaks. An audit finds near copies."
+        )
     if n := history.n_copied:
         yield (
             f"Of the control {plural(n, 'window')} {'is' if n == 1 else 'are'} watched too, token "

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import polars as pl
 
 from mnemoscope.data.features import add_features
-from mnemoscope.data.read import Window, WindowCutter
+from mnemoscope.data.read import Window, WindowCutter, tail_of
 from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import find_bos
@@ -39,7 +39,8 @@ class WatchedWindows:
     # word of the user's), `class` (``Guess`` where its text lets it be guessed by the paper's rule
     # Guess[0.5-0.5], else ``Recall``), `tokens` list<i32>, all of one length, `text`, and where it
     # is known the `PLACE`. `unwrapped` list<i32> is as many tokens from the same place on where the
-    # document's lines are broken to a width, with its lines joined; else null.
+    # document's lines are broken to a width, with its lines joined: empty where the document, so
+    # joined, is shorter than a window; else null.
     table: pl.DataFrame = field(repr=False)
     bos_id: int | None = None  # token that the model sees in front of each, or None
     # windows that a draw left out: `source`, `tokens` and, where it is known, `document`
@@ -75,17 +76,20 @@ class WatchedWindows:
         """
         _check_length(length)
         cutter = WindowCutter(tokenizer, length=length, stride=stride)
-        named = texts if isinstance(texts, Mapping) else dict(enumerate(texts))
+        given = texts.items() if isinstance(texts, Mapping) else enumerate(texts)
+        named = {str(name): text for name, text in given}
+        cut = {name: cutter.cut(text) for name, text in named.items()}
         rows = [
-            (f"{source}:{name}:{number}", source, *window, str(name))
-            for name, text in named.items()
-            for number, window in enumerate(cutter.cut(text))
+            (f"{source}:{name}:{number}", source, *window, name)
+            for name, windows in cut.items()
+            for number, window in enumerate(windows)
         ]
         if not rows:
             raise UserError(f"{source}: no text of {length} tokens among {len(named)}.")
         names = ["window", "source", *Window._fields, "document"]
         frame = pl.DataFrame(rows, schema=names, orient="row", infer_schema_length=None)
-        frame = _with_unwrapped(frame.cast({"tokens": pl.List(pl.Int32)}), cutter)
+        tails = {name: tail_of(named[name], windows) for name, windows in cut.items()}
+        frame = _with_unwrapped(frame.cast({"tokens": pl.List(pl.Int32)}), cutter, tails)
         frame, left = _sample(frame, most, seed)
         return cls(_classify(frame, length), find_bos(tokenizer, bos), left)
 
@@ -99,13 +103,15 @@ class WatchedWindows:
         most: int | None = None,
         seed: int = 0,
         bos: str = "auto",
+        tails: Mapping[str, str] | None = None,
     ) -> "WatchedWindows":
         """Watch the sequences of a table: `sequence_id` and `tokens`, all of one length.
 
         The tokenizer writes the tokens out for the rule on patterns. `source` is of windows for
         which the table's own column says nothing; `most` keeps a seeded sample, as of texts where
-        the table has a column `document`. Raises UserError: columns missing, tokens of several
-        lengths or of an odd one.
+        the table has a column `document`, and `tails` are what stands in a document behind its last
+        window (`ReadResult.tails`). Raises UserError: columns missing, tokens of several lengths or
+        of an odd one.
         """
         frame = table if isinstance(table, pl.DataFrame) else read_table(table)
         length = token_matrix(frame).shape[1]
@@ -113,7 +119,7 @@ class WatchedWindows:
         has_source = frame.schema.get("source") == pl.String
         own = pl.col("source").fill_null(source) if has_source else pl.lit(source)
         cutter = WindowCutter(tokenizer, length=length)
-        frame = _with_unwrapped(frame.with_columns(own.alias("source")), cutter)
+        frame = _with_unwrapped(frame.with_columns(own.alias("source")), cutter, tails or {})
         frame, left = _sample(frame, most, seed)
         texts = cutter.decode(token_matrix(frame).tolist())
         rows = frame.select(
@@ -163,7 +169,8 @@ class WatchedWindows:
         """
         parts = [(np.arange(len(self)), self.tokens)]
         if "unwrapped" in self.table.columns:
-            rows = self.table["unwrapped"].is_not_null().arg_true().to_numpy().astype(np.int64)
+            is_long = (self.table["unwrapped"].list.len() > 0).fill_null(False)
+            rows = is_long.arg_true().to_numpy().astype(np.int64)
             if len(rows):
                 parts.append((rows, token_matrix(self.table[rows], "unwrapped")))
         return parts
@@ -273,9 +280,13 @@ def _wraps(text: str) -> list[tuple[int, int]]:
     return wraps if 2 * len(wraps) > len(found) else []
 
 
-def _unwrapped(texts: Sequence[str], cutter: WindowCutter) -> list[list[int] | None]:
-    """For each window of a document, in order, its tokens with the lines joined (`unwrapped`)."""
-    whole = "".join(texts)
+def _unwrapped(texts: Sequence[str], tail: str, cutter: WindowCutter) -> list[list[int] | None]:
+    """For each window of a document, in order, its tokens with the lines joined (`unwrapped`).
+
+    `tail` follows the last window. Joined lines have fewer tokens, so its first words are needed to
+    fill a window as long as it was.
+    """
+    whole = "".join([*texts, tail])
     wraps = _wraps(whole)
     none: list[list[int] | None] = [None] * len(texts)
     if not wraps:
@@ -284,7 +295,7 @@ def _unwrapped(texts: Sequence[str], cutter: WindowCutter) -> list[list[int] | N
     parts = [whole[a:b] for a, b in zip([0, *ends], [*(a for a, _ in wraps), None], strict=True)]
     ids, offsets = cutter.encode_with_offsets(" ".join(parts))
     if offsets is None or len(ids) < cutter.length:
-        return none
+        return none if offsets is None else [[] for _ in texts]
     dropped = np.cumsum([0, *(end - start - 1 for start, end in wraps)]).tolist()
     begins = [start for start, _ in offsets]
     starts = np.cumsum([0, *map(len, texts[:-1])]).tolist()
@@ -293,7 +304,9 @@ def _unwrapped(texts: Sequence[str], cutter: WindowCutter) -> list[list[int] | N
     return [ids[first : first + cutter.length] for first in firsts]
 
 
-def _with_unwrapped(frame: pl.DataFrame, cutter: WindowCutter) -> pl.DataFrame:
+def _with_unwrapped(
+    frame: pl.DataFrame, cutter: WindowCutter, tails: Mapping[str, str]
+) -> pl.DataFrame:
     """Windows with the column `unwrapped`; null where they are no whole text, one after another."""
     found: list[list[int] | None] = [None] * frame.height
     if {"text", *PLACE} <= {*frame.columns}:
@@ -301,8 +314,8 @@ def _with_unwrapped(frame: pl.DataFrame, cutter: WindowCutter) -> pl.DataFrame:
         for (_, name), part in rows.group_by("source", "document", maintain_order=True):
             gaps = (part["start"][1:] - part["end"][:-1]).abs()
             if name is not None and not part["start"].null_count() and (gaps <= 1).all():
-                own = zip(part["row"], _unwrapped(part["text"].to_list(), cutter), strict=True)
-                for row, tokens in own:
+                joined = _unwrapped(part["text"].to_list(), tails.get(str(name), ""), cutter)
+                for row, tokens in zip(part["row"], joined, strict=True):
                     found[row] = tokens
     return frame.with_columns(pl.Series("unwrapped", found, dtype=pl.List(pl.Int32)))
 
