@@ -9,7 +9,6 @@ import pytest
 
 import mnemoscope as ms
 from experiments.seq2seq.run import Fit, make_network, make_planted
-from mnemoscope.analysis.copying import PassageIndex
 from mnemoscope.flow.copying_rows import (
     FROM_INPUT,
     MEMORIZED,
@@ -75,7 +74,7 @@ def test_copies_are_those_that_a_search_by_difflib_finds():
         rows.append(row)
     table = pl.DataFrame(rows)
     texts = [*table.filter("trained")["target"], *table.filter("trained")["input"]]
-    found = find_copies(answers, table, PassageIndex(texts, n), n)
+    found = find_copies(answers, table, texts, n)
     wanted = [kind_of(one, row, texts, n) for one, row in zip(answers, rows, strict=True)]
     assert found["kind"].to_list() == wanted
     assert {*wanted} == {OWN_TARGET, OTHER_TEXT, FROM_INPUT, None}
@@ -93,7 +92,7 @@ def test_what_the_input_has_is_no_memory_even_where_a_target_goes_on_from_it():
         }
     )
     answers = ["the old mill by the river!", "ock tick tock tick tock tick tock"]
-    found = find_copies(answers, rows, PassageIndex(rows["target"].to_list(), 10), 10)
+    found = find_copies(answers, rows, rows["target"].to_list(), 10)
     assert found["kind"].to_list() == [FROM_INPUT, FROM_INPUT]
     assert unlike("abcXYZdef", "abc def", 3) == ["XYZ"]
     assert unlike("abc", "abc", 3) == []
@@ -155,7 +154,9 @@ def test_planted_answers_are_memory_and_no_control_has_them(found):
     assert one["difference"].low < 0 < one["difference"].high
     rows = found.frames["rows"]
     own = rows.filter(model="this model", kind=OWN_TARGET)
-    assert (own["source"] == own["sequence_id"]).all()
+    assert own["source"].to_list() == own["sequence_id"].to_list()
+    source = rows.filter(kind=OTHER_TEXT)["source"]
+    assert source.null_count() == 0 < source.len()
     assert "recite 100.0 %" in found.sentence
     assert "it is a cause is not shown" in " ".join(found.further)
     assert not any("fresh weights" in one for one in found.further)

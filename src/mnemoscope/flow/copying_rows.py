@@ -157,32 +157,45 @@ def unlike(text: str, given: str, n: int) -> list[str]:
 
 
 def find_copies(
-    answers: Sequence[str], rows: pl.DataFrame, index: PassageIndex, n_characters: int
+    answers: Sequence[str], rows: pl.DataFrame, texts: Sequence[str], n_characters: int
 ) -> pl.DataFrame:
     """Say of each answer to rows (`input`, `target`, `trained`) what it has copied.
 
     Stretches of half of `n_characters` that the input has too, or that carry on its period, are no
-    memory and are taken out before a passage is looked for; `index` holds the training texts. Gives
+    memory and are taken out before a passage is looked for; `texts` are those trained on. Gives
     `kind` (`OWN_TARGET`, `OTHER_TEXT`, `FROM_INPUT` or null), `passage`, `n_characters` of it, and
-    `source`, the text's number in the index. The own target of a row never trained on counts as
+    `source`, the number of the other text. The own target of a row never trained on counts as
     another text where a training text has the passage too.
     """
-    lines = []
-    for text, row in zip(answers, rows.iter_rows(named=True), strict=True):
-        given = carried_on(row["input"], len(text))
-        pieces = unlike(text, given, n_characters // 2)
-        own = _longest(PassageIndex([row["target"]], n_characters), pieces)
-        other = _longest(index, pieces)
-        kind, passage, source = OTHER_TEXT, other.text, other.source
+    given = [carried_on(one, len(text)) for one, text in zip(rows["input"], answers, strict=True)]
+    pieces = [unlike(*one, n_characters // 2) for one in zip(answers, given, strict=True)]
+    # An index of all texts takes some hundred bytes a character, so only those that share some.
+    said = {gram for some in pieces for piece in some for gram in _grams(piece, n_characters)}
+    shared = [
+        number
+        for number, text in enumerate(texts)
+        if not said.isdisjoint(_grams(text, n_characters))
+    ]
+    index, lines = PassageIndex([texts[one] for one in shared], n_characters), []
+    for number, row in enumerate(rows.iter_rows(named=True)):
+        own = _longest(PassageIndex([row["target"]], n_characters), pieces[number])
+        other = _longest(index, pieces[number])
+        kind, passage = OTHER_TEXT, other.text
+        source = shared[other.source] if other.text else None
         if own.text and (row["trained"] or not other.text):
-            kind, passage, source = OWN_TARGET, own.text, -1
+            kind, passage, source = OWN_TARGET, own.text, None
         elif not other.text:
-            kind, passage = FROM_INPUT, PassageIndex([given], n_characters).longest(text).text
-        lines.append((kind if passage else None, passage or None, source if source >= 0 else None))
+            copied = PassageIndex([given[number]], n_characters).longest(answers[number])
+            kind, passage = FROM_INPUT, copied.text
+        lines.append((kind if passage else None, passage or None, source))
     table = pl.DataFrame(
         lines, schema={"kind": pl.String, "passage": pl.String, "source": pl.Int64}, orient="row"
     )
     return table.with_columns(n_characters=pl.col("passage").str.len_chars().fill_null(0))
+
+
+def _grams(text: str, n: int) -> Iterator[str]:
+    return (text[start : start + n] for start in range(len(text) - n + 1))
 
 
 def _longest(index: PassageIndex, pieces: Sequence[str]) -> Passage:
@@ -196,7 +209,8 @@ def _swapped(rows: pl.DataFrame, near: npt.NDArray[np.int64], seed: int) -> pl.D
     for part in rows.with_row_index("row").partition_by("task", "trained"):
         own = part["row"].to_numpy()
         places[own] = own[other_rows(near[own], 1, seed=seed)[0]]
-    return rows.with_columns(rows["target"][places], trained=pl.lit(True))
+    theirs = rows.select("sequence_id", "target")[places]
+    return rows.with_columns(*theirs, trained=pl.lit(True))
 
 
 # -- the analysis ---------------------------------------------------------------------------
@@ -217,14 +231,16 @@ def analyse(inputs: AnalysisInputs, settings: RowSettings) -> AnalysisResult:
     near, n = inputs.near_duplicates(rows["sequence_id"]), settings.n_characters
     read = inputs.table.filter("trained")
     # Targets first: a passage that stands in several has the first as its source.
-    index = PassageIndex([*read["target"], *read["input"]], n)
+    texts = [*read["target"], *read["input"]]
     ids = pl.concat([read["sequence_id"]] * 2)
     known = rows.select("sequence_id", "task", "trained")
 
-    def search(name: str, said: list[str], of: pl.DataFrame, index: PassageIndex) -> pl.DataFrame:
-        copied = find_copies(said, of, index, n)
-        source = pl.Series("source", ids.to_numpy()[copied["source"].fill_null(0)])
-        copied = copied.with_columns(pl.when(copied["source"].is_not_null()).then(source))
+    def search(name: str, said: list[str], of: pl.DataFrame, texts: list[str]) -> pl.DataFrame:
+        copied = find_copies(said, of, texts, n)
+        other = pl.Series(ids.to_numpy()[copied["source"].fill_null(0)])
+        own = pl.when(pl.col("kind") == OWN_TARGET).then(of["sequence_id"])
+        source = own.when(pl.col("source").is_not_null()).then(other)
+        copied = copied.with_columns(source=source)
         about = known.with_columns(model=pl.lit(name), answer=pl.Series(said, dtype=pl.String))
         return pl.concat([about, copied], how="horizontal")
 
@@ -232,11 +248,11 @@ def analyse(inputs: AnalysisInputs, settings: RowSettings) -> AnalysisResult:
     for name, lm in inputs.models():
         asked = _asked(inputs, lm, rows, settings.n_tokens, name)
         said = _texts(lm, asked.tokens, asked.mask)
-        frames.append(search(name, said, rows, index))
+        frames.append(search(name, said, rows, texts))
         shapes[name] = asked
         if name == OWN:
             swapped = _swapped(rows, near, settings.seed)
-            frames.append(search(SWAPPED, said, swapped, PassageIndex([], n)))
+            frames.append(search(SWAPPED, said, swapped, []))
     first = ["sequence_id", "task", "trained", "model"]
     found = pl.concat(frames).select(*first, pl.exclude(first))
     shares, disparity = _shares(found, near), _disparity(found, near)
