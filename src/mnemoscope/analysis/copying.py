@@ -5,6 +5,7 @@ section 5 of the related work. Meant for fine-tuned models beside the model befo
 is the model's own, an adaptation of their cross-attention. Controls: the words shuffled, the
 suffixes of texts never trained on, texts at random for copies in idea.
 Run it: mnemoscope analyze copying STUDY --second MODEL_BEFORE_TUNING
+Fine-tuned encoder-decoders and their tasks are asked by `flow/copying_rows.py`.
 """
 
 from collections import defaultdict

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mnemoscope.lm.model import LanguageModel
     from mnemoscope.maps.store import MapStore
 
+_READ = ("input_ids", "inputs_embeds", "decoder_input_ids")
 _CACHES = ("past_key_values", "cache")
 
 OWN = "this model"
@@ -178,7 +179,8 @@ def count_forwards(lm: "LanguageModel", forwards: Forwards) -> "LanguageModel":
         before.remove()
 
     def count(_module: Any, args: Any, kwargs: Any) -> None:
-        first = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+        given = [*args[:1], *(kwargs.get(name) for name in _READ)]
+        first = next((one for one in given if one is not None), None)
         caches = [one for name in _CACHES if (one := kwargs.get(name)) is not None]
         if first is not None and not any(one.get_seq_length() for one in caches):
             forwards.n += len(first)

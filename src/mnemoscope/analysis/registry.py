@@ -118,6 +118,8 @@ class Entry:
         cost: what it asks of the model, in words; each result says what it took.
         version: raised when the numbers change, so that stored results are made anew.
         plugin: that brings it; filled in where it is found.
+        rows: of ours, the module below `mnemoscope` that asks a fitted model and its rows.
+        is_of_rows: that one is meant.
     """
 
     name: str
@@ -131,6 +133,8 @@ class Entry:
     cost: str = "about once through each sequence"
     version: int = 1
     plugin: Plugin | None = None
+    rows: str = ""
+    is_of_rows: bool = False
 
     def wants(self, what: Need | Use) -> bool:
         """Whether it looks at this at all."""
@@ -140,21 +144,22 @@ class Entry:
         """Its module, with `Settings` and `analyse`."""
         if self.plugin is not None:
             return load_plugin(self.plugin, _check_module)
-        return import_module(f"mnemoscope.analysis.{self.name}")
+        at = self.rows if self.is_of_rows else f"analysis.{self.name}"
+        return import_module(f"mnemoscope.{at}")
+
+    def of_rows(self) -> "Entry":
+        """The same asked of a fitted model and its rows; UserError: it is none."""
+        if not self.rows or self.plugin is not None:
+            known = " and ".join(one.name for one in ENTRIES if one.rows)
+            raise UserError(
+                f"analyze {self.name}: asks a study; a fitted model's rows are asked by {known} "
+                "alone."
+            )
+        return replace(self, is_of_rows=True)
 
     def settings(self, **values: Any) -> AnalysisSettings:
         """Fill in the defaults; UserError: an unknown key (with the nearest) or a bad value."""
-        return self._filled("Settings", values)
-
-    def row_settings(self, **values: Any) -> AnalysisSettings:
-        """The same of an analysis of a classifier's rows; UserError: it is none."""
-        if self.plugin is not None or not hasattr(self.module(), "RowSettings"):
-            raise UserError(
-                f"analyze {self.name}: asks a study; a classifier's rows are asked by psmi alone."
-            )
-        return self._filled("RowSettings", values)
-
-    def _filled(self, name: str, values: Mapping[str, Any]) -> AnalysisSettings:
+        name = "RowSettings" if self.is_of_rows else "Settings"
         kind: type[AnalysisSettings] = getattr(self.module(), name)
         try:
             return kind.model_validate(values)
@@ -272,6 +277,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "model"),
         uses=("classes", "second model"),
         padded=True,
+        rows="analysis.psmi",
         version=3,
         source="Predicting and analyzing memorization within fine-tuned LLMs, arXiv 2409.18858",
     ),
@@ -337,6 +343,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="What does a model, especially a tuned one, copy verbatim, nearly, or in idea?",
         needs=("scores", "model"),
         uses=("duplicates", "maps", "second model"),
+        rows="flow.copying_rows",
         version=3,
         source="Zeng et al.: Exploring Memorization in Fine-tuned LMs, arXiv 2310.06714",
     ),

@@ -43,7 +43,7 @@ MostWindows = Annotated[
 def analyze(
     name: str | None = Argument(None, help="An analysis, or 'all'. See --list."),
     study: Path | None = Argument(
-        None, metavar="STUDY|CLASSIFIER", help="A study folder; with --rows a fitted classifier."
+        None, metavar="STUDY|MODEL", help="A study folder; with --rows a fitted model."
     ),
     list_: bool = Option(
         False, "--list", help="List the analyses: what each answers and what it needs."
@@ -72,8 +72,9 @@ def analyze(
     ),
     rows: str | None = Option(
         None,
-        help="Rows that a classifier was fitted to: a table with the columns text and label "
-        "(psmi; --second is then the network before it was fitted).",
+        help="Rows that a model was fitted to: of a classifier a table with the columns text and "
+        "label (psmi), of an encoder-decoder input and target (copying). --second is then the "
+        "network before it was fitted.",
     ),
     column: Columns = None,
     out: Path | None = Option(
@@ -109,13 +110,14 @@ def analyze(
     given: tuple[Any, ...] = (second, tuple(checkpoint or ()), corpus, values, redo)
     given += (tuple(student or ()), control)
     if rows is not None:
-        if name == "all" or redo or dry_run:
-            raise UserError("analyze: 'all', --redo and --dry-run are of a study. Leave them out.")
+        if name == "all" or redo:
+            raise UserError("analyze: 'all' and --redo are of a study. Leave them out.")
+        asked_of = entry_named(name).of_rows()
         with shown(quiet):
-            _analyze_rows(str(study), entry_named(name), rows, parse_columns(column), out, given)
+            _analyze_rows(str(study), asked_of, rows, parse_columns(column), out, given, dry_run)
         return
     if column or out is not None:
-        raise UserError("analyze: --column and -o are of a classifier's rows. Name them: --rows.")
+        raise UserError("analyze: --column and -o are of a model's rows. Name them: --rows.")
     entry, opened = None if name == "all" else entry_named(name), Study(study)
     opened.refuse_locked()
     from mnemoscope.flow import analyze as flow  # loads torch, so names are checked before
@@ -150,21 +152,26 @@ def _analyze_study(study: "Study", entry: "Entry | None", asked: "AnalysisReques
 
 
 def _analyze_rows(
-    classifier: str,
+    model: str,
     entry: "Entry",
     rows: str,
     columns: dict[str, str],
     out: Path | None,
     given: tuple[Any, ...],
+    dry_run: bool,
 ) -> None:
-    """Ask a classifier about its rows, print what is found, and write the figures of each row."""
+    """Ask a fitted model about its rows, print what is found, and write the figures of each row."""
     from mnemoscope.cli.tables import table_to_write
     from mnemoscope.data.table import write_table
     from mnemoscope.flow import analyze as flow
 
     asked = flow.AnalysisRequest(*given)
     with nullcontext() if out is None else table_to_write(out):
-        found = flow.analyze_rows(classifier, entry, rows, asked, columns=columns)
+        ready = flow.prepare_rows(model, entry, rows, asked, columns=columns)
+        if dry_run:
+            print(ready.cost)
+            return
+        found = ready.run()
         if out is not None:
             write_table(out, found.frames["rows"])
     print(f"{entry.name}: {found.sentence}")

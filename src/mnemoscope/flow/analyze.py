@@ -2,15 +2,15 @@
 
 Asking again with the same settings and inputs does nothing; anything else replaces the result. In
 Python, `ms.analyze(study, "levels", second="gpt2")` gives frames and pictures. `psmi` is asked of a
-fitted classifier and its training rows too, `ms.analyze("CLASSIFIER", "psmi", rows=table)`, of
-which nothing is kept.
+fitted classifier and its training rows too, `copying` of an encoder-decoder's,
+`ms.analyze("CLASSIFIER", "psmi", rows=table)`, of which nothing is kept.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
@@ -403,11 +403,68 @@ def _signature(name: str) -> str | None:
 
 
 BEFORE = "before fitting"
-"""What the network is called that a classifier was made of, by fitting it to the rows."""
+"""What the network is called that a model was made of, by fitting it to the rows."""
 
 
-def analyze_rows(
-    classifier: Any,
+class _Fitted(NamedTuple):
+    """How models of a kind are loaded, described, made anew, and given the rows of a table."""
+
+    load: "Callable[..., LanguageModel]"
+    describe: "Callable[[Any, Any], LanguageModel]"
+    make_fresh: "Callable[..., LanguageModel]"
+    tabulate: "Callable[..., tuple[pl.DataFrame, tuple[str, ...]]]"
+    # what loading needs to know of the fitted model where the one before may lack its head
+    before: "Callable[[LanguageModel], dict[str, object]]"
+
+
+def _fitted(entry: registry.Entry) -> _Fitted:
+    """The kind of model whose rows an analysis asks."""
+    if entry.name == "psmi":
+        from mnemoscope.lm import classifier as lm
+
+        return _Fitted(
+            lm.load_classifier,
+            lm.as_classifier,
+            lm.fresh_classifier,
+            _labelled_rows,
+            lambda model: {"is_fitted": False, "n_labels": len(lm.class_names(model))},
+        )
+    from mnemoscope.lm.seq2seq import as_seq2seq, fresh_seq2seq, load_seq2seq
+
+    tabulate = entry.module().pairs_of
+    return _Fitted(load_seq2seq, as_seq2seq, fresh_seq2seq, tabulate, lambda _: {})
+
+
+@dataclass(frozen=True)
+class PreparedRows:
+    """An analysis of a fitted model's rows, before it is run."""
+
+    entry: registry.Entry
+    settings: AnalysisSettings
+    inputs: AnalysisInputs
+    is_fresh: bool  # no model before fitting was named
+
+    @property
+    def cost(self) -> str:
+        """What will go through a model, in one line."""
+        forwards = registry.forwards_of(self.entry, self.inputs, self.settings)
+        return cost_line(None, self.entry.name, forwards)
+
+    def run(self) -> AnalysisResult:
+        """Say the cost, and run it; UserError: what it refuses."""
+        say(self.cost)
+        result = registry.run_analysis(self.entry, self.inputs, self.settings)
+        if not self.is_fresh:
+            return result
+        fresh = (
+            f"{BEFORE.capitalize()}: fresh weights. If the model was fine-tuned, name its base: "
+            "--second MODEL."
+        )
+        return replace(result, further=(*result.further, fresh))
+
+
+def prepare_rows(
+    model: Any,
     entry: registry.Entry,
     rows: Any,
     asked: AnalysisRequest,
@@ -415,11 +472,12 @@ def analyze_rows(
     tokenizer: Any = None,
     columns: Mapping[str, str] | None = None,
     batch_size: int = ROWS,
-) -> AnalysisResult:
-    """Run an analysis on a classifier and the rows that it was fitted to.
+) -> PreparedRows:
+    """Load a fitted model, and the rows that it was fitted to, for an analysis of both.
 
     `second` is the network before it was fitted; without it the same network with fresh weights.
-    Checkpoints are of the fit. Raises UserError: rows or a model that cannot be used.
+    Checkpoints are of the fit, and the entry is `of_rows`. Raises UserError: rows or a model that
+    cannot be used.
     """
     for option, given in (
         ("--corpus", asked.corpus),
@@ -428,32 +486,29 @@ def analyze_rows(
     ):
         if given:
             raise UserError(f"analyze {entry.name}: {option} is of a study. Leave it out.")
-    settings = entry.row_settings(**asked.values)
-    from mnemoscope.lm import classifier as lm
-
-    if isinstance(classifier, str | Path):
-        model = lm.load_classifier(str(classifier))
+    settings, kind = entry.settings(**asked.values), _fitted(entry)
+    if isinstance(model, str | Path):
+        lm = kind.load(str(model))
     else:
-        model = lm.as_classifier(
-            classifier, as_tokenizer(tokenizer or getattr(classifier, "name_or_path", ""))
-        )
-    table, given_columns = _labelled_rows(model, rows, columns or {})
+        read = as_tokenizer(tokenizer or getattr(model, "name_or_path", ""))
+        lm = kind.describe(model, read)
+    table, given_columns = kind.tabulate(lm, rows, columns or {})
 
     def other(name: str, **how: Any) -> "LanguageModel":
-        loaded = lm.load_classifier(name, **how)
-        check_same_tokens(model, name, loaded.tokenizer)
+        loaded = kind.load(name, **how)
+        check_same_tokens(lm, name, loaded.tokenizer)
         return loaded
 
     def before() -> "LanguageModel":
         if asked.second is None:
-            return lm.fresh_classifier(model, seed=settings.seed)
-        return other(asked.second, is_fitted=False, n_labels=len(lm.class_names(model)))
+            return kind.make_fresh(lm, seed=settings.seed)
+        return other(asked.second, **kind.before(lm))
 
     checkpoints = find_checkpoints(asked.checkpoints, least=1) if asked.checkpoints else []
     inputs = AnalysisInputs(
-        where=model.name,
+        where=lm.name,
         table=table,
-        load_model=lambda: model,
+        load_model=lambda: lm,
         length=len(table["tokens"][0]),
         batch_size=batch_size,
         others=(
@@ -465,15 +520,7 @@ def analyze_rows(
         ),
         given_columns=given_columns,
     )
-    say(cost_line(None, entry.name, registry.forwards_of(entry, inputs, settings)))
-    result = registry.run_analysis(entry, inputs, settings)
-    if asked.second is None:
-        fresh = (
-            f"{BEFORE.capitalize()}: fresh weights. If the classifier was fine-tuned, name its "
-            "base: --second MODEL."
-        )
-        result = replace(result, further=(*result.further, fresh))
-    return result
+    return PreparedRows(entry, settings, inputs, is_fresh=asked.second is None)
 
 
 def _labelled_rows(
@@ -528,7 +575,7 @@ class Analysis:
     # tables by name; the page of the analysis says what they hold
     frames: Mapping[str, pl.DataFrame] = field(repr=False)
     figures: tuple[Picture, ...] = field(repr=False)  # the most important first
-    folder: Path | None  # where all of it is kept; None of a classifier's rows
+    folder: Path | None  # where all of it is kept; None of a fitted model's rows
 
     @property
     def figure(self) -> Picture | None:
@@ -556,9 +603,10 @@ def analyze(
     """Run an analysis on a study or its folder, or read its result if these settings made it.
 
     Inputs are those of `AnalysisRequest`; `name` is as `mnemoscope analyze --list` has it,
-    `settings` are of the analysis, as `--set` takes them. With `rows`, a table or frame with
-    columns `text` and `label`, the first argument is a classifier that was fitted to them (folder,
-    hub name, or loaded with its `tokenizer`), and nothing is kept; only `psmi` takes one.
+    `settings` are of the analysis, as `--set` takes them. With `rows`, a table or frame, the first
+    argument is a model that was fitted to them (folder, hub name, or loaded with its `tokenizer`),
+    and nothing is kept: `psmi` takes a classifier and columns `text` and `label`, `copying` an
+    encoder-decoder and columns `input` and `target`.
 
     Raises:
         UserError: no such analysis or setting, an input that it has no use for, or something that
@@ -569,7 +617,7 @@ def analyze(
         second, tuple(checkpoints), corpus, settings, redo, tuple(students), control
     )
     if rows is not None:
-        found = analyze_rows(study, entry, rows, asked, tokenizer=tokenizer)
+        found = prepare_rows(study, entry.of_rows(), rows, asked, tokenizer=tokenizer).run()
         figures = tuple(map(draw_figure, found.figures))
         return Analysis(found.sentence, found.further, found.frames, figures, None)
     study = as_study(study)

@@ -5,7 +5,6 @@ A classifier is a `LanguageModel` whose `model` is one of transformers' classes
 text.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +16,9 @@ import torch
 
 from mnemoscope.errors import UserError, a_kind
 from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
-from mnemoscope.lm.hub import find_source
-from mnemoscope.lm.load import loading_weights
+from mnemoscope.lm.load import fresh_weights, read_whole
 from mnemoscope.lm.model import LanguageModel, RowSpan, evaluation_mode, run_sequences, wrap_model
-from mnemoscope.lm.placement import find_device
 from mnemoscope.lm.probe import check_state
-from mnemoscope.lm.tokenizer import read_tokenizer
 
 Place = Literal["first", "last", "mean"]
 """Whose state a head reads: that of the first token, of the last, or the mean of all."""
@@ -63,32 +59,22 @@ def load_classifier(
     fine-tuned: it gets one of `n_labels` classes, drawn by the seed 0. Raises UserError: not there,
     weights missing, or as `as_classifier`; DamagedDataError: the weights cannot be read.
     """
-    source = find_source(name, revision)
-    if source.adapter is not None or source.gguf_file is not None:
-        what = "an adapter" if source.adapter else "a .gguf file"
-        raise UserError(f"{name}: {what}, where a whole classifier is needed. {_HOW}")
     asked = {} if is_fitted or n_labels is None else {"num_labels": n_labels}
-    with loading_weights(source):
-        from transformers import AutoConfig, AutoModelForSequenceClassification
-
-        _check_config(str(name), AutoConfig.from_pretrained(source.location, **source.arguments()))
-        with _seeded(0):
-            model, report = AutoModelForSequenceClassification.from_pretrained(
-                source.location,
-                output_loading_info=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-                **asked,
-                **source.arguments(),
-            )
-        missing = sorted(report["missing_keys"])
-        if is_fitted and missing:
-            raise UserError(
-                f"{name}: {len(missing)} weights are missing, {missing[0]} first, so it is no "
-                "classifier that was fitted. Give the folder that training has saved."
-            )
-        tokenizer = read_tokenizer(source, trust_remote_code=False)
-        return as_classifier(model.to(find_device(device)), tokenizer, name=str(name))
+    read = read_whole(
+        name,
+        "AutoModelForSequenceClassification",
+        _check_config,
+        revision=revision,
+        device=device,
+        wanted=f"a whole classifier is needed. {_HOW}",
+        **asked,
+    )
+    if is_fitted and read.missing:
+        raise UserError(
+            f"{name}: {len(read.missing)} weights are missing, {read.missing[0]} first, so it is "
+            "no classifier that was fitted. Give the folder that training has saved."
+        )
+    return as_classifier(read.model, read.tokenizer, name=str(name))
 
 
 def as_classifier(model: Any, tokenizer: Any, *, name: str = "in memory") -> LanguageModel:
@@ -121,16 +107,9 @@ def _check_config(name: str, config: Any) -> None:
 
 def fresh_classifier(lm: LanguageModel, *, seed: int) -> LanguageModel:
     """The same network with weights as they are before any training, drawn by a seed."""
-    with _seeded(seed):
-        model = type(lm.model)(copy.deepcopy(lm.model.config))
-    return as_classifier(model.to(lm.device), lm.tokenizer, name=f"{lm.name}, fresh weights")
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
+    return as_classifier(
+        fresh_weights(lm, seed=seed), lm.tokenizer, name=f"{lm.name}, fresh weights"
+    )
 
 
 def class_names(lm: LanguageModel) -> list[str]:

@@ -3,11 +3,12 @@
 `convert_gguf` makes an ordinary folder of a GGUF file, once: loading it is then many times faster.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -136,6 +137,65 @@ def _read_weights(source: Source, **arguments: Any) -> Any:
         # Falcon chooses its attention when it is built; capture needs its eager one.
         return _read_weights(source, attn_implementation="eager", **arguments)
     return model
+
+
+class Whole(NamedTuple):
+    """A model of transformers, its tokenizer, and which weights were drawn as they are missing."""
+
+    model: Any
+    tokenizer: Any
+    missing: list[str]
+
+
+def read_whole(
+    name: str | Path,
+    auto: str,
+    check: Callable[[str, Any], None],
+    *,
+    revision: str | None,
+    device: str,
+    wanted: str,
+    **asked: Any,
+) -> Whole:
+    """Read a fitted model that is not causal, by a class `auto` of transformers, in float32.
+
+    `check` refuses configurations, `wanted` ends the refusal of an adapter or GGUF; what is
+    `asked` goes to the class. Weights that are missing are drawn by the seed 0. Errors as
+    `load_model`.
+    """
+    source, to = find_source(name, revision), find_device(device)
+    if source.adapter is not None or source.gguf_file is not None:
+        what = "an adapter" if source.adapter else "a .gguf file"
+        raise UserError(f"{name}: {what}, where {wanted}")
+    with loading_weights(source):
+        import transformers
+
+        arguments = source.arguments()
+        check(str(name), transformers.AutoConfig.from_pretrained(source.location, **arguments))
+        with _seeded(0):
+            model, report = getattr(transformers, auto).from_pretrained(
+                source.location,
+                output_loading_info=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                **asked,
+                **arguments,
+            )
+        tokenizer = read_tokenizer(source, trust_remote_code=False)
+        return Whole(model.to(to), tokenizer, sorted(report["missing_keys"]))
+
+
+def fresh_weights(lm: LanguageModel, *, seed: int) -> Any:
+    """The same network with weights as they are before any training, drawn by a seed."""
+    with _seeded(seed):
+        return type(lm.model)(deepcopy(lm.model.config)).to(lm.device)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextmanager
