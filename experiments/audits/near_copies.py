@@ -4,7 +4,8 @@ python -m experiments.audits.near_copies [--passages 8]
 
 Trained passages of the embedded model, prose and code, are changed in what the model is to write
 (the second half) and stand between sentences of a grammar. Found is a passage of whose second half
-more than half of the characters are in a span. Unseen text: held-out prose and code, the grammar.
+more than half of the characters are in a span. Unseen text: held-out prose, code and records, the
+grammar. Only near copies count that match their own place by far more than any other.
 """
 
 import argparse
@@ -21,7 +22,13 @@ from experiments.pages import table_of
 from mnemoscope.audits.asking import Auditing
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.local import local_audit
-from mnemoscope.audits.near import begun_right, find_near_copies, write_on
+from mnemoscope.audits.near import (
+    begun_right,
+    find_near_copies,
+    matched_elsewhere,
+    stands_out,
+    write_on,
+)
 from mnemoscope.audits.questions import NearSettings
 from mnemoscope.audits.scan import scan_windows
 from mnemoscope.audits.tokens import Place, Tokens, character_range
@@ -85,10 +92,12 @@ def planted(sequences: pl.DataFrame, n_passages: int) -> Iterator[Planted]:
 
 
 def unseen(sequences: pl.DataFrame) -> Iterator[Planted]:
-    """Text that the model never saw: held-out sequences, and the grammar."""
+    """Text that the model never saw: held-out sequences, records, and the grammar."""
     held_out = sequences.filter(pl.col("held_out") & (pl.col("form") == "plain"))
     for seed in range(4):
         yield ("unseen",), "\n".join(held_out.sample(40, seed=seed)["text"]), []
+    records = sequences.filter(pl.col("held_out") & (pl.col("genre") == "record"))
+    yield ("unseen",), "\n".join(records["text"]), []
     for seed in range(50, 52):
         yield ("unseen",), write_new(random.Random(seed), 80), []
 
@@ -131,7 +140,12 @@ def report(
 ) -> None:
     """Print how much is found word for word and nearly so, and how much by mistake."""
     settings = NearSettings()
-    copies = find_near_copies(audit.texts, places, written, settings)
+    every = find_near_copies(audit.texts, places, written, settings)
+    copies = [
+        one
+        for one in every
+        if stands_out(one, matched_elsewhere(audit.texts, one, settings), settings)
+    ]
     hits = windows.filter(pl.col("continuation").is_not_null())
     rows, called, outside, alarms, characters = list[Found](), [], 0, 0, 0
     for number, (kind, text, passages) in enumerate(documents):
@@ -150,7 +164,8 @@ def report(
             half = set(range(start + (end - start) // 2, end))
             either = (strict | near) & half
             rows.append(Found(kind, len(half), len(strict & half), len(either), origin))
-    print(f"{windows.height:,} windows, {len(places):,} let go on, {len(copies)} near copies")
+    print(f"{windows.height:,} windows, {len(places):,} let go on, {len(every)} near copies")
+    print(f"{len(every) - len(copies)} of them match another place nearly as much: not counted")
     table = []
     each = product(GENRES, CHANGES, NUMBERS)
     for kind in [(), *((one,) for one in (*GENRES, *CHANGES)), *each, *((n,) for n in NUMBERS)]:
@@ -163,8 +178,8 @@ def report(
         table.append([name, *map(str, (len(some), *found, *shares))])
     heads = ["planted", "passages", "strict", "strict or near", "by character, strict"]
     print(table_of([*heads, "strict or near"], table))
-    true, every = zip(*(one for one in called if one[1]), strict=True)
-    print(f"of near copies in planted passages: {share_drawn(true, every, range(len(every)))}")
+    true, all_ = zip(*(one for one in called if one[1]), strict=True)
+    print(f"of near copies in planted passages: {share_drawn(true, all_, range(len(all_)))}")
     print(
         f"outside the planted passages: {outside} characters; in {characters:,} characters of "
         f"unseen text: {alarms}"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import chain
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
@@ -72,6 +73,48 @@ def test_copies_that_a_chat_broke_off_at_unequal_lengths_are_ruled_each_as_it_is
     found = near_table(audit, [(0, one) for one in starts], written)
     assert found["matched"].to_list() == lengths
     assert found["verdict"].to_list() == ["recall"] * 3  # no token stands in its prefix
+
+
+FORM, FIELDS = ((1, 2, 3, 4, 5, 6), (7, 8, 9, 10, 11), (12, 13, 14, 15, 16, 17, 18)), (3, 4, 3)
+
+
+def a_record(generator, own=None):
+    """Tokens of a record: the form that all share, and fields that are its own."""
+    own = own or [generator.integers(100, 500, n).tolist() for n in FIELDS]
+    return [token for form, field in zip(FORM, own, strict=True) for token in (*form, *field)]
+
+
+@pytest.mark.parametrize(("n_records", "is_again"), [(12, False), (1, False), (12, True)])
+def test_what_every_record_has_is_no_evidence_but_its_own_fields_are(lm, n_records, is_again):
+    """Written in place of a record: another that stands nowhere, and this one with a word put in.
+
+    `is_again`: the document stands twice, and the second is no other record of its form.
+    """
+    generator = np.random.default_rng(1)
+    records = [a_record(generator) for _ in range(n_records)]
+    begins = generator.integers(500, 900, 32).tolist()
+    ids = np.array([*begins, *chain(*records), *generator.integers(900, 999, 90)], dtype=np.int32)
+    places = np.arange(len(ids))
+    texts = [
+        Text(Document(name, "x" * len(ids), ""), Tokens(ids, places, places + 1))
+        for name in ("a", "b")[: 1 + is_again]
+    ]
+    model = SimpleNamespace(splitter=SimpleNamespace(tokenizer=lm.tokenizer))
+    passages = pl.DataFrame(schema=span_schema())
+    audit = Auditing(model, texts, audit_settings(near_length=18), passages=passages)
+    other, following = a_record(generator), ids[60:88].tolist()
+    same = [*records[0][:13], 99, *records[0][13:], *following]
+    verdicts, elsewhere = [], []
+    for written in (other, same):
+        (row,) = near_table(audit, [(0, 0)], [written]).iter_rows(named=True)
+        verdicts.append(row["verdict"])
+        elsewhere.append(row["elsewhere"])
+    form = sum(map(len, FORM))
+    if n_records > 1:
+        assert verdicts == ["cannot be told", "recall"]
+        assert form <= elsewhere[0] <= form + 3
+    else:  # no other record shows that it is a form
+        assert verdicts == ["recall", "recall"]
 
 
 @given(st.lists(st.integers(0, 9), max_size=12), st.integers(3, 20), st.integers(3, 20))

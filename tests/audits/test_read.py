@@ -15,7 +15,7 @@ from mnemoscope.audits.local import LocalModel, local_audit
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.errors import UserError
 from pages import words_of
-from tests.audits.conftest import BRIEF
+from tests.audits.conftest import BRIEF, with_word
 
 N_UNREAD = 20
 
@@ -183,6 +183,20 @@ def test_what_the_rule_recalls_of_unread_documents_is_counted(
     assert (known in found["sentence"]) == stands_in_own
     page = words_of((tmp_path / "out" / "audit.html").read_text())
     assert ("or nearly these, also stand in a.txt, characters " in page) == stands_in_own
+
+
+def test_near_copies_in_unread_documents_are_counted(audited, trained, new_text, tmp_path):
+    (tmp_path / "control").mkdir()
+    control = f"{with_word(trained[0])} It ends."
+    (tmp_path / "control" / "b.txt").write_text(control, encoding="utf-8")
+    settings = audit_settings(**{**BRIEF, "near_length": 24}, unread=str(tmp_path / "control"))
+    record, _ = audited(tmp_path, new_text(1, 60), settings=settings)
+    table, found = pl.read_parquet(tmp_path / "out" / "unread.parquet"), record["unread"]
+    assert found["near_recall_spans"] == table["nearly"].sum() == 1
+    assert " near copy is: so it accuses wrongly here" in found["sentence"]
+    near = table.filter("nearly")
+    assert near["text"][0] in control
+    assert near["verdict"].to_list() == ["recall"]
 
 
 def test_what_was_changed_and_other_unread_texts_are_noticed(ask_of, folder):

@@ -68,8 +68,8 @@ _NEAR = sarif_rule(
     "The model writes nearly this passage, and its prompt did not show it.",
     "Shown the text before this passage, the model writes nearly the passage: words are inserted, "
     "left out or replaced, or lines end elsewhere. The rule says that it does not follow from that "
-    "text; no reference was asked. That is evidence that the model learned these words, or nearly "
-    "these.",
+    "text, and it matches no other place of the documents nearly as much; no reference was asked. "
+    "That is evidence that the model learned these words, or nearly these.",
     _HELP[1],
 )
 

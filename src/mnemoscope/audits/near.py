@@ -4,11 +4,15 @@ Where a window begins right and is no hit, the model is let go on for twice as l
 writes is laid beside the document: matching blocks, the longest first, are merged while the gaps
 between them are small, and what matches enough of the document's tokens is a near copy.
 
+Records and forms match each other so wherever they stand, whoever read them. So what was written is
+laid beside other places of the documents too: only what matches far more at its own is recalled.
+
 Source: near-verbatim recall of arXiv 2601.02671, there over whole books and in words.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +20,7 @@ import polars as pl
 
 from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.questions import NearSettings
-from mnemoscope.audits.rule import Ruling, rule_windows
+from mnemoscope.audits.rule import RECALL, UNDECIDED, Ruling, rule_windows
 from mnemoscope.audits.scan import ask_in_parts, prompts_at
 from mnemoscope.audits.shares import OTHERWISE
 from mnemoscope.audits.tokens import (
@@ -36,6 +40,12 @@ BEGINS_RIGHT = 4
 """Tokens that a window must begin right with for the model to be let go on."""
 LEAST_SHARE = 0.6
 """Share of the longer of the two texts that must match."""
+BEYOND = 2 / 3
+"""Of `near_length`: so many tokens more must match than do at any other place."""
+_MOST_PLACES = 200
+"""Other places in the same document, and in the others."""
+_SAME = 0.8
+"""Share of tokens that make another place the same text, and no other of its form."""
 
 TABLE = {
     "document": Column(pl.String, "its name"),
@@ -43,7 +53,8 @@ TABLE = {
     "end": Column(pl.Int64, "position after its last character"),
     "verdict": Column(
         pl.String,
-        "`guess` or `recall` by the rule, of the prefix and what the model wrote after it",
+        "`guess` or `recall` by the rule, of the prefix and what the model wrote after it; "
+        "`cannot be told` where that matches other places nearly as much",
     ),
     "reason": Column(pl.String, "why, in words"),
     "text": Column(pl.String, "the stretch"),
@@ -54,6 +65,9 @@ TABLE = {
     "tokens": Column(pl.Int64, "tokens of the stretch"),
     "matched": Column(pl.Int64, "tokens of that window that match"),
     "longest_block": Column(pl.Int64, "how many of them in a row"),
+    "elsewhere": Column(
+        pl.Int64, "most tokens of what was written there that match at another place"
+    ),
     "edits": Column(
         pl.Int64, "Levenshtein distance in characters of `written` and the text beside it"
     ),
@@ -235,7 +249,8 @@ def near_table(
         within = sum(max(min(end, b) - max(start, a), 0) for a, b in spans)
         if 2 * within > end - start:
             continue
-        ruling = _rule(audit, one)
+        elsewhere = matched_elsewhere(audit.texts, one, settings)
+        ruling = _rule(audit, one, elsewhere)
         begin, side = first + settings.prefix, one.alignment
         shown = slice(*character_range(own, first, begin))
         copied = slice(*character_range(own, begin + side.first, begin + side.last))
@@ -259,6 +274,7 @@ def near_table(
                 "tokens": one.last - one.first,
                 "matched": side.matched,
                 "longest_block": side.longest,
+                "elsewhere": elsewhere,
                 "edits": Levenshtein.distance(document.text[copied], text),
                 "windows": one.n_windows,
                 "strict_characters": within,
@@ -273,15 +289,60 @@ def near_table(
     return pl.DataFrame(rows, schema=schema_of(TABLE))
 
 
-def _rule(audit: Auditing, one: NearCopy) -> Ruling:
-    """Guess or Recall, of the prefix and what the model wrote after it."""
+def matched_elsewhere(texts: Sequence[Text], copy: NearCopy, settings: NearSettings) -> int:
+    """Most tokens of what was written for a near copy that match at another place of the documents.
+
+    About 200 places of its own document and as many of the others, evenly spread, and the beginning
+    of each; one that holds nearly the same text as the copy's own place is none.
+    """
+    number, begin = copy.place[0], copy.place[1] + settings.prefix
+    reach = len(copy.written) + len(copy.written) // 2
+    ids = texts[number].tokens.ids
+    own, around = (ids[max(begin - more, 0) : begin + reach + more].tolist() for more in (0, reach))
+
+    def places(of: Sequence[int], step: int) -> Iterator[Place]:
+        step = max(step, sum(len(texts[at].tokens.ids) for at in of) // _MOST_PLACES, 1)
+        for at in of:
+            for first in range(0, max(len(texts[at].tokens.ids) - reach, 0) + 1, step):
+                if at != number or abs(first - begin) >= reach:
+                    yield at, first
+
+    def matched(tokens: Sequence[int], others: Sequence[int]) -> int:
+        runs = align(tokens, others, gap=settings.near_gap)
+        return max((one.matched for one in runs), default=0)
+
+    most, others = 0, [at for at in range(len(texts)) if at != number]
+    for at, first in chain(places([number], reach // 6), places(others, reach)):
+        there = texts[at].tokens.ids[first : first + reach].tolist()
+        found = matched(there, copy.written)
+        # Places of other documents may lie far apart: the same text may begin at any token there.
+        text = own if at == number else around
+        if found > most and matched(text, there) < _SAME * min(len(text), len(there)):
+            most = found
+    return most
+
+
+def stands_out(copy: NearCopy, elsewhere: int, settings: NearSettings) -> bool:
+    """Whether a near copy matches its own place by far more than any other."""
+    return copy.alignment.matched - elsewhere >= BEYOND * settings.near_length
+
+
+def _rule(audit: Auditing, one: NearCopy, elsewhere: int) -> Ruling:
+    """Guess or Recall, of the prefix and what the model wrote after it, unless its form may do."""
     settings = audit.settings
+    assert isinstance(settings, NearSettings)
     prefix = cut(audit.texts, [one.place], settings.prefix)
     window = np.hstack([prefix, np.array([one.written[: settings.suffix]], dtype=np.int32)])
     (ruling,) = rule_windows(
         audit.tokenizer, window, prefix=settings.prefix, patterns=settings.patterns
     )
-    return ruling
+    if ruling.verdict != RECALL or stands_out(one, elsewhere, settings):
+        return ruling
+    return ruling._replace(
+        verdict=UNDECIDED,
+        reason=f"at another place of the documents {elsewhere} tokens of it match too, so their "
+        "form alone may give it",
+    )
 
 
 def _pieces(tokenizer: Any, ids: Sequence[int], others: Sequence[int]) -> Iterator[dict[str, str]]:

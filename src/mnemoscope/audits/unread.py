@@ -34,6 +34,7 @@ TABLE = {
     "reason": Column(pl.String, "why, in words"),
     "text": Column(pl.String, "the passage"),
     "otherwise": Column(OTHERWISE, "characters of it that no window has right; counted nowhere"),
+    "nearly": Column(pl.Boolean, f"whether it is a near copy (`near.parquet`), called {RECALL}"),
     "repeats": Column(
         REPEAT, "the audited passage that has these words too, or nearly; null: none has"
     ),
@@ -79,12 +80,16 @@ def depends(audit: Auditing) -> object:
 def ask(audit: Auditing) -> Answer:
     """Audit the unread documents by the same rule, and count what it says of them."""
     texts = unread_texts(audit)
-    passages = _passages(audit, texts)
-    return Answer(table=passages, facts=facts_of(audit, passages))
+    found = _found(audit, texts)
+    return Answer(table=found, facts=facts_of(audit, found))
 
 
-def _passages(audit: Auditing, texts: Sequence[Text]) -> pl.DataFrame:
-    """What comes out of the unread documents, with its verdicts; columns `TABLE`."""
+def _found(audit: Auditing, texts: Sequence[Text]) -> pl.DataFrame:
+    """What comes out of the unread documents, with its verdicts; columns `TABLE`.
+
+    Behind it their near copies that are called recall, where the audit looks for such.
+    """
+    from mnemoscope.audits.near import ask as ask_near
     from mnemoscope.audits.run import decide_passages, find_passages
 
     length = audit.settings.length
@@ -98,12 +103,18 @@ def _passages(audit: Auditing, texts: Sequence[Text]) -> pl.DataFrame:
     known = repeats(whole, whole_passages(audit.passages))
     stands = [known.get(row["number"]) for row in whole for _ in row["pieces"]]
     also = pl.Series("repeats", [one and one._asdict() for one in stands], dtype=REPEAT)
-    return other.passages.with_columns(also).select(*TABLE)
+    found = other.passages.with_columns(also, nearly=pl.lit(False)).select(*TABLE)
+    if "near" in audit.asked() and (near := ask_near(other).table) is not None:
+        near = near.filter(verdict=RECALL).with_columns(
+            nearly=pl.lit(True), repeats=pl.lit(None, REPEAT)
+        )
+        found = pl.concat([found, near.select(*TABLE)])
+    return found
 
 
 def again(audit: Auditing, table: pl.DataFrame) -> list[str]:
     """What the rule says now of the unread documents, where that is not what the table says."""
-    found = _passages(audit, unread_texts(audit)).rows()
+    found = _found(audit, unread_texts(audit)).rows()
     n = len({*map(str, found)} ^ {*map(str, table.rows())})
     return [f"unread.parquet: {plural(n, 'passage')} of --unread came out otherwise."] if n else []
 
@@ -117,14 +128,21 @@ def facts_of(audit: Auditing, passages: pl.DataFrame) -> Mapping[str, Any]:
             counts := counts_of(
                 [len(one.document.text) for one in texts if len(one.tokens.ids) >= length],
                 passages,
+                has_near="near" in audit.asked(),
             )
         ),
         "sentence": sentence_of(counts, titles_of([one.name for one in audit.texts])),
     }
 
 
-def counts_of(characters: Sequence[int], passages: pl.DataFrame) -> Mapping[str, Any]:
-    """Documents that were asked, of so many `characters` each, and passages of each verdict."""
+def counts_of(
+    characters: Sequence[int], found: pl.DataFrame, *, has_near: bool
+) -> Mapping[str, Any]:
+    """Documents that were asked, of so many `characters` each, and passages of each verdict.
+
+    `near_recall_spans` are near copies that are called recall; None where none were looked for.
+    """
+    passages = found.filter(~pl.col("nearly"))
     rows = passages.with_columns(passage=pl.Series(numbered(passages), dtype=pl.Int64))
     sizes = {"tokens": 0, "windows": 1}
     counts = [
@@ -141,6 +159,7 @@ def counts_of(characters: Sequence[int], passages: pl.DataFrame) -> Mapping[str,
         "recall_spans": whole["recall_spans"],
         "undecided_spans": whole["undecided_spans"],
         "guess_spans": whole["guess_spans"],
+        "near_recall_spans": found.height - passages.height if has_near else None,
         "recalled": {"characters": recalled, "share": recalled / n if n else 0.0},
         "documents_recalled": n_recalled,
         "rate": clopper_pearson(n_recalled, len(characters))._asdict(),
@@ -167,7 +186,12 @@ def sentence_of(counts: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         found += f" in {k:,} of them ({rate}, 95 % interval; {share} of {of})"
     said = f"How far to trust this here: of {which}, {found} {verb} recalled by this rule"
     said += f" ({' and '.join(beside)})" if beside else ""
-    if not passages:
+    if near := counts["near_recall_spans"]:
+        said += f"{', but' if not passages else ', and'} {near:,} near cop"
+        said += "y is" if near == 1 else "ies are"
+    elif near is not None:
+        said += ", nor is a near copy" if not passages else ", and no near copy"
+    if not passages and not near:
         bound = share_words(rate.high or 0.0)
         return f"{said}; by the 95 % interval in at most {bound} of such documents."
     explained = ""
