@@ -18,8 +18,8 @@ _KINDS = {"targets swapped": KINDS[:1], "before fitting": (KINDS[0], KINDS[2])}
 
 
 def tables(found: Mapping[str, Any]) -> dict[tuple[str, str], str]:
-    """Of each network copies by task and dose, the differences between tasks, and its attention."""
-    runs = {name: found[family][0] for family, name in NAMES.items() if family in found}
+    """Of each network, last seed: copies by dose, differences between tasks, attention."""
+    runs = {name: found[family][-1] for family, name in NAMES.items() if family in found}
     doses = [f"{dose} in the table" for dose in sorted({one["dose"] for one in _any(runs)})]
     return {
         (PAGE, "doses"): table_of(
