@@ -307,18 +307,20 @@ def matched_elsewhere(texts: Sequence[Text], copy: NearCopy, settings: NearSetti
                 if at != number or abs(first - begin) >= reach:
                     yield at, first
 
-    def matched(tokens: Sequence[int], others: Sequence[int]) -> int:
+    def best(tokens: Sequence[int], others: Sequence[int]) -> Alignment:
         runs = align(tokens, others, gap=settings.near_gap)
-        return max((one.matched for one in runs), default=0)
+        return max(runs, key=lambda one: one.matched, default=Alignment(0, 0, 0, 0, ()))
 
     most, others = 0, [at for at in range(len(texts)) if at != number]
     for at, first in chain(places([number], reach // 6), places(others, reach)):
         there = texts[at].tokens.ids[first : first + reach].tolist()
-        found = matched(there, copy.written)
+        run = best(there, copy.written)
+        if run.matched <= most:
+            continue
         # Places of other documents may lie far apart: the same text may begin at any token there.
-        text = own if at == number else around
-        if found > most and matched(text, there) < _SAME * min(len(text), len(there)):
-            most = found
+        part, text = there[run.first : run.last], own if at == number else around
+        if best(part, text).matched < _SAME * len(part):
+            most = run.matched
     return most
 
 
