@@ -280,6 +280,34 @@ def test_a_gate_that_passes_says_that_it_would_fail_and_advises_what_does(each, 
         assert judge(parse_gate(advised, PASSAGES), record, pl.DataFrame(), None).is_failed
 
 
+@pytest.mark.parametrize("condition", ["recalled > 1%", "recalled > 0%", "recalled > 1% in doc"])
+def test_where_only_strict_fails_it_says_which_documents_and_how_to_have_them_read(condition):
+    """0.1 % is recalled; where 1 % is allowed no line advises to train again."""
+    counts = {"n_characters": 1000, "n_tokens": 64, "n_windows": 1}
+    rows = [summarize(name, **counts, spans=[(0, 1, "recall")]) for name in "ab"]
+    rows = [one | {"is_too_short": False} for one in rows]
+    skipped = [{"document": f"{n}.csv", "reason": f"a table{n}."} for n in range(4)]
+    record = {"documents": rows, "summary": overall(rows), "reference": None}
+    holds = condition == "recalled > 0%"
+    for n, names in ((1, "0.csv"), (4, "0.csv, 1.csv, 2.csv and 1 more")):
+        record["skipped"] = skipped[:n]
+        found = judge(parse_gate(condition, PASSAGES), record, pl.DataFrame(), None)
+        whole = f"; not checked: {n} of {n + 2} documents, unread or too short ({names})"
+        assert (found.is_failed, whole in found.line) == (holds, True)
+        strict = found.strictly()
+        were = "1 document was" if n == 1 else f"{n} documents were"
+        why = f"Failed (--strict): {were} not read: {names}. 0.1 % recalled"
+        assert (strict.is_failed, strict.line.startswith(why)) == (True, not holds)
+        assert ("train again" in strict.next_step, "0.csv: a table0." in strict.next_step) == (
+            (holds, not holds)
+        )
+        assert strict.line.count("0.csv") == 1
+    record["skipped"] = []
+    rows[0]["is_too_short"] = True
+    short = judge(parse_gate("recalled > 1%", PASSAGES), record, pl.DataFrame(), None).strictly()
+    assert "1 document was not asked: a." in short.line
+
+
 def test_a_condition_that_is_named_as_results_are_is_told_its_word():
     with pytest.raises(UserError, match="'cannot be told' is written undecided"):
         parse_gate("cannot be told > 1%", PASSAGES)

@@ -24,6 +24,7 @@ from mnemoscope.audits.shares import (
     share_words,
 )
 from mnemoscope.conditions import (
+    SHORT,
     TO_DO,
     Gate,
     GateResult,
@@ -77,8 +78,9 @@ def judge(
     """
     rows: Sequence[Counts] = record["documents"]
     n_asked = sum(not row["is_too_short"] for row in record["documents"])
-    n_unread = len(record["skipped"]) + len(rows) - n_asked
-    beside = unchecked(n_unread, len(record["skipped"]) + len(rows))
+    unread = {one["document"]: one["reason"] for one in record["skipped"]}
+    unread |= {row["document"]: f"{SHORT}." for row in record["documents"] if row["is_too_short"]}
+    beside = lacks = unchecked([*unread], len(record["skipped"]) + len(rows))
     if gate.kind == "near" and "near" not in record["summary"]:
         raise UserError("--fail-if near: near copies were not looked for here. Choose recalled.")
     new, compared, copies = "", None, None
@@ -127,7 +129,7 @@ def judge(
         if found:
             too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
-        found_of = passages, most, n_asked, n_unread, found
+        found_of = passages, most, n_asked, unread, lacks, found
         result = GateResult(gate, bool(found), said, *found_of, baseline=compared, **asides)
         return _advised(result)
     whole = amount_of(gate, overall(rows))
@@ -136,7 +138,7 @@ def judge(
     said = f"{shown_whole}{in_all}, {gate.allowed}{beside}"
     is_failed = gate.holds(whole)
     said += ("" if is_failed else passed_over + near_said) + swapped
-    figures = passages, whole, n_asked, n_unread
+    figures = passages, whole, n_asked, unread, lacks
     result = GateResult(gate, is_failed, said, *figures, baseline=compared, **asides)
     return _advised(result)
 
@@ -219,7 +221,6 @@ def _advised(passed: GateResult) -> GateResult:
         wanted["undecided"] = f"undecided > {100 * _MUCH:.12g}%"
     if passed.near is not None and passed.near["would_fail"]:
         wanted["near"] = passed.gate.text.replace(passed.gate.kind, "near", 1)
-        passed = passed._replace(to_do=TO_DO_HERE)  # with --strict it fails
     said = {kind: f"Add --fail-if '{one}', which fails here." for kind, one in wanted.items()}
     return passed._replace(advice=said)
 

@@ -18,6 +18,7 @@ from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.conditions import (
     TO_DO,
+    UNDRAWN,
     Case,
     Gate,
     GateResult,
@@ -343,9 +344,11 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     known = history.windows.select("window", "text", *PLACE)
     name_of = pl.col("document").fill_null(pl.col("window"))
     rows = rows.join(known, on="window", maintain_order="left").with_columns(document=name_of)
-    n_unread = history.unread.height
+    unread = dict(history.unread.iter_rows())
+    unasked = [name for name, why in unread.items() if not why.startswith(UNDRAWN)]
     beside = f"; {history.drawn_said}" if history.drawn else ""
-    beside += unchecked(n_unread - history.n_unasked, history.n_documents + n_unread)
+    lacks = unchecked(unasked, history.n_documents + len(unread))
+    beside += lacks
     done, older_is = " reproduced", None
     if baseline is not None:
         done += f" newly ({int(rows['is_memorized'].sum()):,} in all)"
@@ -375,12 +378,12 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
         if failing:
             has = "has" if len(failing) == 1 else "have"
             said = f"{len(failing):,} of {plural(len(parts), 'document')} {has} too much: {said}"
-        found = rows.filter("is_memorized"), most, len(parts), n_unread, failing
+        found = rows.filter("is_memorized"), most, len(parts), unread, lacks, failing
         return GateResult(gate, bool(failing), said, *found, **figures)
     share = _share(rows.join(_groups(history.windows), on="window", maintain_order="left"))
     said = f"{at}{_amount_said(gate, rows, share)}{which}{done}, {gate.allowed}{beside}"
     value = _amount(gate, rows)
-    found_of = rows.filter("is_memorized"), value, rows.height, n_unread
+    found_of = rows.filter("is_memorized"), value, rows.height, unread, lacks
     return GateResult(gate, gate.holds(value), said, *found_of, **figures)
 
 

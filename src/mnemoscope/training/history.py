@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 from typing_extensions import TypedDict
 
-from mnemoscope.conditions import Measures
+from mnemoscope.conditions import UNDRAWN, Measures
 from mnemoscope.errors import UserError
 from mnemoscope.files import as_path
 from mnemoscope.stats import Estimate, Floats, draw_within, frame_of, interval_of
@@ -42,7 +42,6 @@ WINDOWS = Measures(
 )
 """What a gate may be put to, of the windows of a check."""
 _WINDOWS, _UNREAD = "watched.parquet", "unread.parquet"
-_NOT_DRAWN = "none of its windows was drawn"
 _UNREAD_SCHEMA = {"document": pl.String, "reason": pl.String}
 _PART = re.compile(r"step-(\d+)\.json")
 _LIBRARIES = ("mnemoscope", "torch", "transformers")
@@ -103,7 +102,7 @@ class History:
     @property
     def n_unasked(self) -> int:
         """Documents that have windows, of which none was drawn."""
-        return int(self.unread["reason"].str.starts_with(_NOT_DRAWN).sum())
+        return int(self.unread["reason"].str.starts_with(UNDRAWN).sum())
 
     @property
     def drawn(self) -> dict[str, int] | None:
@@ -151,7 +150,7 @@ class HistoryWriter:
     ) -> None:
         self.folder: Path = Path(folder)
         self._store = _store_of(self.folder)
-        unasked = [(name, f"{_NOT_DRAWN} (raise 'most').") for name in windows.unasked]
+        unasked = [(name, f"{UNDRAWN} (raise 'most').") for name in windows.unasked]
         passed = pl.DataFrame([*unread, *unasked], schema=_UNREAD_SCHEMA, orient="row")
         asked = placed(windows.table).filter(pl.col("source") != CONTROL)["document"]
         counts = {
