@@ -55,6 +55,7 @@ class _Watch(TypedDict):
     run: NotRequired[str | None]
     source: NotRequired[str | None]
     columns: NotRequired[dict[str, str] | None]
+    given: NotRequired[list[str]]
 
 
 def _store_of(folder: Path) -> Store:
@@ -85,6 +86,7 @@ class History:
     run: str  # name of the run, or of the folder where none was recorded
     # the words of 'mnemoscope watch' that name what is watched; empty where a callback did
     command: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()  # checkpoints, as the user named them
     folder: Path = Path()
     # of the documents that were to be watched, those without a window: `document`, `reason`
     unread: pl.DataFrame = field(default_factory=partial(pl.DataFrame, schema=_UNREAD_SCHEMA))
@@ -93,6 +95,12 @@ class History:
     n_copied: int = 0  # windows of a control that are watched too, and so were left out of it
     sums: tuple[str, ...] = ()  # of each check's record
     last: Mapping[str, Any] = field(default_factory=dict)  # what the last one says
+    # of checks of a folder whose name has no step: that name, by the number that it was given
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def say_step(self, step: int) -> str:
+        """What a check was of: `step 1,000`, or the name of a folder that has none."""
+        return self.names.get(step, f"step {step:,}")
 
     @property
     def n_watched(self) -> int:
@@ -166,7 +174,10 @@ class HistoryWriter:
                     "watch the same texts, as many windows of them, with the same tokenizer."
                 )
             counts["copied"] = kept["copied"]  # the control may now be the one that is kept
-            same = all(kept.get(name) == n for name, n in counts.items())
+            if "given" in facts:
+                facts["given"] = [*dict.fromkeys([*kept.get("given", ()), *facts["given"]])]
+            counted = counts | {name: facts[name] for name in ("given",) if name in facts}
+            same = all(kept.get(name) == n for name, n in counted.items())
             if same and self._store.frame(WATCH, _UNREAD).equals(passed):
                 return
         versions = {name: metadata.version(name) for name in _LIBRARIES}
@@ -178,13 +189,20 @@ class HistoryWriter:
         return is_checked(self.folder, step, key)
 
     def add(
-        self, step: int, check: pl.DataFrame, key: str = "", fingerprint: str | None = None
+        self,
+        step: int,
+        check: pl.DataFrame,
+        key: str = "",
+        fingerprint: str | None = None,
+        name: str | None = None,
     ) -> None:
         """Write one check, whole or not at all; a check of the same step is replaced.
 
-        `fingerprint` is that of the weights, where they have one.
+        `fingerprint` is that of the weights, where they have one; `name` that of a folder without a
+        step.
         """
-        said = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "fingerprint": fingerprint}
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        said = {"date": date, "fingerprint": fingerprint, "folder": name}
         self._store.put(_name(step), {f"{_name(step)}.parquet": check}, key=key, **said)
 
     def steps_after(self, step: int) -> list[int]:
@@ -252,6 +270,7 @@ def read_history(folder: Path | str) -> History:
         pl.concat(checks, how="diagonal"),
         run,
         command,
+        tuple(facts.get("given") or ()),
         folder,
         unread=store.frame(WATCH, _UNREAD),
         n_documents=facts["documents"],
@@ -259,6 +278,11 @@ def read_history(folder: Path | str) -> History:
         n_copied=facts["copied"],
         sums=tuple(one["sha256"] for one in records),
         last=records[-1],
+        names={
+            step: str(one["folder"])
+            for step, one in zip(_steps(folder), records, strict=True)
+            if one.get("folder")
+        },
     )
 
 
