@@ -43,6 +43,7 @@ class Measures(NamedTuple):
     examples: str
     said: Mapping[str, str] = {}
     has_each: bool = False  # of documents
+    elsewhere: Mapping[str, str] = {}  # kinds that another verb has, and what to do
 
 
 class Gate(NamedTuple):
@@ -375,6 +376,7 @@ def parse_gate(text: str, measures: Measures) -> Gate:
     is_read = match and (measures.has_each or not match[5])
     if match is None or not is_read or match[1] not in (None, *measures.kinds):
         hint = nearest(match[1], measures.kinds) if match and is_read and match[1] else ""
+        hint = measures.elsewhere.get(match[1] or "", hint) if match else _bare(text, measures)
         hint = hint or _word_of(text, measures)
         raise UserError(
             f"--fail-if '{text}': not understood.{hint} Write for example {measures.examples} "
@@ -406,6 +408,16 @@ def parse_gate(text: str, measures: Measures) -> Gate:
         )
     limit = number / 100 if unit == "%" else number
     return Gate(text.strip(), kind, sign, limit, unit != "%", match[5] is not None, measures)
+
+
+def _bare(text: str, measures: Measures) -> str:
+    """The whole condition, where it is only how much; else empty."""
+    each = "( in doc)?" if measures.has_each else ""
+    pattern = rf"([1-9][0-9]* *{measures.unit}s?|[0-9]+(\.[0-9]+)? *%){each}"
+    if not re.fullmatch(pattern, text.strip()):
+        return ""
+    kind = "recalled" if "recalled" in measures.kinds else measures.kinds[0]
+    return f" Did you mean '{kind} {'>' if '%' in text else '>='} {text.strip()}'?"
 
 
 def _word_of(text: str, measures: Measures) -> str:

@@ -39,6 +39,9 @@ WINDOWS = Measures(
     "windows of that kind",
     "'recalled > 1%', 'reproduced > 3 windows' or 'recalled >= 1 window in doc'",
     has_each=True,
+    elsewhere=dict.fromkeys(
+        ("near", "undecided"), " A watch does not look for that; 'mnemoscope audit' does."
+    ),
 )
 """What a gate may be put to, of the windows of a check."""
 _WINDOWS, _UNREAD = "watched.parquet", "unread.parquet"
