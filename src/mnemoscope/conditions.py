@@ -154,7 +154,7 @@ class GateResult(NamedTuple):
             were = f"{plural(n, 'document')} {'was' if n == 1 else 'were'} not"
             said = f"{were} {'asked' if is_asked else 'read'}: {first_names([*self.unread])}"
             each = [f"{name}: {why}" for name, why in self.unread.items()][:_NAMED]
-            yield said, f"What to do: {' '.join(each)} Or name the documents without {_IT[n > 1]}."
+            yield said, f"What to do: {' '.join(each)} Or leave {_IT[n > 1]} out of the documents."
         if self.gate.in_each and self.drawn is not None:
             n, whole = self.drawn["windows"], self.drawn["of"]
             yield f"{n:,} of {whole:,} windows were drawn", "What to do: leave out --most."
@@ -188,7 +188,8 @@ class GateResult(NamedTuple):
     def reason(self) -> str:
         """Why it fails where only `--strict` does, and what was found."""
         why = "; ".join(said for said, _ in self._open())
-        return f"{why}. {self.said.replace(self.unchecked, '')}"
+        said = self.said.replace(self.unchecked, "")
+        return f"{why}. {said[0].upper()}{said[1:]}"
 
     def as_json(self) -> Mapping[str, Any]:
         """What `--json` has of a condition, under `gate`."""
