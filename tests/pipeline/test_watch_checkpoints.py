@@ -500,3 +500,16 @@ def test_what_to_do_is_to_train_again_only_where_training_is_the_cause(
     assert ("train again" in found.to_do) == is_to_train
     if advised := re.findall(r"--fail-if '(.*)'", found.to_do):
         watch.judge_latest(history, parse_gate(advised[0], WINDOWS))
+
+
+def test_what_came_out_before_training_is_left_out_as_the_line_advises(tiny, run, tmp_path, call):
+    for name in ("run/checkpoint-0", "run/checkpoint-100", "start"):
+        shutil.copytree(run / "checkpoint-200", tmp_path / name)
+    pl.read_parquet(tiny.table).head(30).write_parquet(tmp_path / "read.parquet")
+    asked = ("--sequences", tmp_path / "read.parquet", "--scan", "-q", "-o")
+    gate = ("--fail-if", "recalled > 0 windows")
+    made = call("watch", tmp_path / "run", *asked, tmp_path / "w", *gate)
+    assert (made.status, "all of it came out at step 0, before training" in made.out) == (3, True)
+    assert call("watch", tmp_path / "start", *asked, tmp_path / "older").status == 0
+    made = call("watch", tmp_path / "w", *gate, "--baseline", tmp_path / "older")
+    assert (made.status, "reproduced newly (20 in all)" in made.out) == (0, True)
