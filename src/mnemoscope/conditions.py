@@ -1,7 +1,7 @@
 """Conditions of gates, such as `recalled > 0.5%`: a measure, a sign, and a number with its unit."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isclose
 from operator import ge, gt
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,6 +14,10 @@ from mnemoscope.words import plain_figure, plural
 if TYPE_CHECKING:
     import polars as pl
 
+SHORT, UNDRAWN = "shorter than one window", "none of its windows was drawn"
+"""How the reason begins why a document that was read was not asked."""
+_NAMED = 3  # documents that were not checked
+_IT = {False: "it", True: "them"}
 _MOST_DIGITS = 12
 _FORBIDDEN = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 has no way to write."""
@@ -39,6 +43,7 @@ class Measures(NamedTuple):
     examples: str
     said: Mapping[str, str] = {}
     has_each: bool = False  # of documents
+    elsewhere: Mapping[str, str] = {}  # kinds that another verb has, and what to do
 
 
 class Gate(NamedTuple):
@@ -92,7 +97,8 @@ class GateResult(NamedTuple):
     """Whether a condition holds, and the figures: in a line, and as numbers.
 
     `value` is compared with the limit: of all, or the largest of any document. `n_compared` are the
-    documents, items or windows that it was put to, `n_unread` those that nobody could ask.
+    documents, items or windows that it was put to, `unread` the documents that nobody could ask,
+    each with the reason; `unchecked` is the part of `said` about them.
     `counted` are the passages (items, windows) that count; `failing` are the documents of which it
     holds, with the amount of each in words, where it is asked of each. `is_strict`: what is unread
     fails too. `baseline`: how the older result compares, where there is one.
@@ -101,7 +107,7 @@ class GateResult(NamedTuple):
     a baseline the near copies that are new. `swapped`: whether model and reference, or texts and
     control, look swapped. `drawn`: how many of all windows were asked, where a draw left some out.
     `advice`: what the line of a gate that passes ends with, by the kind that it advises a condition
-    on. `to_do`: what to do where it fails.
+    on. `to_do`: what to do where it holds.
     """
 
     gate: Gate
@@ -110,7 +116,8 @@ class GateResult(NamedTuple):
     counted: "pl.DataFrame"
     value: float
     n_compared: int
-    n_unread: int = 0
+    unread: Mapping[str, str] = {}
+    unchecked: str = ""
     failing: Mapping[str, str] = {}
     is_strict: bool = False
     baseline: Mapping[str, Any] | None = None
@@ -127,8 +134,7 @@ class GateResult(NamedTuple):
 
         What makes a pass void fails too (`is_void`).
         """
-        is_open = bool(self.n_unread) or (self.gate.in_each and self.drawn is not None)
-        is_failed = self.is_failed or is_open or self.is_void
+        is_failed = self.is_failed or any(self._open())
         return self._replace(is_strict=True, is_failed=is_failed)
 
     @property
@@ -137,12 +143,53 @@ class GateResult(NamedTuple):
         return self.swapped or bool(self.near and self.near["would_fail"])
 
     @property
+    def is_only_strict(self) -> bool:
+        """Whether it fails although the condition does not hold."""
+        return self.is_failed and not self.gate.holds(self.value)
+
+    def _open(self) -> Iterator[tuple[str, str]]:
+        """What `--strict` fails for, each with what to do about it."""
+        if n := len(self.unread):
+            is_asked = any(one.startswith((SHORT, UNDRAWN)) for one in self.unread.values())
+            were = f"{plural(n, 'document')} {'was' if n == 1 else 'were'} not"
+            said = f"{were} {'asked' if is_asked else 'read'}: {first_names([*self.unread])}"
+            each = [f"{name}: {why}" for name, why in self.unread.items()][:_NAMED]
+            yield said, f"What to do: {' '.join(each)} Or leave {_IT[n > 1]} out of the documents."
+        if self.gate.in_each and self.drawn is not None:
+            n, whole = self.drawn["windows"], self.drawn["of"]
+            yield f"{n:,} of {whole:,} windows were drawn", "What to do: leave out --most."
+        if self.swapped:
+            yield (
+                "roles look swapped",
+                "What to do: if you swapped the two, run it again with each in its place.",
+            )
+        if self.near and self.near["would_fail"]:
+            wanted = f"--fail-if '{self.gate.text.replace(self.gate.kind, 'near', 1)}'"
+            yield "it would fail with near copies", f"What to do: put {wanted} beside it."
+
+    @property
+    def next_step(self) -> str:
+        """What to do where it fails."""
+        if self.is_only_strict:
+            return " ".join(to_do for _, to_do in self._open())
+        return self.to_do * self.is_failed
+
+    @property
     def line(self) -> str:
         """The whole of it, as the last line of the command says it."""
-        word, end = "Failed" if self.is_failed else "Passed", "" if self.said[-1:] == "?" else "."
-        of = f"{self.gate.text}{', --strict' * self.is_strict}"
+        said, of = self.said, f"{self.gate.text}{', --strict' * self.is_strict}"
+        if self.is_only_strict:
+            of, said = "--strict", self.reason
+        word, end = "Failed" if self.is_failed else "Passed", "" if said[-1:] == "?" else "."
         more = [] if self.is_failed else self.advice.values()
-        return " ".join([f"{word} ({of}): {self.said}{end}", *more])
+        return " ".join([f"{word} ({of}): {said}{end}", *more])
+
+    @property
+    def reason(self) -> str:
+        """Why it fails where only `--strict` does, and what was found."""
+        why = "; ".join(said for said, _ in self._open())
+        said = self.said.replace(self.unchecked, "")
+        return f"{why}. {said[0].upper()}{said[1:]}"
 
     def as_json(self) -> Mapping[str, Any]:
         """What `--json` has of a condition, under `gate`."""
@@ -158,20 +205,20 @@ class GateResult(NamedTuple):
             "in_each": gate.in_each,
             "failing": [*self.failing],
             "compared": self.n_compared,
-            "unread": self.n_unread,
+            "unread": len(self.unread),
             "strict": self.is_strict,
             "baseline": self.baseline,
             "undecided": self.undecided,
             "near": self.near,
             "swapped": self.swapped,
             "drawn": self.drawn,
-            "to_do": self.to_do if self.is_failed else "",
+            "to_do": self.next_step,
         }
 
 
 def gates_said(judged: Sequence[GateResult]) -> list[str]:
     """Once what to do where any fails, then the line of each condition, which stays the last."""
-    wanted = dict.fromkeys(one.to_do for one in judged if one.is_failed and one.to_do)
+    wanted = dict.fromkeys(one.next_step for one in judged if one.next_step)
     return [*wanted, *(one.line for one in judged)]
 
 
@@ -237,9 +284,10 @@ def _strictly(case: Case) -> Case:
 
 
 def _of_all(judged: GateResult, is_void: bool) -> Case:
-    gate, said = judged.gate, f"{judged.gate.text}: {judged.said}"
+    gate, to_do = judged.gate, judged.next_step
+    said = f"{gate.text}: {judged.reason if judged.is_only_strict else judged.said}"
     is_failed = is_void or gate.holds(judged.value)
-    return Case(gate.text, Failure(gate.kind, _with(said, judged.to_do)) if is_failed else None)
+    return Case(gate.text, Failure(gate.kind, _with(said, to_do)) if is_failed else None)
 
 
 def failure_of(judged: Sequence[GateResult], name: str) -> Failure | None:
@@ -295,9 +343,16 @@ def compared(
     return {"folder": str(baseline)} | counts, "".join(f"; {one}" for one in said if one)
 
 
-def unchecked(n: int, whole: int) -> str:
-    """What a gate's line adds where `n` of all documents could not be asked."""
-    return f"; not checked: {n:,} of {plural(whole, 'document')}, unread or too short" if n else ""
+def unchecked(names: Sequence[str], whole: int) -> str:
+    """What a gate's line adds where some of all documents could not be asked; names up to three."""
+    of = f"{len(names):,} of {plural(whole, 'document')}"
+    return f"; not checked: {of}, unread or too short ({first_names(names)})" if names else ""
+
+
+def first_names(names: Sequence[str]) -> str:
+    """Up to three names, and how many more there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def newer(baseline: object, then: str | None, now: str | None) -> str:
@@ -322,6 +377,7 @@ def parse_gate(text: str, measures: Measures) -> Gate:
     is_read = match and (measures.has_each or not match[5])
     if match is None or not is_read or match[1] not in (None, *measures.kinds):
         hint = nearest(match[1], measures.kinds) if match and is_read and match[1] else ""
+        hint = measures.elsewhere.get(match[1] or "", hint) if match else _bare(text, measures)
         hint = hint or _word_of(text, measures)
         raise UserError(
             f"--fail-if '{text}': not understood.{hint} Write for example {measures.examples} "
@@ -353,6 +409,16 @@ def parse_gate(text: str, measures: Measures) -> Gate:
         )
     limit = number / 100 if unit == "%" else number
     return Gate(text.strip(), kind, sign, limit, unit != "%", match[5] is not None, measures)
+
+
+def _bare(text: str, measures: Measures) -> str:
+    """The whole condition, where it is only how much; else empty."""
+    each = "( in doc)?" if measures.has_each else ""
+    pattern = rf"([1-9][0-9]* *{measures.unit}s?|[0-9]+(\.[0-9]+)? *%){each}"
+    if not re.fullmatch(pattern, text.strip()):
+        return ""
+    kind = "recalled" if "recalled" in measures.kinds else measures.kinds[0]
+    return f" Did you mean '{kind} {'>' if '%' in text else '>='} {text.strip()}'?"
 
 
 def _word_of(text: str, measures: Measures) -> str:

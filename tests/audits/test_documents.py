@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import os
+import re
 import sys
 import unicodedata
 import zipfile
@@ -325,3 +326,28 @@ def test_a_training_that_is_watched_calls_documents_as_an_audit_does(tmp_path, l
     assert {*read_sequences(own, lm.tokenizer).as_given("x").frame["document"]} == {
         *own["document"]
     }
+
+
+def test_a_csv_without_a_header_is_read_as_text_as_its_line_says(tmp_path):
+    """No record of it is printed; of a header the first names are."""
+    record = "Patient Hugo Ibarra,born 21.03.1959,record 791931,takes omeprazole 25 mg."
+    folder, table = tmp_path / "texts", tmp_path / "texts" / "customers.csv"
+    folder.mkdir()
+    table.write_text(f"{record}\n{record}\n")
+    (folder / "a.txt").write_text("a text")
+    (skipped,) = read_documents([str(folder)]).skipped
+    assert "a CSV of 4 columns without a column" in skipped.reason
+    assert not any(word in skipped.reason for word in ("Hugo", "1959", "791931", "25 mg"))
+    tokenizer = load_tokenizer(model_path())
+    (unread,) = read_sequences(folder, tokenizer, length=2, stride=2).unread
+    for line in (skipped.reason, unread.reason):
+        assert re.search(r"let .*name end in \.txt", line)
+    with pytest.raises(UserError, match=r"name end\s+in \.txt"):  # alone, as the folder's line says
+        read_sequences(table, tokenizer, length=2, stride=2)
+    table.rename(folder / "customers.txt")
+    read = read_documents([str(folder)])
+    assert ([len(one.text) for one in read.documents], read.skipped) == ([6, 148], [])
+    assert read_sequences(folder, tokenizer, length=2, stride=2).unread == ()
+    (tmp_path / "named.csv").write_text("id,note,date,author\n1,hello,2,me\n")
+    with pytest.raises(UserError, match=r"4 columns \(id, note, date, …\)"):
+        read_documents([str(tmp_path / "named.csv")])

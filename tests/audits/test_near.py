@@ -192,7 +192,7 @@ def test_a_gate_does_not_pass_over_near_copies_in_silence(made, condition):
     assert judge(parse_gate(advised, PASSAGES), record, spans, None).is_failed
     counted = {"passages": 1, "share": 0.6, "would_fail": True}
     assert (found.is_failed, found.as_json()["near"]) == (False, counted)
-    strict = found.strictly()._replace(n_unread=0)
+    strict = found.strictly()._replace(unread={})
     suite = ElementTree.fromstring(junit_xml(record, spans, [strict], made.near))
     case = suite.find(f"testcase[@name='{condition}']")
     assert (strict.is_failed, case.find("failure") is None) == (True, False)

@@ -26,6 +26,7 @@ from mnemoscope.data.patterns import find_pattern
 from mnemoscope.data.read import is_copied
 from mnemoscope.data.rouge import rouge_scores
 from mnemoscope.errors import UserError
+from mnemoscope.forgetting.run import GATE
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 from mnemoscope.training.history import WINDOWS
@@ -243,6 +244,9 @@ def test_a_gate_asks_for_a_share_or_a_number_of_all_or_of_each_document():
         )
     shown = share_beside(record["summary"], "undecided")["share"]  # as on the pages: they add up
     left_out = f"; 1 passage ({100 * shown:.1f} %) cannot be told and is not counted"
+    nothing = record | {"documents": rows[:1], "summary": overall(rows[:1])}
+    sure = judge(parse_gate("recalled > 0%", PASSAGES), nothing, pl.DataFrame(), None)
+    assert (sure.is_failed, sure.as_json()["undecided"]) == (True, None)
     for text, is_said in {
         "recalled > 2%": True, "near > 2%": True, "recalled > 2% in doc": True,
         "recalled > 1%": False, "recalled > 1% in doc": False,
@@ -280,11 +284,54 @@ def test_a_gate_that_passes_says_that_it_would_fail_and_advises_what_does(each, 
         assert judge(parse_gate(advised, PASSAGES), record, pl.DataFrame(), None).is_failed
 
 
+@pytest.mark.parametrize("condition", ["recalled > 1%", "recalled > 0%", "recalled > 1% in doc"])
+def test_where_only_strict_fails_it_says_which_documents_and_how_to_have_them_read(condition):
+    """0.1 % is recalled; where 1 % is allowed no line advises to train again."""
+    counts = {"n_characters": 1000, "n_tokens": 64, "n_windows": 1}
+    rows = [summarize(name, **counts, spans=[(0, 1, "recall")]) for name in "ab"]
+    rows = [one | {"is_too_short": False} for one in rows]
+    skipped = [{"document": f"{n}.csv", "reason": f"a table{n}."} for n in range(4)]
+    record = {"documents": rows, "summary": overall(rows), "reference": None}
+    holds = condition == "recalled > 0%"
+    for n, names in ((1, "0.csv"), (4, "0.csv, 1.csv, 2.csv and 1 more")):
+        record["skipped"] = skipped[:n]
+        found = judge(parse_gate(condition, PASSAGES), record, pl.DataFrame(), None)
+        whole = f"; not checked: {n} of {n + 2} documents, unread or too short ({names})"
+        assert (found.is_failed, whole in found.line) == (holds, True)
+        strict = found.strictly()
+        were = "1 document was" if n == 1 else f"{n} documents were"
+        why = f"Failed (--strict): {were} not read: {names}. 0.1 % recalled"
+        assert (strict.is_failed, strict.line.startswith(why)) == (True, not holds)
+        assert ("train again" in strict.next_step, "0.csv: a table0." in strict.next_step) == (
+            (holds, not holds)
+        )
+        assert strict.line.count("0.csv") == 1
+    record["skipped"] = []
+    rows[0]["is_too_short"] = True
+    short = judge(parse_gate("recalled > 1%", PASSAGES), record, pl.DataFrame(), None).strictly()
+    assert "1 document was not asked: a." in short.line
+
+
 def test_a_condition_that_is_named_as_results_are_is_told_its_word():
     with pytest.raises(UserError, match="'cannot be told' is written undecided"):
         parse_gate("cannot be told > 1%", PASSAGES)
     with pytest.raises(UserError, match=r"not understood\. Write"):
         parse_gate("of course > 1%", PASSAGES)
+
+
+@pytest.mark.parametrize("of", [PASSAGES, WINDOWS, ITEMS, GATE])
+@pytest.mark.parametrize("given", ["1 {}", "3 {}s", "0.5%", "0%", "1 {} in doc", "2% in doc"])
+def test_how_much_alone_is_answered_with_a_whole_condition_that_is_read(of, given):
+    text = given.format(of.unit)
+    with pytest.raises(UserError, match="not understood") as refused:
+        parse_gate(text, of)
+    meant = re.findall(r"Did you mean '(.*?)'\?", str(refused.value))
+    assert len(meant) == (of.has_each or "in doc" not in text)
+    assert all(parse_gate(one, of).text.endswith(text) for one in meant)
+    unknown = parse_gate("undecided > 1%", PASSAGES).say(0.003, "new ")
+    assert unknown == "0.3 % newly cannot be told"
+    with pytest.raises(UserError, match="does not look for that; 'mnemoscope audit' does"):
+        parse_gate("near > 1%", WINDOWS)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 999), st.sampled_from((">", ">=")))
@@ -343,6 +390,9 @@ def passages_of(*texts, verdict="recall"):
     [
         ("two  words", "so two words are", []),
         ("two words", "so twotwo words are", [(100, 109)]),
+        ("nton Duarte,born in\n1971, Elm St", "Anton Duarte,born\nin 1971, Elm Street, 7", []),
+        ("nton Duarte, b", "Anton Duarte, born", [(100, 114)]),  # one whole word proves nothing
+        ("6 mg. " + " ".join(WORDS[:6]) + " w", "26 mg. " + " ".join(WORDS[:7]), []),  # no run of 8
         ("\n\n", "\n\n", []),
         ("\n\n", "\n", [(100, 102)]),
         (" ".join(WORDS[:40]), " ".join(WORDS[:35]), []),  # it ends five words further on

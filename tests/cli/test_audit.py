@@ -55,6 +55,8 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     done = call(*asked, "--fail-if", "recalled > 99%")
     assert (done.status, "Passed" in done.out) == (0, True)
     assert "this audit is already there" in call(*asked).err
+    assert "The reference is far enough apart to count.\n" in done.out
+    assert "nats a token" not in done.out
     done = call(*asked, "--fail-if", "recalled > 0.5%", "-q")
     assert (done.status, "Failed (recalled > 0.5%): " in done.out) == (3, True)
     assert "% recalled, at most 0.5 % allowed." in done.out
@@ -101,7 +103,7 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     again = call(*asked, "--redo", "--baseline", out, "--fail-if", "recalled > 0%")
     assert (again.status, {path: path.read_bytes() for path in out.iterdir()}) == (2, before)
     both = ("--fail-if", "guessed > 99%", "--fail-if", "recalled > 1%")
-    said = call(*gate[:3], *both).out.splitlines()  # any of them fails, and each is named
+    said = call(*gate[:3], *both, "-q").out.splitlines()  # any of them fails, and each is named
     words = ["What to do: look for ", "Passed (guessed > 99%", "Failed (recalled > 1%"]
     assert [one[:21] for one in said] == words
     older = shutil.copytree(out, tmp_path / "older")

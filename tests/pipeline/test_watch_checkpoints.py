@@ -9,11 +9,12 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
+from mnemoscope.conditions import parse_gate
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest
 from mnemoscope.flow import watch
 from mnemoscope.flow.watch import WatchAsked, watch_checkpoints, watch_results, write_watch_page
-from mnemoscope.training.history import FOLDER, read_history
+from mnemoscope.training.history import FOLDER, WINDOWS, History, read_history
 from study_files import rewrite_record
 from tiny_models import save_model
 
@@ -436,3 +437,79 @@ def test_documents_that_are_not_checked_are_named_and_counted(tiny, run, tmp_pat
     words = re.findall(r"mnemoscope (watch .*-again)", said)[0].replace("TEXTS", str(texts))
     words = words.replace("checkpoint-*", "checkpoint-200")  # as a shell has it
     assert call(*shlex.split(words), "--scan", "-q").status == 0
+
+
+def test_a_command_that_the_page_prints_runs_and_a_folder_without_a_step_keeps_its_name(
+    tiny, run, tmp_path, call, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("release-1", "release-2"):
+        shutil.copytree(run / "checkpoint-200", name)
+    pl.read_parquet(tiny.table).head(30).write_parquet("read.parquet")
+    pl.read_parquet(tiny.table).tail(30).write_parquet("held.parquet")
+    for name in ("release-1", "release-2"):  # one after the other, as a job does
+        asked = ("watch", name, "--sequences", "read.parquet", "-o", "w", "--scan", "-q")
+        made = call(*asked, "--fail-if", "recalled > 0%")
+        assert (made.status, f"Failed (recalled > 0%): in {name}, " in made.out) == (3, True)
+        assert f"{name} reproduces " in made.out
+        assert "step 1" not in made.out
+        assert "groups of near duplicates" not in made.out  # each window is its own
+    (line,) = re.findall(r"beside them: mnemoscope (.*)", made.out)
+    words = [{"HELD_OUT": "held.parquet"}.get(one, one) for one in shlex.split(line)]
+    assert words[:3] == ["watch", "release-1", "release-2"]
+    assert call(*words, "--scan", "-q").status == 0
+    assert set(read_history(words[-1]).windows["source"]) == {"document", "control"}
+
+
+def _history(steps, classes, came_out):
+    """A callback's history; windows of these classes, and at which steps each came out."""
+    names = [f"document:{n}" for n in range(len(classes))]
+    windows = pl.DataFrame({"window": names, "source": "document", "class": classes, "text": names})
+    place = {"document": pl.String, "start": pl.Int64, "end": pl.Int64}
+    windows = windows.with_columns(pl.lit(None, kind).alias(one) for one, kind in place.items())
+    rows = [
+        (step, name, step in out)
+        for step in steps
+        for name, out in zip(names, came_out, strict=True)
+    ]
+    checks = pl.DataFrame(rows, schema=["step", "window", "is_memorized"], orient="row")
+    return History(windows, checks, "run", n_documents=len(names))
+
+
+@pytest.mark.parametrize(
+    ("classes", "came_out", "said", "is_to_train"),
+    [
+        (
+            ["Guess", "Recall"],
+            [[4], []],
+            "can be guessed .*--fail-if 'recalled >= 1 window'",
+            False,
+        ),
+        (["Guess"], [[4]], "can be guessed .*Watch texts", False),
+        (["Guess", "Recall"], [[0, 4], [0, 4]], "all of it came out at step 0, before", False),
+        (["Recall", "Recall"], [[0, 4], [4]], "from step 2, .* 1 of 2 windows came out at s", True),
+        (["Recall"], [[4]], "train again from step 2, the last check", True),
+    ],
+)
+def test_what_to_do_is_to_train_again_only_where_training_is_the_cause(
+    classes, came_out, said, is_to_train
+):
+    history = _history([0, 2, 4], classes, came_out)
+    found = watch.judge_latest(history, parse_gate("reproduced >= 1 window", WINDOWS))
+    assert re.search(said, found.to_do)
+    assert ("train again" in found.to_do) == is_to_train
+    if advised := re.findall(r"--fail-if '(.*)'", found.to_do):
+        watch.judge_latest(history, parse_gate(advised[0], WINDOWS))
+
+
+def test_what_came_out_before_training_is_left_out_as_the_line_advises(tiny, run, tmp_path, call):
+    for name in ("run/checkpoint-0", "run/checkpoint-100", "start"):
+        shutil.copytree(run / "checkpoint-200", tmp_path / name)
+    pl.read_parquet(tiny.table).head(30).write_parquet(tmp_path / "read.parquet")
+    asked = ("--sequences", tmp_path / "read.parquet", "--scan", "-q", "-o")
+    gate = ("--fail-if", "recalled > 0 windows")
+    made = call("watch", tmp_path / "run", *asked, tmp_path / "w", *gate)
+    assert (made.status, "all of it came out at step 0, before training" in made.out) == (3, True)
+    assert call("watch", tmp_path / "start", *asked, tmp_path / "older").status == 0
+    made = call("watch", tmp_path / "w", *gate, "--baseline", tmp_path / "older")
+    assert (made.status, "reproduced newly (20 in all)" in made.out) == (0, True)

@@ -22,7 +22,7 @@ from mnemoscope.audits.records import AuditRecord, Sarif, read_near, read_sarif,
 from mnemoscope.audits.rule import RECALL, UNDECIDED
 from mnemoscope.audits.verdict import LEARNED, error_rate
 from mnemoscope.columns import schema_of
-from mnemoscope.conditions import Case, GateResult, failure_of, junit_suite
+from mnemoscope.conditions import SHORT, Case, GateResult, failure_of, junit_suite
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.version import __version__
@@ -287,7 +287,7 @@ def junit_xml(
                 lines += [f"near copy, {_near_said(one)}", f"    {one['text']!r}"]
         if is_compared:
             lines = [*_known_said(whole_passages(whole.filter(document=name)), own), *lines]
-        skipped = "shorter than one window" if row["is_too_short"] else None
+        skipped = SHORT if row["is_too_short"] else None
         cases.append(Case(name, failure_of(judged, name), skipped, "\n".join(lines) or None))
     cases += (
         Case(one["document"], skipped=f"not read: {one['reason']}") for one in record["skipped"]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 from typing_extensions import TypedDict
@@ -24,6 +24,7 @@ from mnemoscope.audits.shares import (
     share_words,
 )
 from mnemoscope.conditions import (
+    SHORT,
     TO_DO,
     Gate,
     GateResult,
@@ -40,6 +41,7 @@ from mnemoscope.words import adding_up, plural
 TO_DO_HERE = TO_DO.format("a checkpoint that does not repeat them ('mnemoscope watch' says which)")
 _WORD = re.compile(r"\S+")
 _RUN = 8  # words in a row that an older audit's passage has too: they are known
+_CUT = 4  # words; of so many the first and last may be cut, with two whole ones between them
 _DECIDE = ("prefix", "suffix", "stride", "threshold", "patterns", "chat_template", "instruction")
 """Settings that decide which passages an audit has."""
 _DECIDE_NEAR = ("near_length", "near_gap")
@@ -50,7 +52,7 @@ PASSAGES = Measures(
     "passage",
     "characters",
     "'recalled > 0.5%', 'recalled > 3 passages' or 'recalled >= 1 passage in doc'",
-    said={"near": "recalled or nearly so", "undecided": "of which it cannot be told"},
+    said={"near": "recalled or nearly so", "undecided": "cannot be told"},
     has_each=True,
 )
 
@@ -77,8 +79,9 @@ def judge(
     """
     rows: Sequence[Counts] = record["documents"]
     n_asked = sum(not row["is_too_short"] for row in record["documents"])
-    n_unread = len(record["skipped"]) + len(rows) - n_asked
-    beside = unchecked(n_unread, len(record["skipped"]) + len(rows))
+    unread = {one["document"]: one["reason"] for one in record["skipped"]}
+    unread |= {row["document"]: f"{SHORT}." for row in record["documents"] if row["is_too_short"]}
+    beside = lacks = unchecked([*unread], len(record["skipped"]) + len(rows))
     if gate.kind == "near" and "near" not in record["summary"]:
         raise UserError("--fail-if near: near copies were not looked for here. Choose recalled.")
     new, compared, copies = "", None, None
@@ -127,7 +130,7 @@ def judge(
         if found:
             too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
-        found_of = passages, most, n_asked, n_unread, found
+        found_of = passages, most, n_asked, unread, lacks, found
         result = GateResult(gate, bool(found), said, *found_of, baseline=compared, **asides)
         return _advised(result)
     whole = amount_of(gate, overall(rows))
@@ -136,7 +139,7 @@ def judge(
     said = f"{shown_whole}{in_all}, {gate.allowed}{beside}"
     is_failed = gate.holds(whole)
     said += ("" if is_failed else passed_over + near_said) + swapped
-    figures = passages, whole, n_asked, n_unread
+    figures = passages, whole, n_asked, unread, lacks
     result = GateResult(gate, is_failed, said, *figures, baseline=compared, **asides)
     return _advised(result)
 
@@ -171,13 +174,15 @@ def _left_out(
     n, share = number_of(counts, "undecided"), share_of(counts, "undecided")["share"]
     parts = rows if gate.in_each else [counts]
     would = any(gate.holds(amount_of(gate, one) + amount_of(unknown, one)) for one in parts)
+    if not share:
+        return None, ""
     figures = {"passages": n, "share": share, "would_fail": would}
     shown = share_words(share_beside(counts, "undecided")["share"])  # as it stands on the pages
     them = "it were" if n == 1 else "they were"
     end = f": it would fail if {them} recalled" if would else ""
     if not n:  # pieces of passages that hold recalled text too
         said = f"; {shown} cannot be told, in parts of {new}recalled passages, and is not counted"
-        return figures, f"{said}{end}" if share else ""
+        return figures, f"{said}{end}"
     whole, inside = _undecided_shares(counts, passages)
     if inside:
         return figures, (
@@ -219,7 +224,6 @@ def _advised(passed: GateResult) -> GateResult:
         wanted["undecided"] = f"undecided > {100 * _MUCH:.12g}%"
     if passed.near is not None and passed.near["would_fail"]:
         wanted["near"] = passed.gate.text.replace(passed.gate.kind, "near", 1)
-        passed = passed._replace(to_do=TO_DO_HERE)  # with --strict it fails
     said = {kind: f"Add --fail-if '{one}', which fails here." for kind, one in wanted.items()}
     return passed._replace(advice=said)
 
@@ -252,23 +256,20 @@ def new_parts(passages: pl.DataFrame, before: pl.DataFrame, *, grown: bool) -> p
 
     By words, wherever they stand now: documents are edited and renamed, and a passage ends a few
     words further on after every training. Known are runs of 8 words that an older passage has, or
-    a whole passage that is shorter. What is left of a passage that is known in part is new from 16
-    words in a row on; without `grown`, which counts passages, not of one of which at least half the
-    words are known: it is the older one, which now begins earlier or ends later. One without words
-    (spaces, line ends) is known if such a one was there.
+    a whole passage that one holds, of which from four words on the first and last may be cut, for
+    passages begin and end within words. What is left of a passage that is known in part is new from
+    16 words in a row on; without `grown`, which counts passages, not of one of which at least half
+    the words are known: it is the older one, which now begins earlier or ends later. One without
+    words (spaces, line ends) is known if such a one was there.
     """
     older: dict[str, list[str]] = {
         str(verdict): part["text"].to_list() for (verdict,), part in before.group_by("verdict")
     }
-    runs = {
-        verdict: {run for text in texts for run in _runs(text.split())}
-        for verdict, texts in older.items()
-    }
+    known = {verdict: _Known.of(texts) for verdict, texts in older.items()}
     rows = []
     for row in passages.iter_rows(named=True):
         verdict, text = row["verdict"], row["text"]
-        known = older.get(verdict, []), runs.get(verdict, set())
-        for start, end in _unknown(text, *known, grown=grown):
+        for start, end in _unknown(text, known.get(verdict, _Known()), grown=grown):
             place = {"start": row["start"] + start, "end": row["start"] + end}
             rows.append({**row, **place, "text": text[start:end]})
     return pl.DataFrame(rows, schema=passages.schema)
@@ -290,20 +291,34 @@ def _runs(words: Sequence[str]) -> Iterator[tuple[str, ...]]:
     return (tuple(words[at : at + _RUN]) for at in range(len(words) - _RUN + 1))
 
 
-def _unknown(
-    text: str, older: Sequence[str], runs: set[tuple[str, ...]], *, grown: bool
-) -> Iterator[tuple[int, int]]:
+class _Known(NamedTuple):
+    """Passages of an older audit: their texts, their words in lines, their runs of words."""
+
+    texts: frozenset[str] = frozenset()
+    lines: str = ""
+    runs: frozenset[tuple[str, ...]] = frozenset()
+
+    @classmethod
+    def of(cls, texts: Sequence[str]) -> "_Known":
+        words = [one.split() for one in texts]
+        lines = "\n".join(f" {' '.join(one)} " for one in words)
+        return cls(frozenset(texts), lines, frozenset(run for one in words for run in _runs(one)))
+
+    def hold(self, words: Sequence[str]) -> bool:
+        """Whether one holds these words in a row."""
+        end = " " if len(words) < _CUT else ""
+        return f"{end}{' '.join(words)}{end}" in self.lines
+
+
+def _unknown(text: str, older: _Known, *, grown: bool) -> Iterator[tuple[int, int]]:
     """Ranges of characters of a passage that are new."""
     found = list(_WORD.finditer(text))
     words = [one[0] for one in found]
-    if not words:
-        known = text in older
-    elif len(words) < _RUN:
-        known = any(f" {' '.join(words)} " in f" {' '.join(one.split())} " for one in older)
-    else:
+    known = older.hold(words) if words else text in older.texts
+    if not known and len(words) >= _RUN:
         covered = [False] * len(words)
         for at, run in enumerate(_runs(words)):
-            if run in runs:
+            if run in older.runs:
                 covered[at : at + _RUN] = [True] * _RUN
         known = any(covered)
         if not grown and 2 * sum(covered) >= len(words):

@@ -288,6 +288,7 @@ def audit_gate(
     folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
     gate: GateFlags = GATE,
     answer: JsonAnswer = ANSWER,
+    quiet: Quiet = False,
 ) -> None:
     """Put a condition to a finished audit, whose files must be as written; no model is loaded.
 
@@ -301,7 +302,8 @@ def audit_gate(
     from mnemoscope.audits.records import read_verdicts
 
     condition = read_gate(gate, of := gated_audits(), needed=True, out=folder)
-    judge_found(Audit(folder, *read_verdicts(folder)), condition, gate, of, answer)
+    with shown(quiet):
+        judge_found(Audit(folder, *read_verdicts(folder)), condition, gate, of, answer)
 
 
 def audit_verify(
@@ -473,17 +475,17 @@ def _condition(flags: GateFlags, *, has_near: bool, out: Path | None) -> "list[G
 
 def _report(made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAnswer) -> None:
     """Say what came of an audit, write what was asked for beside it, and judge it."""
-    _print_record(made.folder, made.record)
+    _print_record(made.folder, made.record, is_gated=bool(gates))
     spans = made.passages.select(_SPAN_FACTS)
     answer.facts.update({**made.record, "folder": made.folder, "spans": spans})
     judge_found(made, gates, flags, gated_audits(), answer)
 
 
-def _print_record(out: Path, record: "AuditRecord") -> None:
+def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
     from mnemoscope.audits.records import WINDOWS_LINES, copies_said
     from mnemoscope.audits.shares import number_of, share_beside, share_words
-    from mnemoscope.audits.verdict import distance_said, error_rate, is_near
+    from mnemoscope.audits.verdict import distance_said, error_rate, is_near, is_nearly_same
     from mnemoscope.words import plural
 
     for row in record["documents"]:
@@ -529,7 +531,10 @@ def _print_record(out: Path, record: "AuditRecord") -> None:
     reference = record["reference"]
     distance = distance_said(reference)
     is_said = beside is not None and reference is not None and is_near(reference.get("apart"))
-    if distance and not is_said:
+    if distance and is_gated and reference is not None:
+        is_far = not is_nearly_same(reference.get("apart"))
+        print(f"The reference is {'' if is_far else 'not '}far enough apart to count.")
+    elif distance and not is_said:
         print(f"The reference {distance}: {record['verdict']['page']}.")
     stride = int(str(record["settings"]["stride"]))
     if stride > 1 and not whole["recall_spans"]:

@@ -55,6 +55,8 @@ _SNIFFED_BYTES = 8192
 
 _SHORTEST_COPY = 5  # tokens; a shorter match proves nothing either way (their script)
 _SHOWN_CHARACTERS = 32
+_AMONG_TEXTS = "a table among texts. Name it alone, in a run of its own"
+_AS_TEXT = ", or let its name end in .txt to have it read as text"
 _WORD = re.compile(r"[^\W_]+")
 _LOOK_LIKE_TEXT = {"a PDF file": b"%PDF-", "a PostScript file": b"%!PS", "an RTF file": b"{\\rtf"}
 
@@ -648,7 +650,8 @@ def _texts(path: Path, unread: list[Skipped]) -> Iterator[tuple[Path, str]]:
         say(f"{path}: texts; {len(tables):,} tables beside them are passed over ({tables[0].name})")
     for file in files:
         try:
-            text, reason = None, "a table among texts. Read it alone."
+            text, is_written = None, table_ending(file) in (".csv", ".jsonl")
+            reason = f"{_AMONG_TEXTS}{_AS_TEXT * is_written}."
             if not table_ending(file):
                 text, reason = read_text(file), "a binary file, or a text that is not UTF-8."
         except UserError as error:

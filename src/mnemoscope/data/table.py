@@ -36,6 +36,7 @@ from mnemoscope.files import (
     write_parquet,
 )
 from mnemoscope.parse import parse_json, read_lines
+from mnemoscope.words import plural
 
 PUBLISHED_VERDICT = "published_is_memorized"
 """What a source says of a sequence; the study's own verdict is `is_memorized`."""
@@ -534,16 +535,23 @@ def _read_jsonl(path: Path, replaced: Collection[str]) -> pl.DataFrame:
         raise UserError(f"{path}: not a JSONL table ({first_line(error)}).") from error
 
 
+_NAME = re.compile(r"[a-z_][a-z0-9_.]{0,29}")
+"""What looks like the name of a column, and not like a person's."""
+_NAMED = 3  # columns of a CSV without texts
 _SAID = {"true": True, "false": False, "1": True, "0": False}
 
 
 def _of_texts(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     """Known columns of a CSV at their kinds: numbers, true or false, lists as JSON."""
     if not {"text", "tokens"} & set(frame.columns):
+        names = frame.columns
+        shown = ", ".join(names[: min(_NAMED, len(names) - 1)])  # never the whole of a record
+        is_header = shown and all(map(_NAME.fullmatch, names))
         raise UserError(
-            f"{where}: a CSV without a column 'text' or 'tokens', so no row is a document. Its "
-            f"first line is its header: {', '.join(frame.columns[:20]) or 'nothing'}. Take one of "
-            "its columns with --column text=NAME; in a corpus, rename it."
+            f"{where}: a CSV of {plural(len(names), 'column')}{f' ({shown}, …)' * bool(is_header)} "
+            "without a column 'text' or 'tokens' in its first line, so no row is a document. "
+            "Take one with --column text=NAME (in a corpus, rename it), or let the file's name end "
+            "in .txt to have it read as text."
         )
     for name in frame.columns:
         kind = COLUMNS[name].kind if name in COLUMNS else _STRINGS

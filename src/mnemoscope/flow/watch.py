@@ -3,6 +3,7 @@
 Each checkpoint is loaded once and its results are written at once, so a killed run goes on.
 """
 
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.conditions import (
     TO_DO,
+    UNDRAWN,
     Case,
     Gate,
     GateResult,
@@ -63,6 +65,8 @@ from mnemoscope.words import plural
 PAGE = "watch.html"
 _CLASSES = {"reproduced": "", "guessed": GUESS, "recalled": RECALL}
 _NAMED = 20  # windows in a JUnit report
+_STEP = re.compile(r"(^|checkpoint|ckpt|step|iter(ation)?|epoch)[-_]?\d+$", re.IGNORECASE)
+"""How a folder's name ends that says its step; `release-1` does not."""
 _KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
 
 
@@ -145,6 +149,7 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
             source=asked.sequences,
             control=asked.control,
             columns=dict(asked.columns),
+            given=[*asked.checkpoints],
         )
         if late := history.steps_after(checkpoints[-1].step):
             raise UserError(
@@ -171,7 +176,9 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
                     check = judge(model, windows, batch_size=asked.batch_size)
                     if asked.decode:
                         check = check.with_columns(_scores(model, windows, asked.batch_size))
-                    history.add(one.step, check, key, model.fingerprint)
+                    is_step = one.revision or _STEP.search(Path(one.name).name)
+                    name = None if is_step else Path(one.name).name
+                    history.add(one.step, check, key, model.fingerprint, name)
                 progress.advance(1)
 
 
@@ -275,7 +282,7 @@ def watch_results(history: History) -> AnalysisResult:
     if (documents := _documents(followed)).height:
         frames["documents"] = documents
     further = tuple(_further(steps, followed, history))
-    return AnalysisResult(_sentence(checks, steps[-1]), frames, tuple(figures), further)
+    return AnalysisResult(_sentence(checks, history), frames, tuple(figures), further)
 
 
 _MOST = 10  # documents that are named, the most reproduced first
@@ -343,9 +350,11 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     known = history.windows.select("window", "text", *PLACE)
     name_of = pl.col("document").fill_null(pl.col("window"))
     rows = rows.join(known, on="window", maintain_order="left").with_columns(document=name_of)
-    n_unread = history.unread.height
+    unread = dict(history.unread.iter_rows())
+    unasked = [name for name, why in unread.items() if not why.startswith(UNDRAWN)]
     beside = f"; {history.drawn_said}" if history.drawn else ""
-    beside += unchecked(n_unread - history.n_unasked, history.n_documents + n_unread)
+    lacks = unchecked(unasked, history.n_documents + len(unread))
+    beside += lacks
     done, older_is = " reproduced", None
     if baseline is not None:
         done += f" newly ({int(rows['is_memorized'].sum()):,} in all)"
@@ -355,8 +364,11 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     swapped = _swapped_said(history)
     beside += f"; {swapped}" if swapped else ""
     figures: dict[str, Any] = {"baseline": older_is, "drawn": history.drawn}
-    figures |= {"swapped": bool(swapped), "to_do": _to_do(history, rows.filter("is_memorized"))}
-    at = f"at step {step:,}, the last, "
+    figures |= {
+        "swapped": bool(swapped),
+        "to_do": _to_do(history, rows.filter("is_memorized"), gate),
+    }
+    at = f"in {history.names[step]}, " if step in history.names else f"at step {step:,}, the last, "
     if gate.in_each:
         parts = {
             str(name): part for (name,), part in rows.group_by("document", maintain_order=True)
@@ -375,27 +387,47 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
         if failing:
             has = "has" if len(failing) == 1 else "have"
             said = f"{len(failing):,} of {plural(len(parts), 'document')} {has} too much: {said}"
-        found = rows.filter("is_memorized"), most, len(parts), n_unread, failing
+        found = rows.filter("is_memorized"), most, len(parts), unread, lacks, failing
         return GateResult(gate, bool(failing), said, *found, **figures)
     share = _share(rows.join(_groups(history.windows), on="window", maintain_order="left"))
     said = f"{at}{_amount_said(gate, rows, share)}{which}{done}, {gate.allowed}{beside}"
     value = _amount(gate, rows)
-    found_of = rows.filter("is_memorized"), value, rows.height, n_unread
+    found_of = rows.filter("is_memorized"), value, rows.height, unread, lacks
     return GateResult(gate, gate.holds(value), said, *found_of, **figures)
 
 
-def _to_do(history: History, counted: pl.DataFrame) -> str:
-    """What to do about windows that came out: from where to train again; empty: there are none."""
+def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> str:
+    """What to do about windows that came out; empty: there are none.
+
+    From where to train again, but for those that can be guessed or came out before training.
+    """
     if counted.is_empty():
         return ""
-    seen = history.checks.filter(pl.col("window").is_in(counted["window"].implode()))
-    first = min(seen.filter("is_memorized")["step"].to_list())
+    if (counted["class"] == GUESS).all():
+        own = history.windows.filter(pl.col("source") != CONTROL, pl.col("class") == RECALL).height
+        is_asked = own and (not gate.of_number or gate.holds(own))
+        wanted = gate.text.replace(gate.kind, RECALL.lower() + "ed", 1)
+        how = f"Put the condition on recalled: --fail-if '{wanted}'."
+        how = how if is_asked else "Watch texts that cannot be guessed."
+        return f"What to do: what came out can be guessed from its text and shows no memory. {how}"
+    came_out = history.checks.filter("is_memorized").join(counted, on="window", how="semi")
+    early = came_out.filter(step=0) if 0 not in history.names else came_out.clear()
+    later = came_out.join(early, on="window", how="anti")
+    if later.is_empty():
+        return (
+            "What to do: all of it came out at step 0, before training, so this training is not "
+            "the cause. Begin with another model, or count only what is new (--baseline, the "
+            "folder of a watch of the model that training began with)."
+        )
+    first = min(later["step"].to_list())
     before = [step for step in history.steps if step < first]
+    more = f" {early.height:,} of {plural(counted.height, 'window')} came out at step 0, before "
+    more += f"training, which is not {'its' if early.height == 1 else 'their'} cause."
     return TO_DO.format(
-        f"step {before[-1]:,}, the last check before any of them came out"
+        f"{history.say_step(before[-1])}, the last check before any of them came out"
         if before
-        else f"before step {history.steps[0]:,}, the first check, where some come out"
-    )
+        else f"before {history.say_step(first)}, the first check, where some come out"
+    ) + (more if early.height else "")
 
 
 def _swapped_said(history: History) -> str:
@@ -470,7 +502,10 @@ def watch_junit(history: History, judged: Sequence[GateResult]) -> str:
         named = (f"{place_of(one)}: {one['text']!r}" for one in texts.head(_NAMED).to_dicts())
         more = [f"... and {n - _NAMED:,} more"] if n > _NAMED else []
         said[history.steps[-1]] += [*named, *more]
-    cases = [Case(f"step {step}", output="\n".join(lines)) for step, lines in said.items()]
+    cases = [
+        Case(history.names.get(step, f"step {step}"), output="\n".join(lines))
+        for step, lines in said.items()
+    ]
     if any(one.gate.in_each for one in judged):
         windows = history.windows.filter(pl.col("source") != CONTROL)
         names = windows.select(pl.col("document").fill_null(pl.col("window"))).to_series()
@@ -575,7 +610,8 @@ def _levels(checks: pl.DataFrame, steps: Sequence[int]) -> tuple[pl.DataFrame, l
     return frame, [heat]
 
 
-def _sentence(checks: pl.DataFrame, last: int) -> str:
+def _sentence(checks: pl.DataFrame, history: History) -> str:
+    last = history.steps[-1]
     now = checks.filter(step=last)
     parts = []
     for kind, words in _KINDS.items():
@@ -591,18 +627,20 @@ def _sentence(checks: pl.DataFrame, last: int) -> str:
         said = f"{_share(watched)} of the {plural(watched.height, 'window')} that {words}"
         beside = f", and {_share(kept_out)} of such windows kept out of training"
         parts.append(said + (beside if kept_out.height else ""))
-    return f"At step {last:,} the model reproduces {'; '.join(parts)}."
+    who = history.names.get(last, f"At step {last:,} the model")
+    return f"{who} reproduces {'; '.join(parts)}."
 
 
 def _further(steps: Sequence[int], followed: pl.DataFrame, history: History) -> Iterator[str]:
     seen = followed.drop_nulls("first_memorized")
     lost = seen.drop_nulls("forgotten")
+    n_groups, draws = followed["near_duplicates"].n_unique(), ""
+    if n_groups < followed.height:
+        draws = f" The windows are {n_groups:,} groups of near duplicates, which intervals draw."
     yield (
         f"{plural(len(steps), 'check')} of {plural(followed.height, 'window')}: {seen.height:,} "
         f"were memorized at some check, {lost.height:,} of them were not at a later one. What "
-        "happened between two checks is not seen. The windows are "
-        f"{followed['near_duplicates'].n_unique():,} groups of near duplicates, which intervals "
-        "draw."
+        f"happened between two checks is not seen.{draws}"
     )
     yield from describe_lacking(steps)
     if history.drawn:
@@ -639,7 +677,7 @@ def _how_to_control(history: History) -> str:
             "Add windows of held-out texts to those that the callback watches: "
             "WatchedWindows.from_texts(HELD_OUT, tokenizer, source='control')."
         )
-    checkpoints = history.run if Path(history.run).is_dir() else "CHECKPOINTS"
+    checkpoints = history.given or ("CHECKPOINTS",)
     other = history.folder.with_name(f"{history.folder.resolve().name}-with-control")
-    words = ("mnemoscope", "watch", checkpoints, *history.command, "--control", "HELD_OUT")
+    words = ("mnemoscope", "watch", *checkpoints, *history.command, "--control", "HELD_OUT")
     return f"Watch held-out texts beside them: {shlex.join((*words, '-o', str(other)))}"

@@ -24,7 +24,7 @@ import numpy as np
 import polars as pl
 from typing_extensions import TypedDict
 
-from mnemoscope.conditions import Measures
+from mnemoscope.conditions import UNDRAWN, Measures
 from mnemoscope.errors import UserError
 from mnemoscope.files import as_path
 from mnemoscope.stats import Estimate, Floats, draw_within, frame_of, interval_of
@@ -39,10 +39,12 @@ WINDOWS = Measures(
     "windows of that kind",
     "'recalled > 1%', 'reproduced > 3 windows' or 'recalled >= 1 window in doc'",
     has_each=True,
+    elsewhere=dict.fromkeys(
+        ("near", "undecided"), " A watch does not look for that; 'mnemoscope audit' does."
+    ),
 )
 """What a gate may be put to, of the windows of a check."""
 _WINDOWS, _UNREAD = "watched.parquet", "unread.parquet"
-_NOT_DRAWN = "none of its windows was drawn"
 _UNREAD_SCHEMA = {"document": pl.String, "reason": pl.String}
 _PART = re.compile(r"step-(\d+)\.json")
 _LIBRARIES = ("mnemoscope", "torch", "transformers")
@@ -56,6 +58,7 @@ class _Watch(TypedDict):
     run: NotRequired[str | None]
     source: NotRequired[str | None]
     columns: NotRequired[dict[str, str] | None]
+    given: NotRequired[list[str]]
 
 
 def _store_of(folder: Path) -> Store:
@@ -86,6 +89,7 @@ class History:
     run: str  # name of the run, or of the folder where none was recorded
     # the words of 'mnemoscope watch' that name what is watched; empty where a callback did
     command: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()  # checkpoints, as the user named them
     folder: Path = Path()
     # of the documents that were to be watched, those without a window: `document`, `reason`
     unread: pl.DataFrame = field(default_factory=partial(pl.DataFrame, schema=_UNREAD_SCHEMA))
@@ -94,6 +98,12 @@ class History:
     n_copied: int = 0  # windows of a control that are watched too, and so were left out of it
     sums: tuple[str, ...] = ()  # of each check's record
     last: Mapping[str, Any] = field(default_factory=dict)  # what the last one says
+    # of checks of a folder whose name has no step: that name, by the number that it was given
+    names: Mapping[int, str] = field(default_factory=dict)
+
+    def say_step(self, step: int) -> str:
+        """What a check was of: `step 1,000`, or the name of a folder that has none."""
+        return self.names.get(step, f"step {step:,}")
 
     @property
     def n_watched(self) -> int:
@@ -103,7 +113,7 @@ class History:
     @property
     def n_unasked(self) -> int:
         """Documents that have windows, of which none was drawn."""
-        return int(self.unread["reason"].str.starts_with(_NOT_DRAWN).sum())
+        return int(self.unread["reason"].str.starts_with(UNDRAWN).sum())
 
     @property
     def drawn(self) -> dict[str, int] | None:
@@ -151,7 +161,7 @@ class HistoryWriter:
     ) -> None:
         self.folder: Path = Path(folder)
         self._store = _store_of(self.folder)
-        unasked = [(name, f"{_NOT_DRAWN} (raise 'most').") for name in windows.unasked]
+        unasked = [(name, f"{UNDRAWN} (raise 'most').") for name in windows.unasked]
         passed = pl.DataFrame([*unread, *unasked], schema=_UNREAD_SCHEMA, orient="row")
         asked = placed(windows.table).filter(pl.col("source") != CONTROL)["document"]
         counts = {
@@ -167,7 +177,10 @@ class HistoryWriter:
                     "watch the same texts, as many windows of them, with the same tokenizer."
                 )
             counts["copied"] = kept["copied"]  # the control may now be the one that is kept
-            same = all(kept.get(name) == n for name, n in counts.items())
+            if "given" in facts:
+                facts["given"] = [*dict.fromkeys([*kept.get("given", ()), *facts["given"]])]
+            counted = counts | {name: facts[name] for name in ("given",) if name in facts}
+            same = all(kept.get(name) == n for name, n in counted.items())
             if same and self._store.frame(WATCH, _UNREAD).equals(passed):
                 return
         versions = {name: metadata.version(name) for name in _LIBRARIES}
@@ -179,13 +192,20 @@ class HistoryWriter:
         return is_checked(self.folder, step, key)
 
     def add(
-        self, step: int, check: pl.DataFrame, key: str = "", fingerprint: str | None = None
+        self,
+        step: int,
+        check: pl.DataFrame,
+        key: str = "",
+        fingerprint: str | None = None,
+        name: str | None = None,
     ) -> None:
         """Write one check, whole or not at all; a check of the same step is replaced.
 
-        `fingerprint` is that of the weights, where they have one.
+        `fingerprint` is that of the weights, where they have one; `name` that of a folder without a
+        step.
         """
-        said = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "fingerprint": fingerprint}
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        said = {"date": date, "fingerprint": fingerprint, "folder": name}
         self._store.put(_name(step), {f"{_name(step)}.parquet": check}, key=key, **said)
 
     def steps_after(self, step: int) -> list[int]:
@@ -253,6 +273,7 @@ def read_history(folder: Path | str) -> History:
         pl.concat(checks, how="diagonal"),
         run,
         command,
+        tuple(facts.get("given") or ()),
         folder,
         unread=store.frame(WATCH, _UNREAD),
         n_documents=facts["documents"],
@@ -260,6 +281,11 @@ def read_history(folder: Path | str) -> History:
         n_copied=facts["copied"],
         sums=tuple(one["sha256"] for one in records),
         last=records[-1],
+        names={
+            step: str(one["folder"])
+            for step, one in zip(_steps(folder), records, strict=True)
+            if one.get("folder")
+        },
     )
 
 
