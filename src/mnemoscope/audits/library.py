@@ -449,6 +449,7 @@ def verify(
     documents: Sequence[str | Path] = (),
     model: str | Path | None = None,
     reference: str | Path | None = None,
+    unread: str | Path | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
     search: bool = False,
@@ -457,9 +458,9 @@ def verify(
 
     With `search` every window is asked again, so that passages that were left out are found.
 
-    `documents` are files and folders where the audited documents are now, `model` and `reference`
-    are where the models are; fingerprints tell whether they are those that were asked. A reference
-    that is neither given nor on this machine is not asked again, nor is ``"none"``. Raises
+    `documents` are files and folders where the audited documents are now, `unread` where those of
+    `--unread` are, `model` and `reference` where the models are; fingerprints tell whether they are
+    those that were asked. A reference that is neither given nor on this machine is not asked again, nor is ``"none"``. Raises
     UserError: no audit there, no such documents, or a model is not there or cannot be loaded.
     DamagedDataError: a file that cannot be read.
     """
@@ -469,7 +470,8 @@ def verify(
     check_device_name(device)
     check_is_audit(Path(folder))
     sources = [str(one) for one in documents]
-    check_sources(sources)
+    others = None if unread is None else str(unread)
+    check_sources([*sources, *([] if others is None else [others])])
     from mnemoscope.audits.verify import verify_audit
 
     def choose(
@@ -510,7 +512,7 @@ def verify(
         found = choose(name, bool(reference), facts, facts["dtype"] or "float32", "reference")
         return LocalModel(found.load(), settings.model_copy(update={"chat_template": False}))
 
-    return verify_audit(Path(folder), load, sources, load_reference, search=search)
+    return verify_audit(Path(folder), load, sources, load_reference, unread=others, search=search)
 
 
 def rank(
