@@ -123,6 +123,9 @@ def test_the_report_says_what_the_record_says(made):
     recalled = made.spans.filter(verdict="recall")
     assert f"recalls {recalled.height} passage" in said
     rows = in_order(recalled.with_row_index("number", offset=1).rows(named=True))
+    beside = f"(by the reference {chance(sum(rows[0]['reference_logprobs']))})"
+    assert " ".join(beside.split()) in said
+    assert "likeliest token each time; an answer drawn at random takes others too, so count" in said
     assert all(row["reference_reproduces"] is False for row in rows)
     lengths = [len("".join(row["text"].split())) for row in rows]
     assert lengths == sorted(lengths, reverse=True)
@@ -498,6 +501,7 @@ def test_pages_print_on_few_sheets_and_fit_on_a_phone(made, browser, tmp_path):
     page.goto((made.out / "report.html").as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
+    print([x.extract_text() for x in pypdf.PdfReader(tmp_path / "report.pdf").pages][2:])
     assert len(pypdf.PdfReader(tmp_path / "report.pdf").pages) == 2
     page.goto((made.out / "audit.html").as_uri())
     page.pdf(path=tmp_path / "audit.pdf", prefer_css_page_size=True)

@@ -277,9 +277,10 @@ def audit(
         from mnemoscope.audits.unread import unread_documents
 
         unread = unread_documents(asked, reading.documents)
-        from mnemoscope.audits.run import make_audit
+        from mnemoscope.audits.run import check_same_settings, make_audit
         from mnemoscope.audits.tokens import cut_texts
 
+        check_same_settings(folder, asked, redo=redo)
         auditing = _local_audit(own, other, reading, asked)
         auditing.unread = cut_texts(auditing.model.splitter, unread)
         auditing.case, auditing.operator = lines
@@ -460,9 +461,9 @@ def verify(
 
     `documents` are files and folders where the audited documents are now, `unread` where those of
     `--unread` are, `model` and `reference` where the models are; fingerprints tell whether they are
-    those that were asked. A reference that is neither given nor on this machine is not asked again, nor is ``"none"``. Raises
-    UserError: no audit there, no such documents, or a model is not there or cannot be loaded.
-    DamagedDataError: a file that cannot be read.
+    those that were asked. A reference that is neither given nor on this machine is not asked again,
+    nor is ``"none"``. Raises UserError: no audit there, no such documents, or a model is not there
+    or cannot be loaded. DamagedDataError: a file that cannot be read.
     """
     from mnemoscope.audits.documents import check_sources
     from mnemoscope.audits.records import check_is_audit
