@@ -501,7 +501,6 @@ def test_pages_print_on_few_sheets_and_fit_on_a_phone(made, browser, tmp_path):
     page.goto((made.out / "report.html").as_uri())
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
-    print([x.extract_text() for x in pypdf.PdfReader(tmp_path / "report.pdf").pages][2:])
     assert len(pypdf.PdfReader(tmp_path / "report.pdf").pages) == 2
     page.goto((made.out / "audit.html").as_uri())
     page.pdf(path=tmp_path / "audit.pdf", prefer_css_page_size=True)
