@@ -294,7 +294,9 @@ def _other_settings(record: AuditRecord, settings: AuditSettings) -> str:
 
 
 def _value(value: object) -> str:
-    return {None: "none", False: "no", True: "yes"}.get(value, str(value))  # type: ignore[call-overload]
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
 
 
 def check_same_settings(out: Path, settings: AuditSettings, *, redo: bool) -> None:
