@@ -123,6 +123,9 @@ def test_the_report_says_what_the_record_says(made):
     recalled = made.spans.filter(verdict="recall")
     assert f"recalls {recalled.height} passage" in said
     rows = in_order(recalled.with_row_index("number", offset=1).rows(named=True))
+    beside = f"(by the reference {chance(sum(rows[0]['reference_logprobs']))})"
+    assert " ".join(beside.split()) in said
+    assert "likeliest token each time; an answer drawn at random takes others too, so count" in said
     assert all(row["reference_reproduces"] is False for row in rows)
     lengths = [len("".join(row["text"].split())) for row in rows]
     assert lengths == sorted(lengths, reverse=True)

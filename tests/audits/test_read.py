@@ -10,9 +10,11 @@ import torch
 
 from mnemoscope.audits import read as module
 from mnemoscope.audits import unread
+from mnemoscope.audits.asking import Auditing
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.local import LocalModel, local_audit
 from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.verify import _find_unread
 from mnemoscope.errors import UserError
 from pages import words_of
 from tests.audits.conftest import BRIEF, with_word
@@ -79,12 +81,36 @@ def test_what_was_read_often_is_found_and_not_with_the_roles_swapped(ask_of):
     assert own["p"] == pytest.approx(1 / (N_UNREAD + 1))
     assert own["swapped_p"] == 1.0
     assert "evidence that it was read, or a text that holds" in facts["sentence"]
-    assert f"holds {own['bits']['value']:.0f} bits" in facts["sentence"]
+    assert f"needs {own['bits']['value']:.0f} bits fewer" in facts["sentence"]
+    assert own["bits_a_token"] == pytest.approx(own["bits"]["value"] / own["tokens"])
+    assert own["bits_a_token"] > own["unread_bits_a_token"]["largest"]
+    beside = "A model that is better at such texts saves bits too: {:.2f} a token here, and of the"
+    assert beside.format(own["bits_a_token"]) in facts["sentence"]
     json.dumps(facts)
     _, swapped, _ = ask_of("read64", role=(1, 0))
     assert swapped["documents"][0]["verdict"] == "cannot be told"
     assert swapped["bits"]["value"] == pytest.approx(-own["bits"]["value"])
-    assert "holds no bits" in swapped["sentence"]
+    assert "needs no fewer bits" in swapped["sentence"]
+
+
+def test_unread_texts_that_all_score_higher_are_of_another_kind(ask_of):
+    _, facts, _ = ask_of("new", unread="read16")
+    n, p = facts["lower"]["documents"], facts["lower"]["p"]
+    assert n == sum(one["swapped_p"] == pytest.approx(1 / 11) for one in facts["documents"]) > 1
+    assert p == pytest.approx(rank_chance(n, 10, 10), abs=0.01)
+    assert p < 0.05
+    said = f"not of one kind with these: {n} of 10 documents score lower than every unread one"
+    assert said in facts["sentence"]
+    assert {one["verdict"] for one in facts["documents"]} == {"cannot be told"}
+    assert not facts["told_together"]
+
+
+def rank_chance(n, n_texts, n_unread):
+    """How often so many of some texts are below all others, of shuffled ranks."""
+    generator = np.random.default_rng(0)
+    ranks = generator.permuted(np.tile(np.arange(n_texts + n_unread), (20_000, 1)), axis=1)
+    below = ranks[:, :n_texts] < ranks[:, n_texts:].min(axis=1, keepdims=True)
+    return (below.sum(axis=1) >= n).mean()
 
 
 @pytest.mark.parametrize(("kind", "verdict"), [("read16", "told apart"), ("new", "cannot be told")])
@@ -115,8 +141,7 @@ def test_nothing_is_said_beside_texts_of_another_kind(ask_of, folder, sequences)
     [
         ("read64", {"unread": None}, "cannot be told without documents of the same kind"),
         ("read64", {"twin": False}, "No reference was asked"),
-        ("read64", {"twin": False, "unread": None}, "cannot be told without documents that"),
-        ("new", {"unread": "read16"}, "199 are needed for a p of 0.05 over all, 189 more; for one"),
+        ("read64", {"twin": False, "unread": None}, "cannot be told without documents of the same"),
     ],
 )
 def test_what_is_missing_is_said(ask_of, kind, given, said):
@@ -126,7 +151,7 @@ def test_what_is_missing_is_said(ask_of, kind, given, said):
 
 
 def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
-    folder, tmp_path, succeed, lm, reference, verify
+    folder, tmp_path, succeed, call, lm, reference, verify
 ):
     out = tmp_path / "out"
     succeed(
@@ -141,8 +166,12 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     page = (out / "audit.html").read_text()
     assert "Was it read, though it does not come out?" in page
     assert f"{record['read']['documents'][0]['bits']['value']:,.0f}" in page
+    largest = record["read"]["documents"][0]["unread_bits_a_token"]["largest"]
+    assert f"{largest:,.2f}" in page
     report = words_of((out / "report.html").read_text())
     assert record["read"]["sentence"] in report
+    assert f"(median; at most {largest:,.2f})" in report
+    assert "A model that is better at such texts saves bits too: " in report
     assert "come out, was asked too (of all together, and of none alone): see below." in report
     assert pl.read_parquet(out / "read.parquet")["is_unread"].sum() == 10 * 2
     assert record["verdict"]["sentence"].endswith(record["unread"]["sentence"])
@@ -156,8 +185,16 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     found = verify(out, lm, **with_reference)
     assert "the documents of --unread are those that were asked." in found.checked
     assert not found.problems + found.unchecked
+    with pytest.raises(UserError, match="unread: this audit asked none"):
+        _find_unread(Auditing(LocalModel(lm, audit_settings()), [], audit_settings()), {}, [], "x")
     gone = min((folder / "new").iterdir()).rename(tmp_path / "moved.txt")
     found = verify(out, lm, **with_reference)
+    assert "Say where they are now with --unread DIR." in str(found.unchecked)
+    again = verify(out, lm, **with_reference, unread=str(gone))
+    assert not again.problems + again.unchecked
+    lost = call("audit", "verify", out, "-q")
+    assert (lost.status, "say where they are now with --unread DIR." in lost.out) == (2, True)
+    assert call("audit", "verify", out, "--unread", gone, "-q").status == 0
     gone.rename(folder / "new" / Path(record["unread"]["texts"][0]["document"]).name)
     assert "1 of its 10 texts not found, or changed: every p of --read and" in str(found.unchecked)
     assert found.checked

@@ -189,7 +189,10 @@ def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_t
         (out / name).stat().st_mtime_ns != at for name, at in zip(files, stamps, strict=True)
     )
     for other, said in (
-        ({"settings": audit_settings(stride=4)}, "other settings"),
+        (
+            {"settings": audit_settings(stride=4)},
+            r"other settings \(stride: 64 there, 4 here\)",
+        ),
         ({"settings": plain, "case": "mine"}, "another case or operator"),
     ):
         with pytest.raises(UserError, match=rf"out: holds an audit of {said}\. .*redo"):

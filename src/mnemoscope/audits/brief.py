@@ -45,10 +45,11 @@ def render_brief(
     recalled, undecided = (
         [row for row in in_order(rows) if row["verdict"] == one] for one in (RECALL, UNDECIDED)
     )
-    first = strongest([*recalled, *undecided])
+    documents = most_first(record["documents"])
+    names = [one["document"] for one in documents]
+    first = strongest([*_of_each_document(recalled, names), *undecided])
     near = sorted(recalled_copies(tables.get("near")).to_dicts(), key=lambda row: -row["matched"])
     origins = tables.get("origins")
-    documents = most_first(record["documents"])
     n_found = sum(is_found(one) for one in documents)
     n_listed = max(_DOCUMENTS, min(n_found, _FOUND))
     return render(
@@ -64,12 +65,23 @@ def render_brief(
             for row in near[: max(_QUOTED - len(first), 0)]
         ],
         n_near=len(near),
+        has_chances=any(row["extraction_logprob"] is not None for row in first),
         quoted=[{**row, **_shortened(row)._asdict()} for row in first],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
         documents=documents[:n_listed],
         n_more=max(len(documents) - n_listed, 0),
         n_more_found=max(n_found - n_listed, 0),
     )
+
+
+def _of_each_document(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> list[Mapping[str, Any]]:
+    """The first passage of each document, in the order of their names, then the others."""
+    ranked = [next((row for row in rows if row["document"] == name), None) for name in names]
+    first = [row for row in ranked if row is not None]
+    numbers = {row["number"] for row in first}
+    return [*first, *(row for row in rows if row["number"] not in numbers)]
 
 
 class Quotation(NamedTuple):

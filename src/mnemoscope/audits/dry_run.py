@@ -57,10 +57,13 @@ def plan_audit(
     n_tokens, kind = n_windows * settings.length, device_kind(device)
     n_parameters = _count_parameters(weights)
     seconds = 2 * n_parameters * n_tokens / ASSUMED_FLOPS[kind]
-    took = f", {about(seconds)} (assumed for {kind}, not measured)" if n_parameters else ""
+    least = about(seconds).removeprefix("about ")
+    took = f": at least {least} (assumed for {kind}, not measured)" if n_parameters else ""
+    near = ", near copies" * ("near" in asked_of("here", settings, beside))
     yield (
-        f"{n_tokens:,} tokens through the model{took}. Around each passage up to "
-        f"{2 * (settings.stride - 1)} windows more."
+        f"{n_tokens:,} tokens through the model{took}. On top come up to "
+        f"{2 * (settings.stride - 1)} windows around each place where it begins right{near} and "
+        "the tests of each passage: of documents that it repeats, several times as long."
     )
     if reference is not None:
         n_beside = len(places_beside(sizes, settings))

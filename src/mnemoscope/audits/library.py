@@ -277,9 +277,10 @@ def audit(
         from mnemoscope.audits.unread import unread_documents
 
         unread = unread_documents(asked, reading.documents)
-        from mnemoscope.audits.run import make_audit
+        from mnemoscope.audits.run import check_same_settings, make_audit
         from mnemoscope.audits.tokens import cut_texts
 
+        check_same_settings(folder, asked, redo=redo)
         auditing = _local_audit(own, other, reading, asked)
         auditing.unread = cut_texts(auditing.model.splitter, unread)
         auditing.case, auditing.operator = lines
@@ -449,6 +450,7 @@ def verify(
     documents: Sequence[str | Path] = (),
     model: str | Path | None = None,
     reference: str | Path | None = None,
+    unread: str | Path | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
     search: bool = False,
@@ -457,11 +459,11 @@ def verify(
 
     With `search` every window is asked again, so that passages that were left out are found.
 
-    `documents` are files and folders where the audited documents are now, `model` and `reference`
-    are where the models are; fingerprints tell whether they are those that were asked. A reference
-    that is neither given nor on this machine is not asked again, nor is ``"none"``. Raises
-    UserError: no audit there, no such documents, or a model is not there or cannot be loaded.
-    DamagedDataError: a file that cannot be read.
+    `documents` are files and folders where the audited documents are now, `unread` where those of
+    `--unread` are, `model` and `reference` where the models are; fingerprints tell whether they are
+    those that were asked. A reference that is neither given nor on this machine is not asked again,
+    nor is ``"none"``. Raises UserError: no audit there, no such documents, or a model is not there
+    or cannot be loaded. DamagedDataError: a file that cannot be read.
     """
     from mnemoscope.audits.documents import check_sources
     from mnemoscope.audits.records import check_is_audit
@@ -469,7 +471,8 @@ def verify(
     check_device_name(device)
     check_is_audit(Path(folder))
     sources = [str(one) for one in documents]
-    check_sources(sources)
+    others = None if unread is None else str(unread)
+    check_sources([*sources, *([] if others is None else [others])])
     from mnemoscope.audits.verify import verify_audit
 
     def choose(
@@ -510,7 +513,7 @@ def verify(
         found = choose(name, bool(reference), facts, facts["dtype"] or "float32", "reference")
         return LocalModel(found.load(), settings.model_copy(update={"chat_template": False}))
 
-    return verify_audit(Path(folder), load, sources, load_reference, search=search)
+    return verify_audit(Path(folder), load, sources, load_reference, unread=others, search=search)
 
 
 def rank(

@@ -34,7 +34,14 @@ from mnemoscope.audits.repeats import with_repeats
 from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL, UNDECIDED, VERDICTS
 from mnemoscope.audits.settings import checked, flag_of
 from mnemoscope.audits.shares import Passage, share_beside, share_words
-from mnemoscope.audits.verdict import distance_said, error_rate, how_tested, is_control, model_title
+from mnemoscope.audits.verdict import (
+    distance_said,
+    error_rate,
+    how_tested,
+    is_control,
+    model_title,
+    said_of,
+)
 from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.words import JOINT, MINUS, count
@@ -144,8 +151,8 @@ def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def strongest(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The first passages in the order of `in_order`, with one that cannot be told if there is."""
-    ordered = in_order(rows)
+    """The first of passages that are in order, with one that cannot be told if there is."""
+    ordered = [*rows]
     recalled, undecided, rest = (
         [row for row in ordered if row["verdict"] == one] for one in VERDICTS
     )
@@ -356,6 +363,7 @@ def environment(*first: str) -> jinja2.Environment:
             " %", f"{JOINT}%"
         ),
         "how_tested": how_tested,
+        "headline": lambda record: said_of(record["model"]["name"], record["summary"])[0],
         "begun": lambda text: text[0].upper() + text[1:],
     }
     made.globals |= {

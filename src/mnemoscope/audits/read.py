@@ -2,12 +2,13 @@
 
 Every token is scored once, behind half of what the models can hold or all that stands before it.
 A passage is as long as a window. With a twin the bits are counted that the model holds beyond it.
-With documents that were surely not read (`--unread`) a document gets the exact p of its rank among
-them, by one score that is fixed beforehand.
+With documents that were not read (`--unread`) a document gets the exact p of its rank among them,
+by one score that is fixed beforehand; none where they are of another kind.
 
 Source: `benchmark.membership`.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,7 @@ from mnemoscope.benchmark.membership import (
     WITHOUT_TWIN,
     PassageChances,
     Told,
+    all_above_p,
     bits_beyond,
     rank_p,
     score_passages,
@@ -62,6 +64,7 @@ TABLE = {
 READ, OPEN = "read", UNTOLD
 READ_SAID = "evidence that it was read, or a text that holds much of it."
 MANY_SAID = "evidence that they were read, or texts that hold much of them."
+BETTER = "A model that is better at such texts saves bits too"
 _LEVEL = 0.05  # chance that any document that was not read is called read
 _LONGEST = 1024  # tokens in a forward pass
 _BLOCKS_A_PART = 256
@@ -216,23 +219,31 @@ def facts_of(
     together = _together(audit, sides, unread, score)
     differs = next((one for one in together if one.is_control and one.verdict == TOLD), None)
     beside = [_values(one, score) for one in others]
-    rows = [_of_document(one, score, beside, len(parts), differs is not None) for one in parts]
-    bits = None
+    rows = [_of_document(one, score, beside, len(parts)) for one in parts]
+    lower = _lower(rows, len(others))
+    if differs is not None or lower is not None:
+        rows = [{**one, "verdict": OPEN} for one in rows]
+    bits = beside_bits = None
     if score == WITH_TWIN:
         each = sides[0]
         bits = sum_of(each["bits"], each["document"]) if len(rows) > 1 else rows[0]["bits"]
+        beside_bits = _bits_a_token([one.mean() for one in beside])
     name = model_title(name or audit.model.facts().record["name"])
     whole = next((one for one in together if not one.is_control and one.verdict == TOLD), None)
-    whole = None if differs else whole
+    whole = None if differs or lower else whole
     found = {
         "score": score,
         "documents": rows,
         "bits": bits,
         "unread": len(others),
+        "unread_bits_a_token": None if beside_bits is None else beside_bits._asdict(),
+        "lower": None if lower is None else lower._asdict(),
         "together": [one._asdict() for one in together],
         "told_together": whole is not None,
         "lost": None if score == WITH_TWIN else LOST,
-        "sentence": " ".join(_sentences(name, score, rows, bits, len(others), differs, whole)),
+        "sentence": " ".join(
+            _sentences(name, score, rows, bits, beside_bits, len(others), differs, lower, whole)
+        ),
     }
     plain: dict[str, Any] = _plain(found)
     return plain
@@ -262,14 +273,42 @@ def _values(rows: pl.DataFrame, score: str) -> _Values:
     return _Values(rows[score].to_numpy(), rows["tokens"].cast(pl.Float64).to_numpy())
 
 
+class _BitsAToken(NamedTuple):
+    """Bits a token that the model saves of unread documents."""
+
+    median: float
+    largest: float
+
+
+def _bits_a_token(ratios: Sequence[float]) -> _BitsAToken | None:
+    """Of the ratios of unread documents, nats a token; None without any."""
+    bits = np.array(ratios) / math.log(2)
+    return _BitsAToken(float(np.median(bits)), float(bits.max())) if len(bits) else None
+
+
+class _Lower(NamedTuple):
+    """Documents that score lower than every unread one, and the chance of so many."""
+
+    documents: int
+    p: float
+
+
+def _lower(rows: Sequence[Mapping[str, Any]], n_unread: int) -> _Lower | None:
+    """Where chance does not give them; reading puts a document above unread ones, never below."""
+    least = 1 / (1 + n_unread)
+    n = sum(one["swapped_p"] is not None and one["swapped_p"] <= least for one in rows)
+    p = all_above_p(n, len(rows), n_unread)
+    return _Lower(n, p) if n_unread and p <= _LEVEL else None
+
+
 def _of_document(
-    rows: pl.DataFrame, score: str, others: Sequence[_Values], n_documents: int, differs: bool
+    rows: pl.DataFrame, score: str, others: Sequence[_Values], n_documents: int
 ) -> dict[str, Any]:
     """Bits, p and verdict of a document; unread ones are cut to as many passages as it has."""
     n, value = rows.height, _values(rows, score).mean()
     beside = np.array([one.mean(n) for one in others])
     p = rank_p(value, beside) if others else None
-    is_read = p is not None and p * n_documents <= _LEVEL + _ROUNDING and not differs
+    is_read = p is not None and p * n_documents <= _LEVEL + _ROUNDING
     found: dict[str, Any] = {
         "document": rows["document"][0],
         "tokens": int(rows["tokens"].sum()),
@@ -279,11 +318,14 @@ def _of_document(
         "as_high": int((beside >= value).sum()),
         "verdict": READ if is_read else OPEN,
         "bits": None,
+        "bits_a_token": None,
+        "unread_bits_a_token": None,
         "shorter": None,
         "swapped_p": None,
     }
     if score == WITH_TWIN:
-        found["bits"] = sum_of(rows["bits"])
+        found["bits"], found["bits_a_token"] = sum_of(rows["bits"]), value / math.log(2)
+        found["unread_bits_a_token"] = (cut := _bits_a_token(beside.tolist())) and cut._asdict()
         found["shorter"] = share_true((rows["bits"] > 0).to_numpy(), np.arange(n))
         found["swapped_p"] = rank_p(-value, -beside) if others else None
     return found
@@ -319,8 +361,10 @@ def _sentences(
     score: str,
     rows: Sequence[Mapping[str, Any]],
     bits: Estimate | None,
+    beside: _BitsAToken | None,
     n_unread: int,
     differs: Told | None,
+    lower: _Lower | None,
     whole: Told | None,
 ) -> Iterator[str]:
     """What can be said of the documents together, and no more."""
@@ -331,13 +375,20 @@ def _sentences(
         n_less = sum(one["bits"].value <= 0 for one in rows)
         yield _bits_said(name, bits, these, "passages" if is_one else "documents")
         if 0 < n_less < len(rows):
-            yield f"Of {n_less:,} of them it holds none, and they are summed too."
+            yield f"Of {n_less:,} of them it saves none, and they are summed too."
+        if (bits.value or 0.0) > 0:
+            here = (bits.value or 0.0) / sum(one["tokens"] for one in rows)
+            yield BETTER + (
+                f": {_two(here)} a token here, and of the unread documents {_two(beside.median)} "
+                f"(median; at most {_two(beside.largest)})."
+                if beside
+                else ", so bits alone do not show that it read them."
+                if not is_one
+                else ", so bits alone do not show that it read it."
+            )
     if not n_unread:
         yield (
-            f"Whether {it} read cannot be told without documents of the same kind that surely were "
-            "not (--unread): to be better at such texts leaves bits too."
-            if bits is not None
-            else f"Whether {it} read cannot be told without documents that surely were not "
+            f"Whether {it} read cannot be told without documents of the same kind that were not "
             "(--unread)."
         )
     elif differs is not None:
@@ -345,6 +396,14 @@ def _sentences(
             f"The unread documents differ from {these} in their text alone ({differs.name} tell "
             f"them apart, AUC {ranged(differs.auc, digits=2)}), so a rank among them says nothing: "
             f"whether {it} read cannot be told."
+        )
+    elif lower is not None:
+        those = "the document scores" if is_one else f"{lower.documents:,} of {these} score"
+        yield (
+            f"The unread documents are not of one kind with {'it' if is_one else 'these'}: "
+            f"{those} lower than every unread one (by chance p {p_figure(lower.p)}), which reading "
+            f"does not explain. So a rank among them says nothing: whether {it} read cannot be "
+            "told."
         )
     elif too_few:
         yield f"{too_few} Whether {'it' if is_one else 'each of them'} was read cannot be told."
@@ -371,6 +430,10 @@ def _sentences(
         yield LOST
 
 
+def _two(value: float) -> str:
+    return f"{value:.2f}".replace("-", MINUS)
+
+
 def _too_few(n_documents: int, n_unread: int) -> str:
     """That no document can be called read beside so few unread ones; empty where one can."""
     least, is_one = round(n_documents / _LEVEL) - 1, n_documents == 1
@@ -389,7 +452,7 @@ def foreseen(n_documents: int, n_unread: int, *, has_twin: bool) -> Iterator[str
     if not n_unread:
         yield (
             "--read without --unread: of no document will it say whether it was read. Give "
-            f"documents of the same kind that surely were not, {round(n_documents / _LEVEL) - 1:,} "
+            f"documents of the same kind that were not, {round(n_documents / _LEVEL) - 1:,} "
             "at least."
         )
     elif too_few := _too_few(n_documents, n_unread):
@@ -405,11 +468,14 @@ def _bits_said(name: str, bits: Estimate, these: str, units: str) -> str:
         end = f" (no interval of fewer than {FEWEST_GROUPS} {units})."
     value, low = bits.value or 0.0, bits.low if bits.low is not None else bits.value or 0.0
     if low > 0:
-        return f"“{name}” holds {shown} bits of {these} beyond the reference{end}"
+        return f"“{name}” needs {shown} bits fewer than the reference to write out {these}{end}"
     if value > 0:
-        return f"Whether “{name}” holds bits of {these} beyond the reference is open: {shown}."
+        return (
+            f"Whether “{name}” needs fewer bits than the reference to write out {these} is open: "
+            f"{shown}."
+        )
     it = "it" if these == "the document" else "them"
     return (
-        f"“{name}” holds no bits of {these} beyond the reference: {shown}{end} That does not show "
-        f"that it never read {it}."
+        f"“{name}” needs no fewer bits than the reference to write out {these}: {shown}{end} That "
+        f"does not show that it never read {it}."
     )

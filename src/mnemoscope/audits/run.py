@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -45,6 +46,7 @@ from mnemoscope.audits.records import (
 )
 from mnemoscope.audits.reference import apart, beside_model
 from mnemoscope.audits.scan import check_long_enough, count_windows, extend, scan_windows
+from mnemoscope.audits.settings import AuditSettings, flag_of
 from mnemoscope.audits.shares import Sizes, count_document, overall
 from mnemoscope.audits.spans import spans_of
 from mnemoscope.audits.verdict import verdict_of
@@ -265,20 +267,47 @@ def _differences(record: AuditRecord, audit: Auditing, skipped: list[Skipped]) -
     known |= {(one["document"], one["reason"]) for one in record["skipped"]}
     asked = {(text.name, text.document.sha256) for text in audit.texts}
     asked |= {(one["document"], one["reason"]) for one in skipped}
-    first, *others = sorted({name for name, _ in known ^ asked}) or [""]
-    more = f" and {len(others):,} more" if others else ""
-    settings = json.loads(json.dumps(audit.settings.model_dump()))
+    first, *rest = sorted({name for name, _ in known ^ asked}) or [""]
+    more = f" and {len(rest):,} more" if rest else ""
     pairs = {
         "another model": (identity(record["model"]), identity(audit.model.facts().record)),
         "another reference": (identity(record["reference"]), identity(reference)),
         f"other documents ({first}{more})": (known, asked),
-        "other settings": (record["settings"], settings),
+        (others := _other_settings(record, audit.settings)): ("", others),
         "another case or operator": (
             [record["case"], record["operator"]],
             [audit.case, audit.operator],
         ),
     }
     return [said for said, (there, here) in pairs.items() if there != here]
+
+
+def _other_settings(record: AuditRecord, settings: AuditSettings) -> str:
+    """Which settings a finished audit has otherwise, in words; empty where none."""
+    there, here = record["settings"], json.loads(json.dumps(settings.model_dump()))
+    differ = [
+        f"{flag_of(name)}: {_value(there.get(name))} there, {_value(here.get(name))} here"
+        for name in {**there, **here}
+        if there.get(name) != here.get(name)
+    ]
+    return f"other settings ({'; '.join(differ)})" if differ else ""
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def check_same_settings(out: Path, settings: AuditSettings, *, redo: bool) -> None:
+    """Refuse a folder with an audit of other settings, before a model is loaded."""
+    if redo or not (out / RECORD).is_file():
+        return
+    others = ""
+    with suppress(DamagedDataError, UserError):  # of which `make_audit` says what it is
+        others = _other_settings(read_audit_record(out), settings)
+    if others:
+        raise other_audit(out, [others])
 
 
 def check_no_other(out: Path, *, redo: bool) -> None:

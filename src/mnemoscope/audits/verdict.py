@@ -383,8 +383,9 @@ def error_rate(verdict: Verdict, unread: Mapping[str, Any] | None = None) -> str
     return (
         f"{lead} on {verdict['tested_on']}, where it is known what was read, "
         f"{which} passages called recalled had been read (by the 95 % interval at most "
-        f"{share_words(bound)} of such calls are wrong); those never read were {tested['never']} "
-        f"lists. It misses many: of {tested['trained']} "
+        f"{share_words(bound)} of such calls are wrong); of {tested['never']} "
+        f"lists that count or repeat and had not been read it called {tested['wrong'] or 'none'} "
+        f"recalled. It misses many: of {tested['trained']} "
         f"passages that had been read and came out it called {tested['missed']} guessed{more}."
     )
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import polars as pl
 
-from mnemoscope.audits import unread
+from mnemoscope.audits import unread as unread_question
 from mnemoscope.audits.asking import AskedModel, Auditing, ModelRecord, Prompt
 from mnemoscope.audits.documents import Document, read_documents
 from mnemoscope.audits.passages import GROUNDS
@@ -36,7 +36,7 @@ from mnemoscope.audits.shares import count_document, overall
 from mnemoscope.audits.tokens import Text, Tokens, Words, character_range, cut_texts
 from mnemoscope.audits.verdict import verdict_of
 from mnemoscope.data.formats import is_there
-from mnemoscope.errors import MnemoscopeError
+from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.version import __version__
 from mnemoscope.words import plural
 
@@ -84,15 +84,17 @@ def verify_audit(
     documents: Sequence[str] = (),
     load_reference: LoadReference = lambda *_: None,
     *,
+    unread: str | None = None,
     search: bool = False,
 ) -> Verification:
     """Repeat the passages of an audit with the model that `load` gives, and check its files.
 
     `documents` are files and folders where its documents are now; they are known by the checksums
-    of their texts, whatever they are called. Where `load_reference` gives the reference, it is
-    asked again too. With `search` the model continues every window of the documents again, which
-    takes as long as the audit did: whether passages were left out. Raises UserError: no audit
-    there, or a model cannot be loaded. DamagedDataError: a file that cannot be read.
+    of their texts, whatever they are called; so are those of `--unread`, which are in `unread`.
+    Where `load_reference` gives the reference, it is asked again too. With `search` the model
+    continues every window of the documents again, which takes as long as the audit did: whether
+    passages were left out. Raises UserError: no audit there, it asked no `unread`, or a model
+    cannot be loaded. DamagedDataError: a file that cannot be read.
     """
     check_is_audit(out)
     if (changed := changed_record(out)) is not None:
@@ -120,7 +122,7 @@ def verify_audit(
     texts = cut_texts(model.splitter, found.same)
     audit = Auditing(model, texts, settings, reference, passages=frame)
     audit.apart = None if record["reference"] is None else record["reference"].get("apart")
-    unread_gone = _find_unread(audit, record, moved)
+    unread_gone = _find_unread(audit, record, moved, unread)
     problems += _reference_again(audit, record)
     numbers, holds, is_there = audit.numbers(), _hold(audit), list[bool]()
     for row, ok in zip(frame.rows(named=True), holds, strict=True):
@@ -162,15 +164,21 @@ def verify_audit(
     )
 
 
-def _find_unread(audit: Auditing, record: AuditRecord, moved: Sequence[Document]) -> list[str]:
+def _find_unread(
+    audit: Auditing, record: AuditRecord, moved: Sequence[Document], elsewhere: str | None
+) -> list[str]:
     """Give the audit those documents of `--unread` that are there; what to say of the others."""
     audit.unread = []
     if "unread" not in record:
+        if elsewhere is not None:
+            raise UserError("--unread: this audit asked none. Leave it out.")
         return []
     texts, place = record["unread"]["texts"], str(record["settings"]["unread"])
     there = {one.sha256: one for one in moved}
     with suppress(MnemoscopeError):
         there |= {one.sha256: one for one in read_documents([place]).documents}
+    if elsewhere is not None:
+        there |= {one.sha256: one for one in read_documents([elsewhere]).documents}
     same = [
         replace(there[one["sha256"]], name=one["document"])
         for one in texts
@@ -182,7 +190,8 @@ def _find_unread(audit: Auditing, record: AuditRecord, moved: Sequence[Document]
     rest = "every p of --read and " * ("read" in record) + "what the rule says of them"
     return [
         f"--unread {place}: {len(texts) - len(same):,} of its {plural(len(texts), 'text')} not "
-        f"found, or changed: {rest} rests on texts that were not compared."
+        f"found, or changed: {rest} rests on texts that were not compared. Say where they are now "
+        "with --unread DIR."
     ]
 
 
@@ -198,14 +207,14 @@ def _unread_again(
     }
     facts = dict[str, Mapping[str, Any]]()
     if "unread" in tables:
-        facts["unread"] = unread.facts_of(audit, tables["unread"])
+        facts["unread"] = unread_question.facts_of(audit, tables["unread"])
         if search and _has_grounds(audit, record):
-            yield from unread.again(audit, tables["unread"])
+            yield from unread_question.again(audit, tables["unread"])
     if "read" in tables and (record["reference"] is None or audit.other_lm is not None):
         from mnemoscope.audits import read
 
         facts["read"] = read.facts_of(
-            audit, tables["read"], unread.unread_texts(audit), record["model"]["name"]
+            audit, tables["read"], unread_question.unread_texts(audit), record["model"]["name"]
         )
     for name, found in facts.items():
         if json.loads(json.dumps(found)) != cast(Mapping[str, Any], record)[name]:

@@ -136,6 +136,18 @@ def rank_p(value: float, unread: ArrayLike) -> float:
     return float((1 + (others >= value).sum()) / (1 + len(others)))
 
 
+def all_above_p(n: int, n_texts: int, n_unread: int) -> float:
+    """Chance that n or more of some texts score above every unread one, or n or more below them.
+
+    Exact where all are exchangeable: the n highest of all are then n of the texts. The texts are
+    compared with the same unread ones, so a binomial of `rank_p` would be too small.
+
+    >>> all_above_p(1, 1, 19), round(all_above_p(5, 8, 12), 5)
+    (0.05, 0.00361)
+    """
+    return math.comb(n_texts, n) / math.comb(n_texts + n_unread, n)
+
+
 def text_columns(texts: Sequence[str]) -> Floats:
     """What is to be seen of texts without reading them, (n, 11), float64.
 

@@ -319,6 +319,10 @@ def audit_verify(
         str | None,
         Option("--reference", metavar="DIR", help="Where the reference is now; 'none': not asked."),
     ] = None,
+    unread: Annotated[
+        str | None,
+        Option("--unread", metavar="DIR", help="Where the texts of --unread are now."),
+    ] = None,
     search: Annotated[
         bool, Option("--search", help="Ask every window again: was a passage left out?")
     ] = False,
@@ -340,6 +344,7 @@ def audit_verify(
             documents=documents or (),
             model=model,
             reference=reference,
+            unread=unread,
             device=device or "auto",
             trust_remote_code=trust_remote_code,
             search=search,
@@ -369,10 +374,12 @@ def audit_verify(
         print(f"{folder} does not hold: {problems}, named above.")
         raise typer.Exit(GATE_FAILED)
     if found.unchecked:
+        is_unread = all(one.startswith("--unread") for one in found.unchecked)
+        where = "--unread" if is_unread else "--documents"
         print(
             f"{folder}: not verified, for want of the {plural(len(found.unchecked), 'thing')} "
             "named above. Nothing speaks against the audit; run this where it was made, or say "
-            "where they are now with --documents DIR."
+            f"where they are now with {where} DIR."
         )
         raise typer.Exit(_UNCHECKED)
     but = "" if found.has_pages else ", but for its pages"
