@@ -1,6 +1,6 @@
 """Known truth for `mnemoscope forget`: unlearning methods, and a model that never read the texts.
 
-    python -m experiments.forget.run FOLDER [--seeds 3] [--keep]
+    python -m experiments.forget.run FOLDER [--seeds 3 | --levels] [--keep]
 
 The shipped reference, which read none of these passages, reads some: 80 of prose and code and 80
 that repeat themselves, which are to be forgotten, and 40 that are not. That is the model before.
@@ -9,7 +9,9 @@ forgotten. Unlearned are copies of the model before: by gradient ascent until no
 comes out as it is; as far again; by ascent beside descent on the untouched passages; by negative
 preference optimization (Zhang et al. 2024, arXiv 2404.05868) beside the same descent; and by a
 change of low rank, learnt by ascent and descent, which is then switched off. The model before at
-int8 and int4 unlearns nothing. What is done in the folder is not done again.
+int8 and int4 unlearns nothing. With `--levels` the model before is the shipped one, which read
+passages 1, 4, 16 or 64 times in its training, and the twin is its reference. What is done in the
+folder is not done again.
 """
 
 import argparse
@@ -28,9 +30,9 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import mnemoscope as ms
-from experiments.pages import publish
+from experiments.pages import publish, results_of
 from mnemoscope.data.table import token_matrix
-from mnemoscope.embedded import reference_path, sequences_path
+from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.files import write_json
 from mnemoscope.forgetting.stress import rounded_weights
 from mnemoscope.library.membership import documents_of
@@ -49,6 +51,10 @@ ASCENT, MOST_STEPS, RANK = 1e-4, 200, 4
 BETA, RETAIN = 0.2, 2.0  # of negative preference optimization, and the weight of descent beside it
 RELEARN = 3e-4  # learning rate of ten steps on neighbours
 PREFIX = 32
+LEVELS, OF_LEVEL = {1: 16, 4: 16, 16: 64, 64: 16}, 100
+"""Readings of what is to be forgotten, and of the untouched passages beside it; and how many."""
+OF_LEVELS = ("the twin itself", "ascent", "ascent and retain", "low rank, switched off", "int4")
+UNREAD = "the twin, beside texts never read"
 
 
 class Drawn(NamedTuple):
@@ -62,10 +68,7 @@ class Drawn(NamedTuple):
 
 def drawn_passages(seed: int) -> Drawn:
     """Passages of different works; of each that is to be forgotten another one as its neighbour."""
-    table = pl.read_parquet(sequences_path()).filter(pl.col("genre").is_in(["prose", "code"]))
-    table = table.select("sequence_id", "tokens", "text", "document", "form")
-    table = table.with_columns(work=pl.Series(documents_of(table)))
-    table = table.sample(fraction=1.0, shuffle=True, seed=seed)
+    table = _shuffled(seed)
     plain = table.filter(form="plain")
     counts = plain.group_by("work", maintain_order=True).agg(
         pl.len(), pl.col("sequence_id").first()
@@ -85,6 +88,30 @@ def drawn_passages(seed: int) -> Drawn:
         for at in (0, 1)
     ]
     return Drawn(pl.concat([forget, own_loops]), elsewhere[:UNTOUCHED], neighbours, others)
+
+
+def drawn_level(times: int) -> Drawn:
+    """Passages of different works that the shipped model read so often, each with a neighbour.
+
+    Of `others` there is one frame: passages of further works that neither model read.
+    """
+    table = _shuffled(0).filter(form="plain")
+    unread = table.filter(inserted=0)
+    read = table.filter(pl.col("work").is_in(unread["work"].implode()), inserted=times)
+    forget = read.unique("work", keep="first", maintain_order=True).head(OF_LEVEL)
+    is_same = pl.col("work").is_in(forget["work"].implode())
+    neighbours = unread.filter(is_same).unique("work", keep="first", maintain_order=True)
+    retain = table.filter(~is_same, inserted=LEVELS[times]).head(UNTOUCHED)
+    others = unread.filter(~is_same).unique("work", keep="first", maintain_order=True)
+    return Drawn(forget, retain, neighbours, [others.head(OF_LEVEL)])
+
+
+def _shuffled(seed: int) -> pl.DataFrame:
+    """Passages of prose and code with their works, in random order."""
+    table = pl.read_parquet(sequences_path()).filter(pl.col("genre").is_in(["prose", "code"]))
+    table = table.select("sequence_id", "tokens", "text", "document", "form", "inserted")
+    table = table.with_columns(work=pl.Series(documents_of(table)))
+    return table.sample(fraction=1.0, shuffle=True, seed=seed)
 
 
 def taught(lm: LanguageModel, frame: pl.DataFrame, seed: int) -> LanguageModel:
@@ -213,7 +240,8 @@ def methods(
 ) -> Iterator[tuple[str, Callable[[], LanguageModel]]]:
     """Models after, by what was done to make them."""
     gone, kept = token_matrix(drawn.forget), token_matrix(drawn.retain)
-    unlearn = partial(unlearned, before, gone, recalled=gone[:RECALLED], seed=seed)
+    recalled = token_matrix(drawn.forget.filter(form="plain"))
+    unlearn = partial(unlearned, before, gone, recalled=recalled, seed=seed)
     pair: list[LanguageModel] = []
 
     def low_rank(place: int) -> LanguageModel:
@@ -243,24 +271,56 @@ def measured(folder: Path, seed: int) -> dict[str, Any]:
     read = [pl.concat([one, drawn.retain]) for one in (drawn.forget, *drawn.others)]
     trained = [_kept(folder / f"model-{at}.pt", base, one, seed) for at, one in enumerate(read)]
     before, *twins = (named(base, one.model) for one in trained)
+    return compared(folder, [before, *twins], drawn, seed, depth=seed == 0)
+
+
+def of_level(folder: Path, times: int) -> dict[str, Any]:
+    """What comes out of what the shipped model read so often; if any does, the methods on it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = drawn_level(times)
+    models = [load_model(place(), dtype="float32") for place in (model_path, reference_path)]
+    n_out, n_twin = (n_written(one, token_matrix(drawn.forget)) for one in models)
+    found = {"n": drawn.forget.height, "out": n_out, "of_twin": n_twin}
+    asked = compared(folder, models, drawn, seed=0, only=OF_LEVELS) if n_out else {}
+    return {**found, "methods": asked}
+
+
+def compared(
+    folder: Path,
+    models: list[LanguageModel],
+    drawn: Drawn,
+    seed: int,
+    *,
+    depth: bool = False,
+    only: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """What each method leaves in the first of the models, beside its twin, which is the second.
+
+    With `only` those methods alone, and the twin once more beside `drawn.others`, never read.
+    """
     rows = {"forget": drawn.forget, "retain": drawn.retain, "neighbour": drawn.neighbours}
+    if only:
+        rows["unread"] = drawn.others[0]
     table = pl.concat(
         one.select("tokens", "text", "document").with_columns(role=pl.lit(role))
         for role, one in rows.items()
     )
+    before, *twins = models
+    made = [one for one in methods(before, twins, drawn, seed) if not only or one[0] in only]
     found: dict[str, Any] = {}
-    for name, make in methods(before, twins, drawn, seed):
+    for name, make in [*made, *([(UNREAD, lambda: twins[0])] if only else [])]:
         kept = folder / f"{name.replace(', ', '-').replace(' ', '-')}.json"
         if not kept.is_file():
+            is_unread = name == UNREAD
             result = ms.forget(
                 before,
                 make(),
-                table,
+                table if is_unread else table.filter(pl.col("role") != "unread"),
                 folder / "answers",  # the twin is asked once
                 redo=True,
-                retrained=twins[0],
+                retrained=None if is_unread else twins[0],
                 learning_rate=RELEARN,
-                depth=seed == 0 and name in WITH_DEPTH,
+                depth=depth and name in WITH_DEPTH,
                 seed=seed,
                 progress=False,
             )
@@ -296,16 +356,24 @@ def _plain(result: ms.Forgetting) -> dict[str, Any]:
 
 
 def main() -> None:
-    """All seeds; with `--keep` store the results and write the page."""
+    """All seeds, or all levels; with `--keep` store the results and write the page."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--levels", action="store_true", help="the shipped model, by readings")
     parser.add_argument("--keep", action="store_true", help="store the results, write the page")
     options = parser.parse_args()
-    runs = [measured(options.folder / f"seed-{seed}", seed) for seed in range(options.seeds)]
-    publish(NAME, {"runs": runs}, keep=options.keep)
+    part: dict[str, Any] = {}
+    if options.levels:
+        part["levels"] = {
+            str(times): of_level(options.folder / f"level-{times}", times) for times in LEVELS
+        }
+    else:
+        seeds = range(options.seeds)
+        part["runs"] = [measured(options.folder / f"seed-{seed}", seed) for seed in seeds]
+    publish(NAME, {**results_of(NAME), **part}, keep=options.keep)
 
 
 if __name__ == "__main__":

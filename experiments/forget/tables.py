@@ -23,7 +23,12 @@ STRESSES = (
 def tables(found: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     """One row a method."""
     runs = found["runs"]
+    brought = STRESSES[:4] + STRESSES[6:]  # rounding brought nothing
     return {
+        (PAGE, "levels"): table_of(
+            ["read", "model after", "verdict", *(f"{one}, %" for one in (*brought, "untouched"))],
+            _levels(found["levels"], brought),
+        ),
         (PAGE, "verdicts"): table_of(
             ["model after", "Recall", "Guess", "untouched text kept, %", "by the twin, %"],
             _verdicts(runs),
@@ -48,6 +53,18 @@ def _verdicts(runs: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
             said.append("; ".join(each) if len(runs) > 1 else found[0])
         kept = [run[name]["figures"]["untouched: as it is"] for run in runs]
         yield [name, *said, *("; ".join(figure(*one[of]) for one in kept) for of in _SIDES)]
+
+
+def _levels(levels: Mapping[str, Any], stresses: Sequence[str]) -> Iterator[list[str]]:
+    """Of each number of readings every method; where nothing comes out there is nothing to ask."""
+    for times, level in levels.items():
+        if not level["methods"]:
+            said = f"{level['out']} of {level['n']} come out, {level['of_twin']} of the twin"
+            yield [times, "before", said, *[UNKNOWN] * (len(stresses) + 1)]
+        for name, run in level["methods"].items():
+            cells = [_cell([run], "Recall", one, "share") for one in stresses]
+            untouched = _cell([run], "untouched", STRESSES[0], "share")
+            yield [times, name, _verdict(run, "Recall"), *cells, untouched]
 
 
 _SIDES = ("share", "control")

@@ -7,8 +7,8 @@ and days that go on, form letters, which anybody can; answers that stand in the 
 questions with four choices in a drawn order. A random half is planted, each item at 1, 4, 16 or 64
 readings, by fine-tuning a model. The other half is planted into another copy in the same way, which
 serves as the twin; the untouched model is the other twin that is tried. `--bfloat16` multiplies
-matrices so while it trains. `--keep` adds the model to the stored results and makes the tables of
-`docs/items.md`.
+matrices so while it trains, which is slower where the processor has no instructions for it.
+`--keep` adds the model to the stored results and makes the tables of `docs/items.md`.
 """
 
 import argparse

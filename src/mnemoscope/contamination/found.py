@@ -32,7 +32,7 @@ from mnemoscope.stats import Estimate
 from mnemoscope.store import Store
 from mnemoscope.words import adding_up
 
-ARTEFACT, SCHEMA_VERSION = "items", 3
+ARTEFACT, SCHEMA_VERSION = "items", 4
 TABLE, PAGE, SARIF = "items.parquet", "items.html", "items.sarif"
 ITEMS = Measures(("recalled",), "item", "items", "'recalled > 1%' or 'recalled > 3 items'")
 _ITEM = ["prompt", "answer"]  # an item of an older table is the same where both are

@@ -1,7 +1,8 @@
 """Weigh answers against what needs no memory: is a hit recalled, copied, or could it be guessed?
 
-A hit is called recalled only where nothing else gives the answer: not the prompt, not the other
-items, not the twin, not other prompts, and not the skill that would answer another form as well.
+A hit is called recalled only where nothing else gives the answer: not the prompt or a list in it
+that goes on, not the other items, not the twin, not other prompts, and not the skill that would
+answer another form as well.
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from mnemoscope.contamination.order import n_orders
+from mnemoscope.contamination.rule import continued_by_rule
 from mnemoscope.contamination.table import (
     Item,
     frame_of_items,
@@ -63,6 +65,12 @@ def judged(
     frame = frame.with_columns(
         answer_share=pl.Series([one.share for one in guesses], dtype=pl.Float64),
         ngrams_produce=pl.Series([one.is_written for one in guesses]),
+        rule_produces=pl.Series(
+            [
+                continued_by_rule(words_of(one.prompt), len(own)) == own
+                for one, own in zip(items, words, strict=True)
+            ]
+        ),
         choices=pl.Series([len(one.choices) or None for one in items], dtype=pl.Int64),
         orders=pl.Series([n_orders(one) for one in items], dtype=pl.Int64),
     )
@@ -118,6 +126,8 @@ def _verdict(row: Mapping[str, Any], limit: float) -> tuple[str, str, float]:
         return GUESSABLE, said, guess
     if row["ngrams_produce"]:
         return GUESSABLE, "n-grams of the other items write the same", guess
+    if row["rule_produces"]:
+        return GUESSABLE, "a rule that the prompt shows gives the same", guess
     if row["answer_share"] > limit:
         share = f"{100 * row['answer_share']:.1f} %"
         return GUESSABLE, f"{share} of the other items have the same answer", guess
