@@ -78,6 +78,28 @@ def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int | None) ->
     return Rows(frame, where, given, frozenset([Path(where).name, *_names(tables)]))
 
 
+def rows_with(source: Any, columns: Mapping[str, str], needs: Mapping[str, str]) -> Rows:
+    """The rows of a table that has some columns, with a value in every row.
+
+    `needs` says by column what a row needs there, for the message. Raises UserError: texts, a
+    column that is not there or has nulls; errors as `read_rows`.
+    """
+    found = read_rows(source, columns, prefix=None)
+    if found is None:
+        raise UserError(
+            f"{source}: texts, where a table with the columns {' and '.join(needs)} is needed."
+        )
+    table = found.frame
+    for name, what in needs.items():
+        if name not in table.columns or table[name].null_count():
+            lacking = "nulls" if name in table.columns else f"there are {', '.join(table.columns)}"
+            raise UserError(
+                f"{found.where}: every row needs {what} ({lacking}). Call a column so, or take "
+                f"one: --column {name}=COLUMN."
+            )
+    return found
+
+
 def _say_passed_over(frame: pl.DataFrame, where: str) -> list[str]:
     """Say which fields look like a count of duplicates and are passed over; their paths."""
     counts = passed_over(frame)

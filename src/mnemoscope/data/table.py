@@ -401,6 +401,14 @@ def token_table(tokens: np.ndarray, mask: np.ndarray | None = None) -> pl.DataFr
     return pl.DataFrame(columns, schema_overrides={name: COLUMNS[name].dtype for name in columns})
 
 
+def with_tokens(table: pl.DataFrame, tokens: np.ndarray, mask: np.ndarray) -> pl.DataFrame:
+    """Put the columns of `token_table` before a table's, of which `sequence_id` stays."""
+    made = token_table(tokens, mask)
+    if "sequence_id" in table.columns:
+        made = made.with_columns(table["sequence_id"])
+    return pl.concat([made, table.drop(made.columns, strict=False)], how="horizontal")
+
+
 def look_up(rows: pl.DataFrame, table: pl.DataFrame, *columns: str) -> pl.DataFrame:
     """Rows with these columns (all unless named) that a table holds of their `sequence_id`.
 

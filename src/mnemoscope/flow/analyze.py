@@ -22,8 +22,8 @@ from mnemoscope.analysis.inputs import (
     OtherModel,
 )
 from mnemoscope.data.corpus import open_corpus
-from mnemoscope.data.rows import read_rows
-from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding, token_table
+from mnemoscope.data.rows import rows_with
+from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding, with_tokens
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest
 from mnemoscope.library.given import as_tokenizer
@@ -532,17 +532,8 @@ def _labelled_rows(
     """
     from mnemoscope.lm.classifier import class_names, encode
 
-    found = read_rows(rows, columns, prefix=None)
-    if found is None:
-        raise UserError(f"{rows}: texts, where a table with the columns text and label is needed.")
+    found = rows_with(rows, columns, {"text": "a text", "label": "a label"})
     table = found.frame
-    for name in ("text", "label"):
-        if name not in table.columns or table[name].null_count():
-            lacking = "nulls" if name in table.columns else f"there are {', '.join(table.columns)}"
-            raise UserError(
-                f"{found.where}: every row needs a {name} ({lacking}). Call a column so, or "
-                f"take one: --column {name}=COLUMN."
-            )
     names = class_names(model)
     numbers = {name: place for place, name in enumerate(names)}
     numbers |= {str(place): place for place in range(len(names)) if str(place) not in numbers}
@@ -557,12 +548,8 @@ def _labelled_rows(
     encoded = encode(model, table["text"].to_list())
     if encoded.n_cut:
         say(f"{encoded.n_cut:,} texts are longer than the classifier's positions and are cut.")
-    made = token_table(encoded.tokens, encoded.mask)
     given = tuple(table.columns)
-    if "sequence_id" in given:
-        made = made.with_columns(table["sequence_id"])
-    kept = table.drop(made.columns, strict=False)
-    table = pl.concat([made, kept], how="horizontal").with_columns(label_number=number)
+    table = with_tokens(table, encoded.tokens, encoded.mask).with_columns(label_number=number)
     return table.with_columns(near_duplicates=pl.Series(documents_of(table))), given
 
 

@@ -20,8 +20,8 @@ from mnemoscope.analysis.copying import Passage, PassageIndex, carried_on
 from mnemoscope.analysis.figures import Chart, bars_by, series_by
 from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult, AnalysisSettings
 from mnemoscope.analysis.rows import draw_rows, seen_in_training
-from mnemoscope.data.rows import read_rows
-from mnemoscope.data.table import token_matrix, token_table, whole_mask
+from mnemoscope.data.rows import rows_with
+from mnemoscope.data.table import token_matrix, whole_mask, with_tokens
 from mnemoscope.errors import UserError
 from mnemoscope.library.membership import documents_of
 from mnemoscope.lm.classifier import encode
@@ -93,25 +93,13 @@ def pairs_of(
     `input` and `target` are as the tokenizer gives them back, so that answers can be compared;
     `trained` is by `duplicates`, true where these are not counted.
     """
-    found = read_rows(rows, columns, prefix=None)
-    if found is None:
-        raise UserError(f"{rows}: texts, where a table with columns input and target is needed.")
-    table = found.frame
-    for name in ("input", "target"):
-        if name not in table.columns or table[name].null_count():
-            lacking = "nulls" if name in table.columns else f"there are {', '.join(table.columns)}"
-            raise UserError(
-                f"{found.where}: every row needs a text in {name} ({lacking}). Call a column so, "
-                f"or take one: --column {name}=COLUMN."
-            )
-    given = tuple(table.columns)
+    needs = {name: f"a text in {name}" for name in ("input", "target")}
+    found = rows_with(rows, columns, needs)
+    table, given = found.frame, tuple(found.frame.columns)
     encoded = encode(model, table["input"].cast(pl.String).to_list())
     if encoded.n_cut:
         say(f"{encoded.n_cut:,} inputs are longer than the model's positions and are cut.")
-    made = token_table(encoded.tokens, encoded.mask)
-    if "sequence_id" in given:
-        made = made.with_columns(table["sequence_id"])
-    table = pl.concat([made, table.drop(made.columns, strict=False)], how="horizontal")
+    table = with_tokens(table, encoded.tokens, encoded.mask)
     targets = model.tokenizer(text_target=table["target"].cast(pl.String).to_list(), verbose=False)
     seen = seen_in_training(table)
     task = pl.lit(ALL_TASKS) if "task" not in given else pl.col("task").cast(pl.String)
