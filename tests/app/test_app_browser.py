@@ -72,6 +72,13 @@ def visit(browser, app) -> Iterator:
         one.context.close()
 
 
+def draws_maps(page, act):
+    """Do what chooses a passage, and wait for its maps: those drawn before do not count."""
+    page.evaluate("document.querySelector('.pictures .maps')?.classList.add('before')")
+    act()
+    page.wait_for_selector(".pictures .maps:not(.before) .stack img.delta")
+
+
 def test_the_whole_visit(app, visit, document):
     one = visit(viewport={"width": 1280, "height": 900}, color_scheme="light")
     page = one.page
@@ -80,8 +87,8 @@ def test_the_whole_visit(app, visit, document):
     assert page.locator(f"{MARK}:has(mark.recall)").count() >= 2
     assert "recalled" in page.inner_text(".result")
 
-    page.click(".result [data-step='1']")  # before any is chosen: the first
-    page.wait_for_function("document.querySelector('.evidence').innerText.includes('Passage 1 of')")
+    draws_maps(page, lambda: page.click(".result [data-step='1']"))  # none is chosen: the first
+    assert "Passage 1 of" in page.inner_text(".evidence")
 
     # By keyboard alone: Tab reaches a passage, Enter chooses it.
     page.focus(".result .document summary")
@@ -90,23 +97,18 @@ def test_the_whole_visit(app, visit, document):
     if page.evaluate("document.activeElement.tagName") == "PRE":  # it scrolls, so it has focus
         page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.dataset.pick") == "1"
-    page.keyboard.press("Enter")
-    page.wait_for_selector(".pictures .stack img.delta")
+    draws_maps(page, lambda: page.keyboard.press("Enter"))
     assert "Chance of one try" in page.inner_text(".evidence")
     assert page.locator(".pictures .stack").count() == 4
     chosen = ".result [aria-current]"
     numbers = {one.get_attribute("data-pick") for one in page.locator(chosen).all()}
     assert (page.locator(chosen).count(), numbers) == (2, {"1"})  # in the list and the document
     n = page.locator(".passages button[data-pick]").count()
-    page.locator(".passages button[data-pick]").first.click()
+    draws_maps(page, page.locator(".passages button[data-pick]").first.click)
     for step, place in ((1, 2), (-1, 1)):
-        page.click(f".evidence [data-step='{step}']")
-        page.wait_for_function(
-            "words => document.querySelector('.evidence').innerText.includes(words)",
-            arg=f"Passage {place} of {n}",
-        )
+        draws_maps(page, lambda step=step: page.click(f".evidence [data-step='{step}']"))
+        assert f"Passage {place} of {n}" in page.inner_text(".evidence")
     assert page.locator(".evidence [data-step='-1']").is_disabled()
-    page.wait_for_selector(".pictures .stack img.delta")
     delta = page.locator(".pictures .stack img.delta").first
     assert delta.is_visible()
     page.uncheck(".pictures .with-delta")
