@@ -18,6 +18,7 @@ from mnemoscope.pipeline.need import (
     lacking_columns,
     n_unshared,
     taxonomy_lines,
+    training_condition,
 )
 from mnemoscope.pipeline.sources import find_data
 from mnemoscope.pipeline.trainings import check_inputs, check_kernels, controlled_taxonomies
@@ -121,7 +122,7 @@ def plan(
     is_found = study is not None and study.is_done("continue")
     return Plan(
         lines=[
-            _summary(settings, counts, costs),
+            _summary(settings, counts, costs, training_condition(settings, possible, data)),
             f"Study {folder} ({'there already' if study else 'new'}).",
             *known.lines,
             *data.lines,
@@ -162,7 +163,7 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
     cost = graft_cost(settings, counts, found.n_scans, found.n_each)
     there = f"; {found.n_there:,} of these are done" if found.n_there else ""
     grafts = [plural(found.n_parts, "part"), plural(found.n_grafts, "graft")]
-    how = "each tried at growing sizes" if found.may_decide else "as large as the twin's"
+    how = "each tried at growing sizes" if found.may_decide else "as large as the reference's"
     walks = f"{plural(found.n_walks, 'random change')}, {how}"
     counted = f"{', '.join(grafts)} and {walks}" if found.n_walks else " and ".join(grafts)
     left = f"About {found.n_scans:,} times {found.n_each:,} sequences are asked"
@@ -228,14 +229,16 @@ def _stages_said(todo: list[str], *, trains: bool) -> str:
     return f"Stages to run: {first}{len(kept)} ({', '.join(kept)})"
 
 
-def _summary(settings: StudySettings, counts: Counts, costs: Sequence[Cost]) -> str:
-    """The study in a sentence: what, how much storage, memory and time, on what device."""
+def _summary(settings: StudySettings, counts: Counts, costs: Sequence[Cost], condition: str) -> str:
+    """The study in short: what, on which condition, how much storage, memory and time."""
     controls = " and their controls" if settings.benchmark.controls else ""
     maps = bounds(f"{counts.need.n_least:,}", f"{counts.need.n_maps:,}")
     n_cnns = sum(cost.n_cnns for cost in costs)
     what = f"attention of {maps} sequences, {plural(n_cnns, 'CNN')}{controls}"
     if not counts.need.samples:
         what = "the sequences are continued and labelled, and nothing is trained"
+    elif condition:
+        what = f"{condition} At most, it takes {what}"
     if counts.shape is None:
         name = settings.model.name
         return f"In short: {what}; what it takes is not known, for there is no folder {name} here."

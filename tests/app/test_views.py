@@ -333,11 +333,15 @@ def test_a_study_without_cnns_shows_what_there_is_and_says_why(
     ):
         with pytest.raises(UserError, match=r"no CNN can be trained .*Guess 0.*study\.report"):
             ask()
-    assert "\nWithout CNNs: report.\n" in succeed("status", untrained).out
+    assert "\nMade without figures of CNNs: report.\n" in succeed("status", untrained).out
     said = succeed("report", shutil.copytree(untrained, tmp_path / "copy"))
     assert "Guess has 0" in said.err
-    for verb in ("train", "benchmark", "localize", "knockout"):  # each needs what cannot be made
-        assert "Guess has 0" in refused(verb, tmp_path / "copy")
+    copy = tmp_path / "copy"
+    for verb in ("train", "benchmark", "localize", "knockout", "search", "knockout --dry-run"):
+        verb, *flags = verb.split()  # each needs what cannot be made
+        said_no = refused(verb, copy, *flags)
+        assert "Guess has 0" in said_no
+        assert f"So '{verb}' cannot be made." in said_no
     lines = [one for one in said.err.splitlines() if not one.startswith("    mnemoscope ")]
     assert max(map(len, lines)) <= 100 + len(str(tmp_path))
 

@@ -164,7 +164,7 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     ),
     ("graft STUDY --part mlps", "needs I/N", "--set 'graft.parts=[mlp]'."),
     ("label SEQUENCES -q", "stage 'continue' has not been run. Run 'mnemoscope continue /"),
-    ("train SEQUENCES -q", "stage 'label' has not been run. Run 'mnemoscope label /"),
+    ("train SEQUENCES -q", "stage 'label' has not been run. Run 'mnemoscope run -o /"),
     ("report SEQUENCES -q", "stage 'continue' has not been run. Run 'mnemoscope continue /"),
     # features and label of a table
     ("features forty.parquet", "a table needs -o"),

@@ -117,7 +117,7 @@ def test_describe_a_study_and_a_folder_of_maps(tiny_studies, study_at, call, mon
     brief = call("status", tiny_studies["report"]).out
     assert len(brief.splitlines()) <= 25
     assert "\nDone: sequences, continue, features, label, capture, train, benchmark, loc" in brief
-    assert "\nNot done: knockout, graft, search.\n" in brief
+    assert "\nNot made, since no run makes it by itself: knockout, graft, search.\n" in brief
     assert "memorized 160" in call("status", tiny_studies["continue"], "--verbose").out
     text = call("status", tiny_studies["capture"] / "maps" / "model").out
     for word in ("180 maps, 2 layers, length 64", "own 60, true 120", "checksums right"):

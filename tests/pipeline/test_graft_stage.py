@@ -458,7 +458,7 @@ def test_classes_too_small_for_a_verdict_stand_beside_random_changes_of_the_same
     assert said.count(f"under {TAXONOMY}: no verdict: it needs 10 sequences in each") == 1
     assert "of those tried, Recite[5] has 3, Recollect has 3" in said
     assert set(found.read("graft_curves.parquet")["scale"]) == {1.0}
-    assert said.count("Random: what is left under random changes as large as the twin's") == 1
+    assert said.count("Random: what is left under random changes as large as the reference's") == 1
     view = graft_of(found, TAXONOMY)
     assert (view["first"], view["doses"], view["has_interval"]) == (None, [], False)
     assert "no verdict" in view["statement"]
@@ -552,7 +552,7 @@ def test_what_cannot_be_grafted_is_refused_before_a_model_is_loaded(
     [
         ("graft", {"parts": ["layers.7.qk"]}, "has no such part"),
         ("graft", {"parts": ["layers.0.mlp", "layers.9.neurons.1/8"]}, "has no such part"),
-        ("capture", {"reference": None}, "grafting needs a twin"),
+        ("capture", {"reference": None}, "grafting needs a reference"),
     ],
 )
 def test_what_cannot_be_grafted_is_refused(study, section, change, words):

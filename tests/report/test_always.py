@@ -40,7 +40,8 @@ def test_a_study_whose_classes_are_too_small_has_a_report_whose_command_helps(st
     assert "160 of 240 sequences repeated word for word." in said.out
     again = succeed("run", "-o", folder, "-q").out
     assert again.splitlines()[-1] == f"Report: {folder}/report.html"
-    assert "Impossible without a CNN: capture, train, bench" in succeed("status", folder).out
+    said = "Cannot be made, as no CNN can be trained (see below): capture, train, bench"
+    assert said in succeed("status", folder).out
     (folder / "report.html").unlink()
     ms.run(Study(folder).settings, folder, until="report")
     page = (folder / "report.html").read_text()
@@ -67,7 +68,7 @@ def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_eno
     said = succeed("run", "-o", folder, "-t", "Non-Memo, Recite[5], Recollect", *wanted, "-q").out
     commands, state = advised(said), succeed("status", folder).out
     facts = json.loads(succeed("status", folder, "--json").out)
-    assert facts["next"][:3] == [f"mnemoscope {one}" for one in commands]
+    assert facts["next"][: len(commands)] == [f"mnemoscope {one}" for one in commands]
     assert "Recollect has" in facts["untrained"]
     assert commands[0] == f"graft {folder}"
     assert commands == advised(state)
@@ -75,7 +76,7 @@ def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_eno
     assert "Recollect has" in state
     page = html.unescape((folder / "report.html").read_text())
     (section,) = re.findall(r'<section id="next".*?</section>', page, re.DOTALL)
-    assert re.findall(r"<code[^>]*>mnemoscope (.*?)</code>", section)[:3] == commands
+    assert re.findall(r"<code[^>]*>mnemoscope (.*?)</code>", section)[: len(commands)] == commands
     plan = succeed(*commands[0].split(), "--quick", "--dry-run").out
     assert "6 parts, 14 grafts and 54 random changes" in plan
     assert "Nothing was written" in plan
@@ -93,7 +94,7 @@ def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_eno
     assert advised(state)[0] == f"report {folder}"
     succeed(*advised(state)[0].split(), "-q")
     state = succeed("status", folder).out
-    assert "\nWithout CNNs: report.\n" in state
+    assert "\nMade without figures of CNNs: report.\n" in state
     (again,) = (one for one in advised(state) if one.startswith("graft"))
     assert again == f"graft {folder} --full --redo"
     whole = succeed(*again.split(), "--dry-run").out
@@ -120,7 +121,8 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
     given = ("--model", tiny.model, "--reference", tiny.reference, "--sequences", texts)
     said = succeed("run", *given, "-o", folder, "-q").out
     commands = advised(said)
-    assert [one.split()[0] for one in commands] == ["audit", "run", "analyze"]
+    assert [one.split()[0] for one in commands] == ["audit", "run", "run", "analyze"]
+    assert "--set sequences.length=32" in commands[1]
     page = html.unescape((folder / "report.html").read_text())
     for one in commands:
         assert f'<code tabindex="0">mnemoscope {one}</code>' in page
@@ -129,7 +131,9 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
     assert Study(tmp_path / "study-2").settings.reference == str(tiny.reference)
     again = advised(succeed("status", folder).out)
     assert f"-o {folder}-audit-2 " in f"{again[0]} "
-    assert again[1].endswith(f"-o {folder}-3")  # all others are there now
+    assert again[2].endswith(f"-o {folder}-3")  # all others are there now
+    shorter = Study(tmp_path / "study-32-tokens").sequences["document"]
+    assert shorter.len() >= 2 * Study(folder).sequences.height
     audit = json.loads((tmp_path / "study-audit" / "audit.json").read_text())
     assert str(tiny.reference) in json.dumps(audit)
 
@@ -156,3 +160,20 @@ def test_analyses_without_cnns_are_shown(study_at, succeed):
     said = text_of((folder / "report.html").read_text())
     assert "Verbatim memorization length" in said
     assert "Not done yet: label, capture" in said
+
+
+def test_a_dry_run_says_how_many_must_be_memorized_and_what_is_left_out(tiny, tmp_path, succeed):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    (texts / "a.txt").write_text(" ".join(map(str, range(4000))))
+    (texts / "empty.txt").touch()
+    for at in range(7):
+        (texts / f"photo-{at}.bin").write_bytes(bytes(9))
+    given = ("--model", tiny.model, "--sequences", texts, "-o", tmp_path / "study")
+    said = succeed("run", *given, "--set", "label.minimum=12", "--dry-run").out
+    first, (rest,) = said.splitlines()[0], re.findall(r"^Left out: .*$", said, re.MULTILINE)
+    assert "CNNs need 12 of each class (Non-Memo, Guess, Recall), so at least 24 memorized" in first
+    assert "with fewer the run ends with counts, passages and a report" in first
+    assert "photo-4.bin and 2 more (a binary file, or a text that is not UTF-8)" in rest
+    assert rest.endswith("empty.txt (shorter than one sequence, 64 tokens).")
+    assert rest in succeed("sequences", texts, *given[:2], *given[4:]).err

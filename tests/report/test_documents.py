@@ -3,7 +3,12 @@
 import polars as pl
 import pytest
 
-from mnemoscope.report.documents import by_document, document_tables, folder_sentence
+from mnemoscope.report.documents import (
+    by_document,
+    document_tables,
+    folder_sentence,
+    repeated_by_document,
+)
 
 
 def table_of(counts: dict[str, tuple[int, int]]) -> pl.DataFrame:
@@ -56,3 +61,20 @@ def test_copies_of_one_text_are_one_group():
     folders, _ = by_document(table)
     assert [one.share.low for one in folders] == [None, None]
     assert not folder_sentence(folders)
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (SPLIT, "read/a.txt 30 of 30, read/b.txt 19 of 20, the other 1 none"),
+        ({f"{at}": (10, at) for at in range(8)},
+         "7 7 of 10, 6 6 of 10, 5 5 of 10, 4 4 of 10, 3 3 of 10, 2 more 3 of 20, "
+         "the other 1 none"),
+        ({"a": (2, 1), "b": (2, 2)}, "b 2 of 2, a 1 of 2"),
+        ({"a": (2, 0), "b": (2, 0)}, ""),
+        ({"a": (20, 10)}, ""),
+        ({f"a/{at}": (1, 1) for at in range(20)}, ""),
+    ],
+)  # fmt: skip
+def test_documents_are_named_in_a_line_those_with_most_first(counts, said):
+    assert repeated_by_document(table_of(counts)) == said

@@ -121,9 +121,17 @@ def test_a_table_is_read_once_for_as_long_as_its_record_stays_the_same(begun, mo
 
 
 def test_a_table_of_a_stage_that_has_not_run_names_the_command_that_runs_it(begun) -> None:
-    for name in ("verdicts", "benchmark", "graft"):
-        stage = {"verdicts": "continue"}.get(name, name)
-        with refused(f"'{stage}' has not been run. Run 'mnemoscope {stage} ", MissingError):
+    run = f"'mnemoscope run -o {begun.folder}' first"
+    for name, stage, advice in (
+        (
+            "verdicts",
+            "continue",
+            f"'mnemoscope continue {begun.folder}' first, or 'mnemoscope run ",
+        ),
+        ("benchmark", "benchmark", f"{run}."),  # its own verb would refuse
+        ("graft", "graft", f"{run}, then 'mnemoscope graft {begun.folder}'."),
+    ):
+        with refused(f"'{stage}' has not been run. Run {advice}", MissingError):
             begun.read(f"{name}.parquet")
 
 

@@ -253,7 +253,7 @@ IMPOSSIBLE = [  # classes, whether small ones may be dropped, the reason, the re
     (memo(0, 0, 900), True, "but none of the 900 sequences", TAKE),
     (memo(400, 500, 0), False, "but all 900 sequences with a class", "Add sequences"),
     ([None] * 3, False, "but no sequence has a class", "Add the features that are missing."),
-    (memo(0, 500, 400), False, "Guess has 0", "other nodes or thresholds"),
+    (memo(0, 500, 400), False, "Guess has 0", "ask with a taxonomy that has no Guess (-t)"),
 ]  # fmt: skip
 
 

@@ -210,12 +210,14 @@ def _print_outcome(outcome: "Outcome") -> None:
     if outcome.was_done:
         print(f"{name}: nothing to do, {outcome.folder} is there. {result.sentence}")
         return
+    from mnemoscope.words import plural
+
     print(f"{name}: {result.sentence}")
     for line in result.further:
         print(f"  {line}")
     print(
         f"  Wrote {outcome.folder}: {result.seconds:.1f} s, "
-        f"{result.forward_passes:,} sequences through a model."
+        f"{plural(result.forward_passes, 'sequence')} through a model."
     )
 
 

@@ -174,7 +174,8 @@ def _announce(settings: StudySettings, out: Path, *, redo: bool) -> None:
             Study(out).changed_stages(settings, redo=redo)  # another model's study is named first
         check_reference(settings)
         Study(out).refuse_locked()
-        say(f"Going on with the study {out}.")
+        asked = f"{settings.model.name}, {settings.sequences.source}"
+        say(f"Going on with the study in the folder {out} ({asked}).")
         return
     if settings.model.name == NO_MODEL:
         raise UserError(
@@ -204,6 +205,8 @@ def sequences(
 
     Example: mnemoscope sequences texts/ --model gpt2 -o my-study
     """
+    from mnemoscope.words import plural
+
     flags = model.settings() | {
         "sequences.source": source,
         "sequences.columns": options.parse_columns(column),
@@ -212,7 +215,7 @@ def sequences(
     chosen = options.merge_flags(None, flags, set_)
     study = _create(out, chosen, quiet=quiet)
     verb = "features" if chosen.model.name == NO_MODEL else "continue"
-    print(f"{study.sequences.height:,} sequences in {out}. Next: mnemoscope {verb} {out}")
+    print(f"{plural(study.sequences.height, 'sequence')} in {out}. Next: mnemoscope {verb} {out}")
 
 
 def continue_(
@@ -297,9 +300,11 @@ def knockout(
     if not dry_run:
         stage_verb(study, "knockout", flags, stage)
         return
+    from mnemoscope.flow.run import refuse_without_cnns
     from mnemoscope.plan import plan_knockout
 
-    _print_stage_plan(plan_knockout, Study(study), flags, stage)
+    refuse_without_cnns(opened := Study(study), "knockout")
+    _print_stage_plan(plan_knockout, opened, flags, stage)
 
 
 def _print_stage_plan(
@@ -557,6 +562,7 @@ def _localize_together(folders: list[Path], out: Path, export: Path | None) -> N
         write_localized_together,
     )
     from mnemoscope.report.export import draw_deltas
+    from mnemoscope.words import plural
 
     made_folder(out.absolute().parent)
     with hold_file(out.absolute()):
@@ -568,7 +574,7 @@ def _localize_together(folders: list[Path], out: Path, export: Path | None) -> N
     print(f"Wrote {', '.join(map(str, written))}.")
     if export is not None:
         n_drawn = len(list(draw_deltas(together.deltas, export)))
-        print(f"Wrote {n_drawn} figures into {export}.")
+        print(f"Wrote {plural(n_drawn, 'figure')} into {export}.")
 
 
 def benchmark(
@@ -710,8 +716,10 @@ def search(
         "search.capture_all": capture_all,
     }
     if stage.redo or not Study(study).is_done("search"):
+        from mnemoscope.flow.run import refuse_without_cnns
         from mnemoscope.search.space import check_optuna
 
+        refuse_without_cnns(Study(study), "search")
         check_optuna()
     stage_verb(study, "search", flags, stage, where=where)
     _print_search(Study(study))

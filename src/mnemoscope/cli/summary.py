@@ -19,6 +19,7 @@ from mnemoscope.pipeline.label import (
 from mnemoscope.pipeline.reference import control_words
 from mnemoscope.pipeline.trainings import chooses_reader
 from mnemoscope.plan import Plan
+from mnemoscope.report.documents import repeated_by_document
 from mnemoscope.report.published import console
 from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
@@ -112,7 +113,7 @@ def print_grafts(study: Study) -> None:
         beside = [f"{one}, random" for one in view["classes"]]
         if view["first"]:
             beside = ["at random", "difference", "finding"]
-        title = f"{key.taxonomy}: left of each class with the twin's part, %"
+        title = f"{key.taxonomy}: left of each class with the reference's part, %"
         table = Table("part", *heads, *beside, title=title, title_justify="left")
         for row in view["rows"][:_MOST_PARTS]:
             found, cells = row["found"], [figure(one) for one in row["cells"]]
@@ -131,10 +132,10 @@ def print_grafts(study: Study) -> None:
     for is_compared in notes:
         page.print(
             "At random: what is left of that class under random changes that break as much of the "
-            "other. Difference: so many points fewer are left with the twin's part, within kinds "
-            "of text."
+            "other. Difference: so many points fewer are left with the reference's part, within "
+            "kinds of text."
             if is_compared
-            else "Random: what is left under random changes as large as the twin's, a mean."
+            else "Random: what is left under random changes as large as the reference's, a mean."
         )
     for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
         page.print(line)
@@ -163,6 +164,8 @@ def _print_repeated(study: Study) -> None:
     if rows.height:
         n_memorized = int(rows["is_memorized"].sum())
         console().print(f"{n_memorized:,} of {plural(rows.height, 'sequence')} {way}.")
+        if by_document := repeated_by_document(rows):
+            console().print(f"By document: {by_document}.", soft_wrap=True)
     if said := control_words(study):
         console().print(said, soft_wrap=True)
 

@@ -15,7 +15,7 @@ from mnemoscope.errors import UserError, printable
 from mnemoscope.files import hold_file, refuse_filled, written_by_holder
 from mnemoscope.progress import read_note
 from mnemoscope.study.folder import Study, is_study
-from mnemoscope.study.stages import STAGES, rests_on
+from mnemoscope.study.stages import STAGES, rests_on, stage_named
 
 WATCHED = "memorization"
 """Where a callback leaves its history in a trainer's folder (`training.history.FOLDER`)."""
@@ -62,6 +62,7 @@ def features(
         return
     from mnemoscope.data.corpus import open_corpus
     from mnemoscope.data.features import write_features
+    from mnemoscope.words import plural
 
     _only_for_studies("features", stage.set_, redo=stage.redo)
     mode = options.merge_flags(None, {"features.patterns": patterns}, None).features.patterns
@@ -80,7 +81,7 @@ def features(
         )
         lines = _compare_patterns(out) if compare_patterns else []
     print(*lines, sep="\n", end="\n" if lines else "")
-    print(f"Wrote {out} ({n_rows:,} rows). Next: mnemoscope label {out} -t TAXONOMY -o OUT")
+    print(f"Wrote {out} ({plural(n_rows, 'row')}). Next: mnemoscope label {out} -t TAXONOMY -o OUT")
 
 
 def _compare_patterns(table: Path) -> list[str]:
@@ -294,6 +295,7 @@ def duplicates(
     )
     from mnemoscope.data.origins import SCHEME, count_in_index
     from mnemoscope.data.table import write_table
+    from mnemoscope.words import plural
 
     columns, progress_file = options.parse_columns(column), progress_path(out)
     with table_to_write(out), shown(quiet):
@@ -327,8 +329,8 @@ def duplicates(
         corpus_tokens=found.n_tokens,
     )
     print(
-        f"Wrote {out}: of {len(found.counts):,} sequences {(found.counts > 0).sum():,} occur in "
-        f"the corpus of {found.n_tokens:,} tokens."
+        f"Wrote {out}: of {plural(len(found.counts), 'sequence')} {(found.counts > 0).sum():,} "
+        f"occur in the corpus of {found.n_tokens:,} tokens."
     )
 
 
@@ -442,6 +444,16 @@ def _said_of(stage: Mapping[str, Any]) -> str:
     return "needs a CNN" if stage["state"] == "impossible" else _counts(stage["counts"])
 
 
+_IN_WORDS = {
+    "missing": "Not made yet: {}.",
+    "optional": "Not made, since no run makes it by itself: {}.",
+    "no CNNs": "Made without figures of CNNs: {}.",
+    "outdated": "Out of date: {}.",
+    "impossible": "Cannot be made, as no CNN can be trained (see below): {}.",
+}
+"""States of stages, as sentences about them."""
+
+
 def _print_brief(
     study: Study, console: Any, stages: Sequence[Mapping[str, Any]], n_bytes: int
 ) -> None:
@@ -457,12 +469,12 @@ def _print_brief(
     for one in stages:
         anew = "begun anew: " if one["state"] == "done" else ""
         said = f" ({anew}{_said_of(one)})" if "progress" in one else ""
-        by_state.setdefault(one["state"], []).append(f"{one['name']}{said}")
+        is_optional = one["state"] == "missing" and stage_named(one["name"]).is_optional
+        state = "optional" if is_optional else one["state"]
+        by_state.setdefault(state, []).append(f"{one['name']}{said}")
     for state, names in by_state.items():
-        why = " without a CNN" if state == "impossible" else ""
-        shown = {"missing": "not done", "no CNNs": "without CNNs", "outdated": "out of date"}
-        words = shown.get(state, state)
-        console.print(f"{words[0].upper()}{words[1:]}{why}: {', '.join(names)}.", markup=False)
+        words = _IN_WORDS.get(state, state[0].upper() + state[1:] + ": {}.")
+        console.print(words.format(", ".join(names)), markup=False)
 
 
 def _print_tables(
@@ -565,12 +577,14 @@ def _counts(counts: Mapping[str, Any]) -> str:
 
 def _describe_maps(folder: Path, answer: options.JsonAnswer) -> None:
     from mnemoscope.maps.store import MapStore
+    from mnemoscope.words import plural
 
     store = MapStore(folder, verify=False)
     store.check()
     by_suffix, meta = dict(store.index.group_by("suffix").len().iter_rows()), store.meta
     n_shards, n_bytes = store.index["shard"].n_unique(), _bytes(folder)
-    print(f"{folder}: {store.index.height:,} maps, {meta.n_layers} layers, length {meta.length}")
+    maps, layers = plural(store.index.height, "map"), plural(meta.n_layers, "layer")
+    print(f"{folder}: {maps}, {layers}, length {meta.length}")
     print("suffix: " + ", ".join(f"{key} {value:,}" for key, value in sorted(by_suffix.items())))
     print(f"shards: {n_shards}, {_size(n_bytes)} on disk, checksums right")
     answer.facts.update(
@@ -587,9 +601,10 @@ def _describe_maps(folder: Path, answer: options.JsonAnswer) -> None:
 
 def _describe_table(path: Path, answer: options.JsonAnswer) -> None:
     from mnemoscope.data.table import read_table
+    from mnemoscope.words import plural
 
     frame, n_bytes, columns = read_table(path), _bytes(path), []
-    print(f"{path}: {frame.height:,} rows, {_size(n_bytes)}")
+    print(f"{path}: {plural(frame.height, 'row')}, {_size(n_bytes)}")
     for name, dtype in frame.schema.items():
         missing = frame[name].null_count()
         note = f", {missing:,} missing" if missing else ""
@@ -669,6 +684,7 @@ def lm_eval_task(
     """
     from mnemoscope.flow.lm_eval import asked_of, shown_rows, write_task
     from mnemoscope.taxonomy.labels import count_classes
+    from mnemoscope.words import plural
 
     asked = asked_of(target, taxonomy=taxonomy, tokenizer=tokenizer, prefix=prefix)
     refuse_filled(out)
@@ -681,7 +697,7 @@ def lm_eval_task(
     }
     for why, n in left_out.items():
         if n:
-            print(f"Left out: {n:,} sequences {why}.")
+            print(f"Left out: {plural(n, 'sequence')} {why}.")
     if asked.labels is not None:
         _print_counts(written, count_classes(made.rows["class"]))
     print(
@@ -716,6 +732,7 @@ def push(
     from tempfile import TemporaryDirectory
 
     from mnemoscope.flow.push import check_name, upload, write_dataset
+    from mnemoscope.words import plural
 
     check_name(name)
     with TemporaryDirectory() as temporary:
@@ -734,4 +751,4 @@ def push(
     if page is None:
         print(f"Nothing was uploaded (--dry-run).{kept}")
     else:
-        print(f"Uploaded {len(files)} files: {page}.{kept}")
+        print(f"Uploaded {plural(len(files), 'file')}: {page}.{kept}")

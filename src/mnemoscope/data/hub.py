@@ -13,6 +13,7 @@ from mnemoscope.data.formats import TABLE_ENDINGS, is_there, table_ending
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.parse import parse_yaml
 from mnemoscope.progress import say
+from mnemoscope.words import plural
 
 _NAME = re.compile(
     r"(?P<name>[\w.-]{1,96}/[\w.-]{1,96})(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?(#(?P<split>[\w.-]+))?"
@@ -64,7 +65,7 @@ def find_hub_files(asked: HubName) -> HubFiles:
     folder, names = _list(asked)
     chosen = _choose(asked, names, _configs(asked, folder, names))
     if folder is None or not all((folder / name).is_file() for name in chosen):
-        say(f"Fetching {len(chosen)} files of {asked.name}")
+        say(f"Fetching {plural(len(chosen), 'file')} of {asked.name}")
         folder = _snapshot(asked, chosen)
     return HubFiles([folder / name for name in chosen], folder.name)
 

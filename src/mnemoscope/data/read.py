@@ -34,6 +34,7 @@ from mnemoscope.data.table import (
 from mnemoscope.errors import UserError, first_line
 from mnemoscope.parse import MOST_TEXT_BYTES, TOO_LONG
 from mnemoscope.progress import say, track
+from mnemoscope.words import plural
 
 Pad = bool | Literal["left"]
 """Whether shorter rows are padded: on the right (True), or on the left."""
@@ -608,8 +609,8 @@ def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
         raise UserError(f"{path}: a folder without a file (hidden ones are left out).")
     if not documents:
         raise UserError(
-            f"{path}: no text in it ({len(unread)} files are binary, not UTF-8, hidden or not "
-            "readable). Give a folder of UTF-8 texts or code."
+            f"{path}: no text in it ({plural(len(unread), 'file')}, binary, not UTF-8, hidden or "
+            "not readable). Give a folder of UTF-8 texts or code."
         )
     windows = collector.to_frame(where=str(path))
     frame = _name_documents(windows, collector.sources, path, documents)
@@ -647,7 +648,9 @@ def _texts(path: Path, unread: list[Skipped]) -> Iterator[tuple[Path, str]]:
     files, passed = walk_files(path)
     unread += _skipped(path, passed)
     if tables := [file for file in files if table_ending(file)]:
-        say(f"{path}: texts; {len(tables):,} tables beside them are passed over ({tables[0].name})")
+        are = "is" if len(tables) == 1 else "are"
+        said = f"{plural(len(tables), 'table')} beside them {are} passed over ({tables[0].name})"
+        say(f"{path}: texts; {said}")
     for file in files:
         try:
             text, is_written = None, table_ending(file) in (".csv", ".jsonl")

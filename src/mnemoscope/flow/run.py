@@ -147,8 +147,7 @@ def run_stage(
             study.drop([stage])
         for error in study.drop_damaged([stage]):
             say(f"Redoing what is damaged: {error}")
-        if (reason := why_without_cnns(study, stage)) is not None:
-            raise UserError(reason)
+        refuse_without_cnns(study, stage)
         if stays or not study.is_done(stage):
             try:
                 _do(stage_named(stage), study, models or Models(study.settings))
@@ -166,6 +165,17 @@ def run_stage(
         else:
             return False
     return True
+
+
+def refuse_without_cnns(study: Study, stage: str) -> None:
+    """Raise UserError where a stage needs CNNs and none can be trained; it says what needs none."""
+    if (reason := why_without_cnns(study, stage)) is None:
+        return
+    from mnemoscope.report.advice import works_at_once
+
+    instead = "; or ".join(f"'{one.command}'" for one in works_at_once(study))
+    instead = f" Without CNNs: {instead}." if instead else ""
+    raise UserError(f"{reason} So '{stage}' cannot be made.{instead}")
 
 
 def run_part(

@@ -32,6 +32,7 @@ from mnemoscope.progress import say
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import StudySettings
+from mnemoscope.words import plural
 
 VERDICTS_FILE = "verdicts.parquet"
 _RESULTS = ("is_memorized", "memorization_score", "continuation", "smallest_gap")
@@ -190,6 +191,6 @@ def store_scan_verdicts(study: Study, model: StudyModel) -> None:
             store.put(question.key, made | ({HALVED: min(halved)} if halved else {}))
             n_known += chunk.height
     say(
-        f"Verdicts of {n_known:,} sequences found in the same forward: "
+        f"Verdicts of {plural(n_known, 'sequence')} found in the same forward: "
         f"'mnemoscope continue {study.folder}' takes them over."
     )

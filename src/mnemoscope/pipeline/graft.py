@@ -233,14 +233,14 @@ def make_grafts(
     every = tasks_of(study, known.values["facts"], known.values["parts"])
     tasks = [replace(one, n_tried=n_tried) for one in every]
     n_walks, may_decide = sum(isinstance(task.graft, Walk) for task in tasks), may_compare(study)
-    walks = f"{n_walks:,} random changes of the same size"
+    walks = f"{plural(n_walks, 'random change')} of the same size"
     if may_decide:
-        walks = f"{n_walks:,} walks (one random change at growing scales)"
+        walks = f"{plural(n_walks, 'walk')} (one random change at growing scales)"
     walks = f" and {walks}" if n_walks else ""
     n_done = sum(store.has(task.key) for task in tasks)
     done = f"; {'all' if n_done == len(tasks) else f'{n_done:,}'} of these are done"
     done = done if n_done else ""
-    say(f"{len(tasks) - n_walks:,} grafts{walks}{done}.")
+    say(f"{plural(len(tasks) - n_walks, 'graft')}{walks}{done}.")
     if not may_decide and INTO_MODEL in wanted.graft.directions:
         say(NO_VERDICT)
     tasks = share.of(tasks)
@@ -332,8 +332,8 @@ def _check_twin(study: Study, models: Models) -> int:
     refuse_padding(study.sequences, where=str(study.folder))
     if study.settings.reference is None:
         raise UserError(
-            f"{study.folder}: grafting needs a twin, the same network without what it memorized. "
-            f"Give one (an early checkpoint, the base model): {how_to_give(study)}."
+            f"{study.folder}: grafting needs a reference, the same network without what it "
+            f"memorized. Give one (an early checkpoint, the base model): {how_to_give(study)}."
         )
     n_tried = len(_ids_tried(study))
     models.check_alike()

@@ -31,6 +31,7 @@ from mnemoscope.taxonomy.sample import (
     order_table,
     shared_need,
 )
+from mnemoscope.words import plural
 
 if TYPE_CHECKING:
     from mnemoscope.study.models import Models
@@ -242,7 +243,7 @@ def nothing_to_train(study: Study) -> str | None:
 
 def why_without_cnns(study: Study, stage: str) -> str | None:
     """Why a stage cannot be run: it needs CNNs, and none can be trained; None where it can."""
-    is_of_cnns = stage != "report" and rests_on(stage, "train")  # a report is written without
+    is_of_cnns = stage != "report" and rests_on(stage, "capture")  # a report is written without
     is_open = is_of_cnns and not study.is_done(stage) and study.is_done("label")
     return nothing_to_train(study) if is_open else None
 
@@ -361,5 +362,4 @@ def _tell(drawn: Drawn, n_names: int) -> None:
         say(f"{one.shown}: no CNN can be trained. {one.impossible}")
     same = f" ({n_aliases} divide these sequences as another does)" if n_aliases else ""
     taxonomies = "1 taxonomy" if n_names == 1 else f"{n_names:,} taxonomies"
-    samples = f"{len(entries):,} sample{'' if len(entries) == 1 else 's'}"
-    say(f"{taxonomies} in {samples}{same}: {drawn.need}.", is_detail=True)
+    say(f"{taxonomies} in {plural(len(entries), 'sample')}{same}: {drawn.need}.", is_detail=True)

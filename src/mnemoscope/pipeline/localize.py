@@ -93,6 +93,7 @@ from mnemoscope.progress import Progress
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
 from mnemoscope.taxonomy.sample import SampleKey
+from mnemoscope.words import plural
 
 _HALVES = ("first", "second")
 _MOST_HELD = 4  # what a CNN sees and the maxima, of either half
@@ -585,7 +586,8 @@ def together_lines(together: TogetherDelta) -> Iterator[str]:
     for one in together.deltas:
         if (one.source, one.attribution) != ("model", first):
             continue
-        yield f"{one.shown} ({first}): Δ of {', '.join(together.names)}, {one.n_cnns} CNNs"
+        cnns = plural(one.n_cnns, "CNN")
+        yield f"{one.shown} ({first}): Δ of {', '.join(together.names)}, {cnns}"
         for name in one.classes:
             here = {**one.names, "class": name}
             rows = together.regions.filter(**here).iter_rows(named=True)

@@ -138,6 +138,23 @@ def _fewest_classes(settings: StudySettings, taxonomy: Taxonomy) -> int:
     return 2 if settings.label.drop_small_classes else len(taxonomy.classes)
 
 
+def training_condition(
+    settings: StudySettings, taxonomies: Sequence[Taxonomy], data: PlannedData
+) -> str:
+    """How many must be memorized for CNNs, and what is made else; empty where it is not open."""
+    if data.frame is None or data.n_memorized is not None or not taxonomies:
+        return ""
+    label = settings.label
+    smallest = min(taxonomies, key=lambda one: _fewest_classes(settings, one))
+    least = min(label.minimum, label.per_class)
+    n_memorized = least * (_fewest_classes(settings, smallest) - 1)
+    return (
+        f"{plural(data.frame.height, 'sequence')} to continue. CNNs need {least:,} of each class "
+        f"({smallest.name}), so at least {n_memorized:,} memorized ones; with fewer the run ends "
+        "with counts, passages and a report."
+    )
+
+
 def n_unshared(settings: StudySettings, taxonomies: Sequence[Taxonomy]) -> int:
     """Sequences if every taxonomy captured its own."""
     return settings.label.per_class * sum(len(taxonomy.classes) for taxonomy in taxonomies)
@@ -179,10 +196,12 @@ def taxonomy_lines(
     """
     label = settings.label
     sides = f"{label.n_train:,}" + ("" if label.split == "folds" else f" + {label.n_eval:,}")
+    n_distinct = len(distinct_partitions(taxonomies))
+    distinct = "" if n_distinct == len(taxonomies) else f", {n_distinct} of them distinct"
     if settings.sequences.pad:
         yield "sequences.pad: where a row is padded, the run ends with labels and a report."
     yield (
-        f"Taxonomies: {len(taxonomies)}, {len(distinct_partitions(taxonomies))} of them distinct; "
+        f"Taxonomies: {len(taxonomies)}{distinct}; "
         f"up to {sides} sequences a class, split by {label.split}; "
         f"{plural(len(need.samples), 'sample')} to train on."
     )

@@ -24,7 +24,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import atomic_folder
 from mnemoscope.pipeline.label import check_match
 from mnemoscope.pipeline.published_split import is_plain, read_published
-from mnemoscope.pipeline.sources import copies_said, read_sources
+from mnemoscope.pipeline.sources import copies_said, passed_over, read_sources
 from mnemoscope.pipeline.trainings import check_inputs
 from mnemoscope.progress import say, track
 from mnemoscope.stats import share_of
@@ -77,13 +77,8 @@ def create_study(
                 "unreadable": result.n_unreadable,
                 "given": [name for name in GIVEN if has_values(frame, name)],
             } | result.facts
-    parts = [f"{plural(frame.height, 'sequence')} from {plural(result.n_documents, 'document')}"]
-    if result.n_too_short:
-        parts.append(f"{result.n_too_short:,} texts shorter than one sequence were skipped")
-    if result.n_unreadable:
-        parts.append(f"{result.n_unreadable:,} files were not read: no text in UTF-8, or no file")
-    say("; ".join(parts))
-    for line in copies_said(result, settings):
+    say(f"{plural(frame.height, 'sequence')} from {plural(result.n_documents, 'document')}")
+    for line in (*passed_over(result, settings), *copies_said(result, settings)):
         say(line)
     return Study(folder)
 

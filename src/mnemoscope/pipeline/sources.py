@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -29,6 +29,7 @@ from mnemoscope.study.shapes import shape_facts
 from mnemoscope.taxonomy.names import Taxonomy, count_class_sets
 from mnemoscope.words import plural
 
+_MOST_NAMED = 5  # of files and texts that give no sequence, for one reason
 _VERDICTS = ("is_memorized", "published_is_memorized", "memorization_score")
 
 
@@ -117,6 +118,25 @@ def copies_said(result: ReadResult, settings: StudySettings) -> list[str]:
     return said
 
 
+def passed_over(result: ReadResult, settings: StudySettings) -> Iterator[str]:
+    """Say which files and texts give no sequence, and why: a line, the first of them by name."""
+    why = f"shorter than one sequence, {settings.sequences.length} tokens"
+    names: dict[str, list[str]] = {}
+    for name, reason in [
+        *((one.name, one.reason.rstrip(".")) for one in result.unread),
+        *((name, why) for name in result.too_short),
+    ]:
+        names.setdefault(reason, []).append(name)
+    said = [
+        ", ".join(of[:_MOST_NAMED])
+        + f" and {len(of) - _MOST_NAMED:,} more" * (len(of) > _MOST_NAMED)
+        + f" ({reason})"
+        for reason, of in names.items()
+    ]
+    if said:
+        yield f"Left out: {'; '.join(said)}."
+
+
 def find_data(
     settings: StudySettings,
     taxonomies: Sequence[Taxonomy],
@@ -140,8 +160,7 @@ def find_data(
         return _of_suite(settings)
     if checked is not None and wanted.split is None:
         result = checked()
-        found = _of_frame(result.frame, settings)
-        return found._replace(lines=[*found.lines, *copies_said(result, settings)])
+        return _of_result(result, settings)
     try:
         result = read_sources(settings, lambda: None)
     except UserError as error:
@@ -151,13 +170,18 @@ def find_data(
         return PlannedData(None, None, None, [f"Sequences: {wanted.source}: {why}."])
     if wanted.split is None:
         result = result.limited(wanted.limit, wanted.seed)
-    found = _of_frame(result.frame, settings)
-    return found._replace(lines=[*found.lines, *copies_said(result, settings)])
+    return _of_result(result, settings)
 
 
 def verdict_column(frame: pl.DataFrame) -> str | None:
     """The column that says which sequences are memorized."""
     return next((name for name in _VERDICTS if has_values(frame, name)), None)
+
+
+def _of_result(result: ReadResult, settings: StudySettings) -> PlannedData:
+    found = _of_frame(result.frame, settings)
+    said = [*found.lines, *passed_over(result, settings), *copies_said(result, settings)]
+    return found._replace(lines=said)
 
 
 def _of_frame(

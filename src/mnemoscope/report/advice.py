@@ -1,6 +1,7 @@
 """What a study lacks and what may come next: one list for the terminal, `status` and the report."""
 
 import math
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from mnemoscope.benchmark.gain import times_wanted
 from mnemoscope.benchmark.verdict import EFFECT, wants_trainings
 from mnemoscope.data.folders import in_folders, unrepeated
-from mnemoscope.data.table import whole_mask
+from mnemoscope.data.table import has_values, whole_mask
 from mnemoscope.files import free_name
 from mnemoscope.localize.grafts import FEWEST_WALKS, Finding
 from mnemoscope.pipeline.causes import (
@@ -44,9 +45,12 @@ from mnemoscope.words import (
     whole_kind,
 )
 
-FIRST = 3
+FIRST = 4
 """Steps that a terminal names."""
 _WIDTH = 96  # of their lines
+_ELSEWHERE = re.compile(r"\b(OTHER_TEXTS|REFERENCE|MODEL|MORE|DOCUMENTS)\b|--list")
+_MOST_INSTEAD = 2  # commands of a refusal
+_SHORTEST = 32  # tokens of a sequence that is advised; the half of them that follows says little
 _MOST_TIMES = 50
 """So many times the sequences are beyond reach."""
 _MOST_SCALE = 1000  # of `graft.largest_scale`
@@ -112,7 +116,8 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     audits: list[Step] = []
     if missing_of(study) is not None:
         go_on, audits = _go_on(study, place), list(_audit_instead(study, place))
-        steps = [go_on, *audits, *grafts, *_ask_reference(study, folder)]
+        steps = [go_on, *audits, *grafts, *_cut_shorter(study, place)]
+        steps += _ask_reference(study, folder)
         if not any("OTHER_TEXTS" in one.command for one in steps):
             steps += decide
         yield from sorted(steps, key=lambda one: "OTHER_TEXTS" in one.command)
@@ -201,6 +206,12 @@ def steps_from_here(study: Study) -> Iterator[Step]:
     yield from next_steps(study)
 
 
+def works_at_once(study: Study) -> list[Step]:
+    """The first `next_steps` about this study that need nothing which is not there."""
+    steps = (one for one in next_steps(study) if not _ELSEWHERE.search(one.command))
+    return list(islice(steps, _MOST_INSTEAD))
+
+
 def first_steps(study: Study) -> Iterator[str]:
     """The first of them in lines, each command on its own; before, why there is no graft."""
     if study.is_done("label") and (reason := why_no_grafts(study)) is not None:
@@ -220,10 +231,10 @@ def is_report_old(study: Study) -> bool:
     return made > last.get("report", made) or missing_of(study) is None
 
 
-def _anew(study: Study, place: Path) -> str:
+def _anew(study: Study, place: Path, ending: str = "") -> str:
     """A run of another study with all that was set in this one, but for the flag to fill in."""
     anew = shlex.join(["mnemoscope", "run", str(place / "study.yaml")])
-    return f"{anew} --{{}} -o {shlex.quote(_beside(study, place))}"
+    return f"{anew} --{{}} -o {shlex.quote(_beside(study, place, ending))}"
 
 
 def _swap(study: Study, place: Path) -> Step:
@@ -296,6 +307,26 @@ def _audit_instead(study: Study, place: Path) -> Iterator[Step]:
     yield Step(
         "An audit of the same texts: passage by passage, with no least number", shlex.join(words)
     )
+
+
+def _cut_shorter(study: Study, place: Path) -> Iterator[Step]:
+    """Sequences half as long, where too few that were cut from texts are memorized."""
+    wanted = study.settings.sequences
+    if not has_values(study.sequences, "start") or wanted.prefix or wanted.suffix:
+        return
+    half = wanted.length // 2
+    if half < _SHORTEST or half % 2 or missing_of(study) is None or not study.is_done("label"):
+        return
+    if nothing_to_train(study) is None or study.sequences["is_memorized"].all():
+        return
+    why = (
+        f"Cut these texts into sequences of {half} tokens, not {wanted.length}: about twice as "
+        f"many, of which more may come out, as {half // 2} tokens must follow and not {half} "
+        "(weaker evidence). A smaller sequences.stride does not help: windows that overlap count "
+        "as copies of one another"
+    )
+    anew = _anew(study, place, f"-{half}-tokens")
+    yield Step(why, anew.format(f"set sequences.length={half}"))
 
 
 def _beside(study: Study, place: Path, ending: str = "") -> str:

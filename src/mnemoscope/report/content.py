@@ -80,7 +80,7 @@ from mnemoscope.taxonomy import PAPER, PRASHANTH, SHIPPED
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.taxonomy.names import NON_MEMO, memorized_first
 from mnemoscope.taxonomy.sample import SampleKey
-from mnemoscope.words import percent
+from mnemoscope.words import percent, plural
 
 SOURCE_GROUPS = (
     ("The model's attention", ATTENTION),
@@ -774,4 +774,4 @@ def _warnings(study: Study) -> Iterator[str]:
         )
     skipped = (study.manifest("sequences") or {"counts": {}})["counts"].get("too_short", 0)
     if skipped:
-        yield f"{skipped:,} texts shorter than one sequence were skipped."
+        yield f"Skipped: {plural(skipped, 'text')} shorter than one sequence."

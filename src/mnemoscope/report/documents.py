@@ -8,12 +8,13 @@ import polars as pl
 from mnemoscope.data.folders import top_folders
 from mnemoscope.data.table import has_values
 from mnemoscope.report.tables import Cell, Table
-from mnemoscope.stats import Estimate, share_true
+from mnemoscope.stats import Estimate, rows_of, share_true
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import count
 
 _MOST_ROWS = 40
 _MOST_NAMED = 3  # folders in a line
+_MOST_LISTED = 5  # documents in a line
 
 
 class Counted(NamedTuple):
@@ -68,6 +69,31 @@ def by_document(
         counted("folder") if few_folders else [],
         counted("document") if few_documents else [],
     )
+
+
+def repeated_by_document(table: pl.DataFrame) -> str:
+    """Say how many sequences of which documents are repeated, those with most first.
+
+    Empty where nothing is repeated, of one document, and where each sequence has its own.
+
+    >>> rows = {"document": ["a", "b", "b", "c"], "is_memorized": [True, True, True, False]}
+    >>> repeated_by_document(pl.DataFrame(rows))
+    'b 2 of 2, a 1 of 1, the other 1 none'
+    """
+    if not has_values(table, "document") or not table["is_memorized"].any():
+        return ""
+    rows = table.select("is_memorized", name=pl.col("document").fill_null("no document"))
+    of = rows.group_by("name").agg(n=pl.len(), repeated=pl.sum("is_memorized"))
+    if of.height in (1, table.height):
+        return ""
+    some = of.filter(pl.col("repeated") > 0).sort("repeated", "name", descending=[True, False])
+    first, more = some[:_MOST_LISTED], some[_MOST_LISTED:]
+    said = [f"{row['name']} {row['repeated']:,} of {row['n']:,}" for row in rows_of(first)]
+    if more.height:
+        said += [f"{more.height:,} more {more['repeated'].sum():,} of {more['n'].sum():,}"]
+    if n_none := of.height - some.height:
+        said += [f"the other {n_none:,} none"]
+    return ", ".join(said)
 
 
 def folder_sentence(folders: Sequence[Counted]) -> str:

@@ -352,10 +352,13 @@ class Study:
                 is_other = manifest["key"] != self.key(stage)
                 state = "is out of date (settings changed)" if is_other else "lacks files"
                 kind = UserError
-            raise kind(
-                f"{self.folder}: stage '{stage}' {state}. Run "
-                f"'mnemoscope {stage} {self.folder}' first, or 'mnemoscope run -o {self.folder}'."
-            )
+            verb, run = f"'mnemoscope {stage} {self.folder}'", f"'mnemoscope run -o {self.folder}'"
+            entry = stage_named(stage)
+            if not all(map(self.is_done, entry.needs)):  # its verb alone would refuse
+                advice = f"{run} first, then {verb}" if entry.is_optional else f"{run} first"
+            else:
+                advice = f"{verb} first" + f", or {run}" * (not entry.is_optional)
+            raise kind(f"{self.folder}: stage '{stage}' {state}. Run {advice}.")
 
     def note_path(self, stage: str) -> Path:
         """Where `progress.noted` says how far a stage is that runs or was stopped."""

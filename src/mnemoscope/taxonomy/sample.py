@@ -222,7 +222,7 @@ def draw_sample(
         warnings=(
             *_warn_small(draw, classes, counts, (n_train, asked.sizes["n_eval"])),
             *(
-                f"class {one} is left out: {counts[one]:,} sequences are too few."
+                f"class {one} is left out: {plural(counts[one], 'sequence')}, too few."
                 for one in dropped
             ),
             *([f"{missing}."] if missing else []),
@@ -399,8 +399,9 @@ def _explain(asked: _Asked, pool: Pool, counts: dict[str, int], lacking: list[st
         whole = replace(asked, drop_small_classes=False).draw(pool)
         reason = _name_cause(whole, taxonomy, counts, small, asked.ordered.match)
         ways = [(_more(counts, small, needed), "")]
-        if not min(counts[name] for name in taxonomy.classes):
-            ways.append(("choose other nodes or thresholds", ""))
+        empty = [name for name in taxonomy.classes if not counts[name]]
+        if empty and n_memorized >= needed * (len(taxonomy.classes) - 1):
+            ways.append((f"ask with a taxonomy that has no {' and no '.join(empty)} (-t)", ""))
         ways += _ways_that_work(asked, whole)
         flags = next((flags for _, flags in ways if flags), "")
         if lacking:
@@ -528,7 +529,8 @@ def _explain_null(
     wanted = [*taxonomy.columns, "is_memorized", "memorization_score"]
     lacking = [name for name in wanted if name in frame.columns and without[name].null_count()]
     cause = f", for want of {', '.join(lacking)}" if lacking else ""
-    return f"{without.height:,} sequences have no class{cause}", lacking
+    have = "has" if without.height == 1 else "have"
+    return f"{plural(without.height, 'sequence')} {have} no class{cause}", lacking
 
 
 class SharedNeed(NamedTuple):
