@@ -399,8 +399,6 @@ def _explain(asked: _Asked, pool: Pool, counts: dict[str, int], lacking: list[st
         whole = replace(asked, drop_small_classes=False).draw(pool)
         reason = _name_cause(whole, taxonomy, counts, small, asked.ordered.match)
         ways = [(_more(counts, small, needed), "")]
-        if not min(counts[name] for name in taxonomy.classes):
-            ways.append(("choose other nodes or thresholds", ""))
         ways += _ways_that_work(asked, whole)
         flags = next((flags for _, flags in ways if flags), "")
         if lacking:
