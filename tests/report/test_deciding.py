@@ -132,7 +132,7 @@ def test_what_would_tell_the_parts_of_two_classes_apart(
     assert len(found) == (setting is not None)
     for one in found:
         assert setting in one.command
-        assert ("missing are 1 of Recollect" in one.why) == (n_groups == 9)
+        assert ("missing: 1 of Recollect" in one.why) == (n_groups == 9)
     monkeypatch.undo()
     for one in found:
         assert "Nothing was written" in runs(one.command)
@@ -175,7 +175,7 @@ def test_a_class_that_is_missing_wants_texts_of_its_kind(study, monkeypatch):
     small = replace(entry, classes=classes, counts=counts)
     monkeypatch.setattr(advice, "samples_of", lambda _: {entry.key: small})
     found = [one for one in deciding(study, Path("s")) if one.question == "parts"]
-    assert "missing are 10 of Guess. Give as OTHER_TEXTS: lists, tables" in found[0].why
+    assert "missing: 10 of Guess. Give as OTHER_TEXTS: lists, tables" in found[0].why
     assert "how many is not known" in found[0].why  # none was found, so there is no rate
 
 

@@ -282,9 +282,7 @@ def test_parts_that_cannot_be_told_apart_are_all_named_with_what_they_cost(conte
     assert "the MLPs of all layers and the unembedding; random changes" in whole
     assert "same size leave 71 to 86 %" in whole
     assert "2 others, leaving 14 to 43 %, cannot be told from these." in whole
-    assert (
-        "most with the MLPs of all layers: the loss of text not repeated changes by" in whole
-    )
+    assert "most with the MLPs of all layers: the loss of text not repeated changes by" in whole
     assert "with the others by +0.10 to +0.40" in whole
     # One part leaves least, but not so that its interval lies below those of the others.
     ends = [(0.0, 0.0, 0.2), (0.1, 0.1, 0.4), (0.5, 0.3, 0.7)]

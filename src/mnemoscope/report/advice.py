@@ -554,7 +554,7 @@ def _more_of(
         unread = n_more.pop(_KINDS_OF_TEXT[NON_MEMO], 0)
         most = max(n_more.values(), default=0)
         total = rounded(most + unread if apart else max(most, unread))
-    said = f"{why}; missing are {said}"
+    said = f"{why}; missing: {said}"
     return _more_texts(study, place, said, "; ".join(wants), sets, n_more=total, ending=ending)
 
 

@@ -13,6 +13,11 @@ from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import count
 
 SCORE = "memorization_score"
+_SUMMARY = (
+    "Text that the model never read is the best control there is: what is repeated of it too can "
+    "be guessed. Intervals hold for all rows together at 95 %, count near duplicates once, and "
+    "need ten groups of these."
+)
 _OF_SCORES = (
     " Nearly repeated: at most a tenth of the suffix's tokens are others; these do not count as "
     "repeated. Mean score: of how many of the suffix's tokens the model writes the right one."
@@ -116,7 +121,7 @@ def document_sentence(table: pl.DataFrame) -> str:
     said = [f"{one} {count(k)} of {count(n)}" for one, n, k in found[:n_named].rows()]
     if (rest := found[n_named:]).height:
         n, k = int(rest["n"].sum()), int(rest["k"].sum())
-        said.append(f"{count(rest.height)} others {count(k)} of {count(n)}")
+        said.append(f"{count(rest.height)} others together {count(k)} of {count(n)}")
     if none.height == 1:
         said.append(f"{none['document'][0]} 0 of {count(none['n'][0])}")
     elif none.height:
@@ -146,7 +151,7 @@ def folder_sentence(folders: Sequence[Counted]) -> str:
 
 
 def document_tables(folders: Sequence[Counted], documents: Sequence[Counted]) -> Iterator[Table]:
-    """The counts as tables of the page."""
+    """The counts as tables of the page; the first says how to read both."""
     for title, rows in (("By folder", folders), ("By document", documents)):
         if not rows:
             continue
@@ -171,12 +176,7 @@ def document_tables(folders: Sequence[Counted], documents: Sequence[Counted]) ->
                 *by_score,
             ),
             rows=made,
-            summary=(
-                "Text that the model never read is the best control there is: what is repeated of "
-                "it too can be guessed. Intervals hold for all rows together at 95 %, count near "
-                "duplicates once, and need ten groups of these."
-            )
-            + _OF_SCORES * has_score,
+            summary="" if rows is documents and folders else _SUMMARY + _OF_SCORES * has_score,
             gist=f"repeated sequences of {len(rows)} {title.split()[1]}s",
             is_open=True,
             filters="document" if rows is documents else "",

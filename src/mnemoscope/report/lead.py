@@ -322,7 +322,7 @@ def _untold(
         return
     said = f"{plural(graft['counts'][name], 'sequence')} of {name} cannot rank the parts"
     if high is None:
-        said += f" (that takes {FEWEST_GROUPS}, near duplicates counted once)"
+        said += f" (that takes {FEWEST_GROUPS} at least, near duplicates counted once)"
     if others:
         left, those = _span([one.value for one in others], 100, 0), "these" * (len(least) > 1)
         said += f"; {plural(len(others), 'other')}, leaving {left} %, cannot be told from "
