@@ -577,11 +577,7 @@ def test_what_is_lost_in_folders_of_results_is_made_again_by_a_run_or_as_told(
         lose(lost[-1])
     if is_told:
         said = call("status", study, "--verify")
-        lines = [
-            one
-            for one in said.out.splitlines()
-            if "or delete it and run" in one or "missing" in one
-        ]
+        lines = [one for one in said.out.splitlines() if " run 'mnemoscope " in one]
         told = {line.rpartition("run 'mnemoscope ")[2].partition("'")[0] for line in lines}
         assert told == {f"train {study}", f"capture {study}"}
         for command in sorted(told):

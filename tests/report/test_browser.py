@@ -17,7 +17,7 @@ from mnemoscope.report.charts import Flow, sankey_view
 from mnemoscope.report.content import ReportContent
 from mnemoscope.report.page import write_report, write_sections
 from mnemoscope.report.sequences import BrowsedSequences, Division
-from mnemoscope.report.tables import AnalysisSection
+from mnemoscope.report.tables import AnalysisSection, Table
 from mnemoscope.stats import Estimate
 
 pytestmark = [*NEEDS_CHROMIUM, pytest.mark.whole]
@@ -260,7 +260,7 @@ def browse(browser, tmp_path, content):
     )
     read, flows = columns["read"], columns.pop("flow")
     columns |= {"classes": [columns.pop("class"), flows], "read": [read, [None] * 4]}
-    columns |= {"rouge_l": [0.9, 0.1, None, 0.05]}
+    columns |= {"rouge_l": [0.9, 0.1, None, 0.05], "document": ["a.txt", "a.txt", "b/c", "b/c"]}
     known = [one["name"] for one in content.taxonomies[1].classes]
     names = ["Recite to Recall", "Reconstruct to Guess"]
     divisions = (
@@ -268,7 +268,7 @@ def browse(browser, tmp_path, content):
         Division("Flows", names, pl.Series(flows)),
     )
     data = base64.b64encode(zlib.compress(json.dumps(columns).encode())).decode()
-    packed = BrowsedSequences(data, 4, 4, ("rouge_l", "genre"), divisions)
+    packed = BrowsedSequences(data, 4, 4, ("rouge_l", "document", "genre"), divisions)
     pairs = [name.split(" to ") for name in names]
     flow = sankey_view([Flow(*pair, 0.5) for pair in pairs])
     rows = [
@@ -277,6 +277,8 @@ def browse(browser, tmp_path, content):
     ]
     allocation = {"rows": rows, "ours": flow, "published": flow, "sentence": "A sentence."}
     more = {"browser": packed, "taxonomies": content.taxonomies[1:], "allocation": allocation}
+    rows, looks = [("a.txt", 2), ("b/c", 2)], {"is_open": True, "filters": "document"}
+    more["checks"] = [Table("By document", ("document", "sequences"), rows, **looks)]
     path = tmp_path / "report.html"
     write_report(path, replace(content, **more))
     made = []
@@ -327,8 +329,8 @@ def test_a_chart_leads_to_its_passages_and_they_can_be_taken_along(browse):
     with page.expect_download() as found:
         page.click("[data-csv]")
     lines = Path(found.value.path()).read_text("utf-8").splitlines()
-    assert lines[0] == "id,genre,prefix,suffix,written,rouge_l,class 1,class 2"
-    assert lines[1] == "2,prose,an onion, painted <b>blue</b>,,0.1,Recall,"
+    assert lines[0] == "id,genre,prefix,suffix,written,rouge_l,document,class 1,class 2"
+    assert lines[1] == "2,prose,an onion, painted <b>blue</b>,,0.1,a.txt,Recall,"
 
 
 def test_what_is_filtered_is_printed_as_a_plain_list_and_nothing_else(browse):
@@ -344,6 +346,7 @@ def test_what_is_filtered_is_printed_as_a_plain_list_and_nothing_else(browse):
     assert "repeated: " not in said.split("contains")[1]  # the report itself is not printed
     rows = page.locator(".printed li")
     assert [row.split()[:2] for row in rows.all_inner_texts()] == [["4", "Recall"], ["2", "Recall"]]
+    assert [row.split("\n")[0].split()[-1] for row in rows.all_inner_texts()] == ["b/c", "a.txt"]
     assert rows.nth(1).locator(".prefix").text_content() == "an onion"
     assert rows.nth(1).locator(".suffix").text_content() == " painted <b>blue</b>"
     assert rows.nth(1).locator("a").get_attribute("href") == "#browser?id=2"
@@ -353,6 +356,23 @@ def test_what_is_filtered_is_printed_as_a_plain_list_and_nothing_else(browse):
     page.emulate_media(media="screen")
     assert page.locator(".whole").is_visible()
     assert not one.trouble
+
+
+def test_a_document_leads_to_its_sequences_and_its_table_is_printed(browse):
+    one = browse()
+    page = one.page
+    page.emulate_media(media="print")
+    assert page.get_by_role("cell", name="2").first.is_visible()
+    page.emulate_media(media="screen")
+    page.click("#check-1 a >> text=b/c")
+    assert numbers(page) == ["3", "4"]
+    assert page.locator('[name="document"]').input_value() == "b/c"
+    assert page.url.endswith("#browser?document=b%2Fc")
+    page.click('[data-sort="document"]')
+    page.select_option('[name="document"]', "")
+    assert numbers(page) == ["1", "2", "3", "4"]
+    assert not one.trouble
+    assert hard_to_use(page) == []
 
 
 def test_a_cell_of_a_confusion_matrix_leads_to_its_sequences_by_keyboard(browse):

@@ -132,7 +132,7 @@ def test_what_would_tell_the_parts_of_two_classes_apart(
     assert len(found) == (setting is not None)
     for one in found:
         assert setting in one.command
-        assert ("Wanting: 1 of Recollect" in one.why) == (n_groups == 9)
+        assert ("missing: 1 of Recollect" in one.why) == (n_groups == 9)
     monkeypatch.undo()
     for one in found:
         assert "Nothing was written" in runs(one.command)
@@ -175,17 +175,32 @@ def test_a_class_that_is_missing_wants_texts_of_its_kind(study, monkeypatch):
     small = replace(entry, classes=classes, counts=counts)
     monkeypatch.setattr(advice, "samples_of", lambda _: {entry.key: small})
     found = [one for one in deciding(study, Path("s")) if one.question == "parts"]
-    assert "Wanting: 10 of Guess (OTHER_TEXTS: lists, tables" in found[0].why
-    assert "of texts like these" not in found[0].why  # none was found, so no rate is known
+    assert "missing: 10 of Guess. Give as OTHER_TEXTS: lists, tables" in found[0].why
+    assert "how many is not known" in found[0].why  # none was found, so there is no rate
 
 
 @pytest.mark.parametrize(
     ("unread", "n_guess", "reference", "said"),
     [
-        ({"new/a": 77}, 3, 0, "nothing of the 77 of new/, the reference nothing of what it"),
-        ({"new/a": 77, "lists/a": 322}, 3, 0, "nothing of the 322 of lists/ and the 77 of new/"),
-        ({"new/a": 77}, 3, None, "nothing of the 77 of new/: texts that it never read"),
-        ({"new/a": 77}, 0, 0, "no number of texts like these gives Guess"),
+        (
+            {"new/a": 77},
+            3,
+            0,
+            "nothing of the 77 sequences of new/, and the reference none of what",
+        ),
+        (
+            {"new/a": 77, "lists/a": 322},
+            3,
+            0,
+            "nothing of the 322 sequences of lists/ and the 77 of new/",
+        ),
+        (
+            {"new/a": 77},
+            3,
+            None,
+            "hardly help: texts that the model read seldom or never, lists and tables",
+        ),
+        ({"new/a": 77}, 0, 0, "how many is not known, as none was found here"),
         ({"new/a": 77}, 3, 2, None),  # the reference guesses some, so unread texts give some too
         ({"new/a": 3}, 3, 0, None),  # chance
     ],
@@ -204,7 +219,9 @@ def test_texts_of_which_nothing_is_repeated_promise_nothing_to_guess(
     also = None if reference is None else AlsoRepeated(reference, 201, Estimate(0.0), [])
     monkeypatch.setattr(advice, "also_repeated", lambda _: also)
     (found,) = (one for one in deciding(study, Path("s")) if one.question == "parts")
-    assert str(said or "(OTHER_TEXTS: lists, tables") in found.why
+    assert str(said or "OTHER_TEXTS: lists, tables") in found.why
     assert ("many times and whose beginnings tell" in found.why) == (said is not None)
     # The rate is that of the texts of which something is repeated: unread ones do not move it.
-    assert ("about 470 more" in found.why) == (n_guess > 0 and unread["new/a"] > 3)
+    assert ("about 470 more sequences of texts like those it" in found.why) == (
+        n_guess > 0 and unread["new/a"] > 3
+    )

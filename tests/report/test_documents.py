@@ -5,9 +5,9 @@ import pytest
 
 from mnemoscope.report.documents import (
     by_document,
+    document_sentence,
     document_tables,
     folder_sentence,
-    repeated_by_document,
 )
 
 
@@ -34,8 +34,44 @@ def test_folders_and_documents_are_counted_with_their_classes():
     by_folder, _ = document_tables(folders, documents)
     words = "folder, sequences, repeated, Guess, Recall, share repeated"
     assert ", ".join(by_folder.columns) == words
-    assert by_folder.rows[0][:5] == ("new/", 40, 0, 0, 0)
-    assert str(by_folder.rows[0][5]).startswith("0.0 % [0.0, ")
+    assert by_folder.rows[1][:5] == ("new/", 40, 0, 0, 0)  # what is repeated most comes first
+    assert str(by_folder.rows[1][5]).startswith("0.0 % [0.0, ")
+
+
+def test_a_document_has_its_mean_score_and_what_is_nearly_repeated():
+    table = table_of({"a": (10, 2), "b": (5, 0)})
+    scores = [1.0, 1.0, *(0.9, 0.95, 0.899), *[0.0] * 5, *[0.1] * 5]
+    _, documents = by_document(table.with_columns(memorization_score=pl.Series(scores)))
+    assert [one.nearly for one in documents] == [0.2, 0.0]
+    assert [one.score for one in documents] == pytest.approx([sum(scores[:10]) / 10, 0.1])
+    (made,) = document_tables([], documents)
+    assert made.columns[-2:] == ("nearly repeated", "mean score")
+    # A scan knows the score of what is memorized alone.
+    half = pl.Series([one if one == 1 else None for one in scores])
+    _, documents = by_document(table.with_columns(memorization_score=half))
+    assert {one.score for one in documents} == {None}
+
+
+FIVE = {name: (9, at) for at, name in enumerate("edcba", 1)}
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"f": (42, 6), "p": (60, 36)} | dict.fromkeys("abcd", (9, 0)), "p 36 of 60, f 6 of 42, "
+         "the other 4 none"),
+        ({"f": (42, 6), "p": (60, 0)}, "f 6 of 42, p 0 of 60"),
+        (FIVE, "a 5 of 9, b 4 of 9, c 3 of 9, 2 others together 3 of 18"),
+        (FIVE | {f"{at}": (2, 0) for at in range(50)}, "a 5 of 9, b 4 of 9, c 3 of 9, "
+         "2 others together 3 of 18, the other 50 none"),
+        ({"f": (42, 0), "p": (60, 0)}, ""),
+        ({"f": (42, 6)}, ""),
+        ({f"{at}": (1, 1) for at in range(20)}, ""),  # each sequence is a document
+    ],
+)  # fmt: skip
+def test_the_first_screen_names_the_documents_of_what_is_repeated(counts, said):
+    assert document_sentence(table_of(counts)) == (f"Repeated by document: {said}." if said else "")
+    assert not document_sentence(table_of(counts).drop("document"))
 
 
 @pytest.mark.parametrize(
@@ -61,20 +97,3 @@ def test_copies_of_one_text_are_one_group():
     folders, _ = by_document(table)
     assert [one.share.low for one in folders] == [None, None]
     assert not folder_sentence(folders)
-
-
-@pytest.mark.parametrize(
-    ("counts", "said"),
-    [
-        (SPLIT, "read/a.txt 30 of 30, read/b.txt 19 of 20, the other 1 none"),
-        ({f"{at}": (10, at) for at in range(8)},
-         "7 7 of 10, 6 6 of 10, 5 5 of 10, 4 4 of 10, 3 3 of 10, 2 more 3 of 20, "
-         "the other 1 none"),
-        ({"a": (2, 1), "b": (2, 2)}, "b 2 of 2, a 1 of 2"),
-        ({"a": (2, 0), "b": (2, 0)}, ""),
-        ({"a": (20, 10)}, ""),
-        ({f"a/{at}": (1, 1) for at in range(20)}, ""),
-    ],
-)  # fmt: skip
-def test_documents_are_named_in_a_line_those_with_most_first(counts, said):
-    assert repeated_by_document(table_of(counts)) == said

@@ -232,7 +232,11 @@ ALIKE = "by 9 points, where as much is left of both it is 12 points, p = 0.004"
             "verdict",
             ("Recall depends on the queries and keys of layer 0", "31.7"),
         ),
-        (Finding.EITHER_WAY, "verdict", ("toward the twin or away from it", "28 points [18, 38]")),
+        (
+            Finding.EITHER_WAY,
+            "verdict",
+            ("toward the reference or away from it", "28 points [18, 38]"),
+        ),
         (Finding.ALIKE, "depends", ("found to break one class more", ALIKE, "28 points [18, 38]")),
         (Finding.OUT_OF_REACH, "depends", ("no verdict", "2.4 times")),
         (Finding.FEW, "depends", ("no verdict", "16 of a part")),

@@ -135,14 +135,15 @@ FINDINGS = {
 }
 BROKEN = {
     "classes": ["Guess", "Recall"],
+    "counts": {"Guess": 20, "Recall": 30},
     "rows": [
         {
             **{"part": "layers.0.qk", "cells": [Estimate(0.0), Estimate(0.9, 0.8, 1.0)]},
-            "random": [Estimate(0.4), Estimate(1.0, 1.0, 1.0)],
+            **{"random": [Estimate(0.4), Estimate(1.0, 1.0, 1.0)], "loss": 0.1},
         },
         {
             **{"part": "layers.1.mlp", "cells": [Estimate(1.0), Estimate(0.2, 0.1, 0.31)]},
-            "random": [Estimate(1.0), Estimate(0.9, 0.85, 0.95)],
+            **{"random": [Estimate(1.0), Estimate(0.9, 0.85, 0.95)], "loss": 0.4},
         },
     ],
 }
@@ -257,3 +258,37 @@ def test_what_cannot_be_asked_of_small_classes_is_said_with_the_number(content, 
     assert "with the MLPs of all layers together: 20 % [10, 31]" in answer
     assert answer.endswith("; of single parts with the queries and keys of layer 0: 90 % [80, 100]")
     assert "Attention" not in whole  # which the page and the terminal say above, once
+
+
+PARTS_OF_SEVEN = [("qk", 0, 6, 0.1), ("mlp", 0, 5, 1.1), ("unembedding", 0, 5, 0.4)]
+PARTS_OF_SEVEN += [("output", 1, 6, 0.1), ("values", 3, 6, None)]
+
+
+def test_parts_that_cannot_be_told_apart_are_all_named_with_what_they_cost(content):
+    rows = [
+        {"part": name, "cells": [Estimate(n / 7)], "random": [Estimate(r / 7)], "loss": loss}
+        for name, n, r, loss in PARTS_OF_SEVEN
+    ]
+    graft = {"first": None, "by_truth": None, "classes": ["Recall"], "counts": {"Recall": 7}}
+    few = make_taxonomy(n_layers=1, names=("Non-Memo", "Guess", "Recall"), impossible="too few")
+    few = replace(few, benchmarks=(), deltas=())
+
+    def said(rows) -> str:
+        shown = replace(few, graft=graft | {"rows": rows})
+        return conclusion(replace(content, taxonomies=[shown], missing="x"))
+
+    whole = said(rows)
+    assert "each of 3 parts leaves 0 % of the 7 sequences of Recall: the queries and keys" in whole
+    assert "the MLPs of all layers and the unembedding; random changes" in whole
+    assert "same size leave 71 to 86 %" in whole
+    assert "2 others, leaving 14 to 43 %, cannot be told from these." in whole
+    assert "most with the MLPs of all layers: the loss of text not repeated changes by" in whole
+    assert "with the others by +0.10 to +0.40" in whole
+    # One part leaves least, but not so that its interval lies below those of the others.
+    ends = [(0.0, 0.0, 0.2), (0.1, 0.1, 0.4), (0.5, 0.3, 0.7)]
+    known = [one | {"cells": [Estimate(*end)]} for one, end in zip(rows, ends, strict=False)]
+    whole = said(known)
+    assert "Recall breaks most with the queries and keys of all layers: 0 % [0, 20]" in whole
+    assert "cannot rank the parts; 1 other, leaving 10 %, cannot be told from it." in whole
+    assert "Cost to other text" not in whole
+    assert "Which part most" not in said([known[0], known[2]])

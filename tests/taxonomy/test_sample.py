@@ -237,7 +237,10 @@ def test_texts_of_which_nothing_is_repeated_do_not_thin_the_rate(n_unread):
     read = [one != "Non-Memo" for one in classes]
     documents = ["read/a" if one else "new/a" for one in read]
     remedy = impossible(*make(classes, document=documents, is_memorized=read)).remedy
-    assert f"usable in 201 beside the {n_unread} of new/, of which nothing is repeated" in remedy
+    assert (
+        f"usable in 201 beside the {n_unread} sequences of new/, of which nothing is repeated"
+        in remedy
+    )
     assert "about 3,800 more sequences of such text" in remedy  # 19 times the 201
 
 
@@ -253,7 +256,7 @@ IMPOSSIBLE = [  # classes, whether small ones may be dropped, the reason, the re
     (memo(0, 0, 900), True, "but none of the 900 sequences", TAKE),
     (memo(400, 500, 0), False, "but all 900 sequences with a class", "Add sequences"),
     ([None] * 3, False, "but no sequence has a class", "Add the features that are missing."),
-    (memo(0, 500, 400), False, "Guess has 0", "ask with a taxonomy that has no Guess (-t)"),
+    (memo(0, 500, 400), False, "Guess has 0", "Add sequences (60 of Guess)"),
 ]  # fmt: skip
 
 

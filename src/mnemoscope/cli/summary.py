@@ -19,7 +19,7 @@ from mnemoscope.pipeline.label import (
 from mnemoscope.pipeline.reference import control_words
 from mnemoscope.pipeline.trainings import chooses_reader
 from mnemoscope.plan import Plan
-from mnemoscope.report.documents import repeated_by_document
+from mnemoscope.report.documents import document_sentence
 from mnemoscope.report.published import console
 from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
@@ -164,8 +164,8 @@ def _print_repeated(study: Study) -> None:
     if rows.height:
         n_memorized = int(rows["is_memorized"].sum())
         console().print(f"{n_memorized:,} of {plural(rows.height, 'sequence')} {way}.")
-        if by_document := repeated_by_document(rows):
-            console().print(f"By document: {by_document}.", soft_wrap=True)
+        if by_document := document_sentence(rows):
+            console().print(by_document, soft_wrap=True)
     if said := control_words(study):
         console().print(said, soft_wrap=True)
 

@@ -9,6 +9,8 @@ import polars as pl
 from mnemoscope.data.table import has_values
 from mnemoscope.stats import FEWEST_GROUPS, share_true
 
+NO_DOCUMENT = "no document"
+"""What stands for a document without a name."""
 _MOST_NAMED = 3
 
 
@@ -79,7 +81,7 @@ def unrepeated(table: pl.DataFrame) -> dict[str, int]:
     """
     if "is_memorized" not in table.columns or not has_values(table, "document"):
         return {}
-    rows = table.select("is_memorized", source=pl.col("document").fill_null("no document"))
+    rows = table.select("is_memorized", source=pl.col("document").fill_null(NO_DOCUMENT))
     top = top_folders(rows["source"].unique().to_list())
     if len(set(top.values())) > 1:
         rows = rows.with_columns(pl.col("source").replace_strict(top, return_dtype=pl.String))
@@ -95,8 +97,10 @@ def in_folders(found: Mapping[str, int]) -> str:
     """Say how many sequences of which folders.
 
     >>> in_folders({"new/": 77, "lists/": 322})
-    'the 77 of new/ and the 322 of lists/'
+    'the 77 sequences of new/ and the 322 of lists/'
     """
     if len(found) > _MOST_NAMED:
-        return f"{sum(found.values()):,} of {len(found)} folders or documents"
-    return " and ".join(f"the {n:,} of {name}" for name, n in found.items())
+        what = "folders" if all(one.endswith("/") for one in found) else "documents"
+        return f"the {sum(found.values()):,} sequences of {len(found)} {what}"
+    said = " and ".join(f"the {n:,} of {name}" for name, n in found.items())
+    return said.replace(" of ", " sequences of ", 1)

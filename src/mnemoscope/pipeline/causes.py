@@ -39,8 +39,8 @@ FINDINGS = {
 """In a cell, those first that say most."""
 _IN_WORDS = {"never read": "what was never read", "read": "what was read"}
 _BY_TRUTH = (
-    "by what was read and what never was, among sequences that the twin reproduces too, with kind "
-    "and, where known, form held equal"
+    "by what was read and what never was, among sequences that the reference reproduces too, with "
+    "kind and, where known, form held equal"
 )
 _MOST_NAMED = 2
 FEWEST_GRAFTED = 2
@@ -102,7 +102,7 @@ def said_of(rows: Sequence[Row], groups: Mapping[str, int]) -> str:
         case Finding.OUT_OF_REACH:
             return (
                 f"no verdict: random changes up to {first['largest_scale']:.1f} times the size of "
-                "the twin's never break as much."
+                "the reference's never break as much."
             )
         case Finding.FEW:
             return (
@@ -143,18 +143,18 @@ def _specific(row: Row) -> str:
 def _either_way(row: Row) -> str:
     return (
         f"{_named(row['broken'])} breaks more than {_named(row['spared'])} when "
-        f"{part_words(row['part'])} moves along the line through the twin's: {_left(row)}, "
-        f"{_points(row)} more. Moved as far away from the twin it breaks as much, so "
-        f"{_named(row['broken'])} depends on this direction, toward the twin or away from it."
+        f"{part_words(row['part'])} moves along the line through the reference's: {_left(row)}, "
+        f"{_points(row)} more. Moved as far away from the reference it breaks as much, so "
+        f"{_named(row['broken'])} depends on this direction, toward the reference or away from it."
     )
 
 
 def _left(row: Row) -> str:
-    """What is left with the twin's part, and under random changes of equal harm."""
+    """What is left with the reference's part, and under random changes of equal harm."""
     broken, spared = _named(row["broken"]), _named(row["spared"])
     return (
-        f"with the twin's, {percent(row['kept_broken'])} of {broken} is left; random changes that "
-        f"break as much of {spared} leave {percent(row['random_broken'])}"
+        f"with the reference's, {percent(row['kept_broken'])} of {broken} is left; random changes "
+        f"that break as much of {spared} leave {percent(row['random_broken'])}"
     )
 
 

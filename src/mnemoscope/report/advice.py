@@ -461,10 +461,9 @@ def _decide_parts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Dec
     few = {one: FEWEST_GROUPS for one, n in memorized.items() if n < FEWEST_GROUPS}
     pair = " and ".join(memorized)
     if len(memorized) - len(few) < 2:
-        has = ", ".join(f"{one} has {count(memorized[one])}" for one in few)
         why = (
-            f"{FEWEST_GROUPS} sequences of each, near duplicates counted once, would tell whether "
-            f"{pair} need different parts ({has})"
+            f"Whether {pair} need different parts can be told from {FEWEST_GROUPS} sequences of "
+            "each, near duplicates counted once"
         )
         yield Deciding(*key, *_more_of(study, place, entry, few, why, there=memorized))
     elif specific and finding_of(specific[0]) is Finding.OUT_OF_REACH:
@@ -483,7 +482,7 @@ def _decide_parts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Dec
                 f"{FEWEST_GROUPS} sequences of each in kinds of text that both have would tell "
                 f"whether {pair} need different parts"
             )
-            yield Deciding(*key, *_more_texts(study, place, why, "more texts of these kinds"))
+            yield Deciding(*key, *_more_texts(study, place, why, "texts of kinds that both have"))
 
 
 def _decide_cuts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Deciding]:
@@ -553,28 +552,41 @@ def _more_of(
         flags = " ".join(f"--set {one}" for one in sets)
         return why, f"mnemoscope run -o {shlex.quote(str(place))} {flags} --redo"
     if not wanting:
-        return _more_texts(study, place, f"{why}; near duplicates count once", "more texts", sets)
-    said = ", ".join(f"{count(n)} of {name}" for name, n in wanting.items())
-    kinds, apart = dict(_KINDS_OF_TEXT), unrepeated(study.sequences)
+        return _more_texts(
+            study, place, f"{why}; near duplicates count once", "texts like these", sets
+        )
+    said = " and ".join(f"{count(n)} of {name}" for name, n in wanting.items())
+    kinds, apart, ending = dict(_KINDS_OF_TEXT), unrepeated(study.sequences), ""
     also = also_repeated(study)
     if apart and _GUESSED in wanting and not (also and also.n):
         # Nothing comes out here without having been read, so what can be guessed is no exception.
-        beside = ", the reference nothing of what it repeats" if also else ""
-        said += f". The model repeats nothing of {in_folders(apart)}{beside}: texts that it never "
-        said += "read, lists and tables too, will hardly give any"
+        beside = ", and the reference none of what the model repeats" if also else ""
+        ending = ". What will hardly help: texts that the model read seldom or never, lists and "
+        ending += f"tables too: it repeats nothing of {in_folders(apart)}{beside}"
         kinds[_GUESSED] = f"{_READ} and whose beginnings tell how they go on, such as lists"
-        if not counts.get(_GUESSED):
-            said += f", and no number of texts like these gives {_GUESSED}"
-    what = " and ".join(dict.fromkeys(kinds.get(one, _READ) for one in wanting))
-    n_more = None
-    if all(counts.get(one) for one in wanting):
-        times = {one: n / counts[one] for one, n in wanting.items()}
-        n_more = rounded(max(times.values()) * rows)
-        if apart:  # what is repeated comes of the other texts, what is not of texts like these
-            of_read = max((n for one, n in times.items() if one != NON_MEMO), default=0)
-            n_more = rounded(of_read * (rows - sum(apart.values())) + wanting.get(NON_MEMO, 0))
-        what += f"; of texts like these about {count(n_more)} more sequences"
-    return _more_texts(study, place, f"{why}. Wanting: {said}", what, sets, n_more)
+    # What is repeated comes of the other texts, what is not of texts like these.
+    n_read = rows - sum(apart.values())
+    of_kind: dict[str, list[str]] = {}
+    for one in wanting:
+        of_kind.setdefault(kinds.get(one, _READ), []).append(one)
+    wants, n_more = [], {}
+    for kind, names in of_kind.items():
+        how_many = "how many is not known, as none was found here"
+        if all(counts.get(one) for one in names):
+            n = rounded(max(wanting[one] / counts[one] for one in names) * n_read)
+            n = wanting[NON_MEMO] if apart and NON_MEMO in names else n
+            n_more[kind] = n
+            like = "those it repeats here" if apart and NON_MEMO not in names else "these"
+            how_many = f"about {count(n)} more sequences of texts like {like}"
+        of = f"for {' and '.join(names)}, " if len(of_kind) > 1 else ""
+        wants.append(f"{of}{kind} ({how_many})")
+    total = None
+    if len(n_more) == len(of_kind):
+        unread = n_more.pop(_KINDS_OF_TEXT[NON_MEMO], 0)
+        most = max(n_more.values(), default=0)
+        total = rounded(most + unread if apart else max(most, unread))
+    said = f"{why}; missing: {said}"
+    return _more_texts(study, place, said, "; ".join(wants), sets, n_more=total, ending=ending)
 
 
 def _more_texts(
@@ -583,19 +595,21 @@ def _more_texts(
     why: str,
     what: str,
     sets: Sequence[str] = (),
+    *,
     n_more: int | None = None,
+    ending: str = "",
 ) -> tuple[str, str]:
     """`why` with `what` to add, and a study of these texts and `n_more` sequences."""
     wanted, rows = study.settings.sequences, study.sequences.height
     if wanted.limit is not None and rows >= wanted.limit:
         larger = "MORE" if n_more is None else rows + n_more
         flags = [f"sequences.limit={larger}", *sets]
-        said = f"{why} (a larger limit, if the source has more: {what})"
+        said = f"{why}. A larger limit helps if the source has more of these: {what}{ending}"
     elif wanted.source == EMBEDDED or study.settings.model.name == NO_MODEL:
-        return f"{why} ({what})", ""
+        return f"{why}. Needed: {what}{ending}", ""
     else:
         flags = [f"sequences.also=[{', '.join([*wanted.also, 'OTHER_TEXTS'])}]", *sets]
-        said = f"{why} (OTHER_TEXTS: {what})"
+        said = f"{why}. Give as OTHER_TEXTS: {what}{ending}"
     first, *others = (f"set {shlex.quote(one)}" for one in flags)
     return said, _anew(study, place).format(" --".join([first, *others]))
 

@@ -65,6 +65,7 @@ from mnemoscope.report.charts import (
 from mnemoscope.report.documents import (
     Counted,
     by_document,
+    document_sentence,
     document_tables,
     folder_sentence,
 )
@@ -340,6 +341,7 @@ class ReportContent:
     missing: str | None = None  # why there are no figures of CNNs
     control: str = ""  # what the reference repeats too, or that none was asked
     folders: str = ""  # that folders differ in what is repeated of them
+    documents: str = ""  # which documents the repeated sequences come from
 
 
 def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
@@ -358,6 +360,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         else []
     )
     folders, documents = _by_document(study, table, taxonomies)
+    is_planted = bool({"inserted", "held_out"} & {*table.columns})  # another truth stands there
     return ReportContent(
         title=study.settings.title or study.settings.model.name,
         model=model_facts(models, "model") if "model" in models else None,
@@ -392,7 +395,8 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         browser=_browser(study, table, taxonomies, tokenizer) if tokenizer else None,
         missing=missing,
         control=control_words(study),
-        folders="" if {"inserted", "held_out"} & {*table.columns} else folder_sentence(folders),
+        folders="" if is_planted else folder_sentence(folders),
+        documents="" if is_planted else document_sentence(table),
     )
 
 

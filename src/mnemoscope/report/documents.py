@@ -5,26 +5,44 @@ from typing import NamedTuple
 
 import polars as pl
 
-from mnemoscope.data.folders import top_folders
+from mnemoscope.data.folders import NO_DOCUMENT, top_folders
 from mnemoscope.data.table import has_values
 from mnemoscope.report.tables import Cell, Table
-from mnemoscope.stats import Estimate, rows_of, share_true
+from mnemoscope.stats import Estimate, share_true
 from mnemoscope.taxonomy.groups import find_groups
 from mnemoscope.words import count
 
+SCORE = "memorization_score"
+_SUMMARY = (
+    "Text that the model never read is the best control there is: what is repeated of it too can "
+    "be guessed. Intervals hold for all rows together at 95 %, count near duplicates once, and "
+    "need ten groups of these."
+)
+_OF_SCORES = (
+    " Nearly repeated: at most a tenth of the suffix's tokens are others; these do not count as "
+    "repeated. Mean score: of how many of the suffix's tokens the model writes the right one."
+)
 _MOST_ROWS = 40
-_MOST_NAMED = 3  # folders in a line
-_MOST_LISTED = 5  # documents in a line
+_MOST_NAMED = 3  # folders or documents in a line
+_NEARLY = 0.9
+"""Share of a suffix's tokens from which a sequence is nearly repeated: 10 % may differ, as in the
+approximate memorization of the Gemma report (arXiv 2403.08295), there by edit distance."""
 
 
 class Counted(NamedTuple):
-    """Sequences of a folder or document, those repeated, of each class, and the share."""
+    """Sequences of a folder or document, those repeated, of each class, and the share.
+
+    `nearly` is the share of those nearly repeated and not repeated, `score` the mean memorization
+    score, both fractions; None where a score is not known.
+    """
 
     name: str
     n_sequences: int
     n_repeated: int
     classes: Mapping[str, int]
     share: Estimate
+    nearly: float | None = None
+    score: float | None = None
 
 
 def by_document(
@@ -38,7 +56,9 @@ def by_document(
     """
     if not has_values(table, "document") or table["document"].n_unique() < 2:
         return [], []
-    rows = table.select("is_memorized", pl.col("document").fill_null("no document"))
+    is_scored = SCORE in table.columns and not table[SCORE].null_count()
+    score = pl.col(SCORE).cast(pl.Float64) if is_scored else pl.lit(None, pl.Float64)
+    rows = table.select("is_memorized", pl.col("document").fill_null(NO_DOCUMENT), score=score)
     names = rows["document"].unique().to_list()
     top = top_folders(names)
     rows = rows.with_columns(folder=pl.col("document").replace_strict(top, return_dtype=pl.String))
@@ -61,6 +81,7 @@ def by_document(
                 int(part["is_memorized"].sum()),
                 {one: part.filter(pl.col("class") == one).height for one in classes},
                 share_true(part["is_memorized"], part["group"], n_judged=n_judged),
+                *_by_score(part),
             )
             for (name,), part in sorted(rows.group_by(column), key=lambda one: str(one[0]))
         ]
@@ -71,29 +92,41 @@ def by_document(
     )
 
 
-def repeated_by_document(table: pl.DataFrame) -> str:
-    """Say how many sequences of which documents are repeated, those with most first.
+def _by_score(part: pl.DataFrame) -> tuple[float | None, float | None]:
+    """Share nearly repeated and mean score, where the scores are known."""
+    nearly = ~pl.col("is_memorized") & (pl.col("score") >= _NEARLY)
+    known = part.drop_nulls("score").select(nearly.mean().alias("nearly"), pl.mean("score"))
+    return known["nearly"][0], known["score"][0]
 
-    Empty where nothing is repeated, of one document, and where each sequence has its own.
 
-    >>> rows = {"document": ["a", "b", "b", "c"], "is_memorized": [True, True, True, False]}
-    >>> repeated_by_document(pl.DataFrame(rows))
-    'b 2 of 2, a 1 of 1, the other 1 none'
+def document_sentence(table: pl.DataFrame) -> str:
+    """Say which documents the repeated sequences come from, the first few by name.
+
+    `table` has `is_memorized`. Empty without `document`, of one document, of documents of fewer
+    than two sequences on average, and where nothing is repeated.
+
+    >>> names, repeated = ["a.txt"] * 3 + ["b.txt"] * 2, [True, True, False, False, False]
+    >>> document_sentence(pl.DataFrame({"document": names, "is_memorized": repeated}))
+    'Repeated by document: a.txt 2 of 3, b.txt 0 of 2.'
     """
-    if not has_values(table, "document") or not table["is_memorized"].any():
+    if not has_values(table, "document"):
         return ""
-    rows = table.select("is_memorized", name=pl.col("document").fill_null("no document"))
-    of = rows.group_by("name").agg(n=pl.len(), repeated=pl.sum("is_memorized"))
-    if of.height in (1, table.height):
+    name = pl.col("document").fill_null(NO_DOCUMENT)
+    counts = table.group_by(name).agg(n=pl.len(), k=pl.col("is_memorized").sum())
+    found = counts.filter(pl.col("k") > 0).sort(["k", "document"], descending=[True, False])
+    none = counts.filter(k=0)
+    if found.is_empty() or not 1 < counts.height <= table.height / 2:
         return ""
-    some = of.filter(pl.col("repeated") > 0).sort("repeated", "name", descending=[True, False])
-    first, more = some[:_MOST_LISTED], some[_MOST_LISTED:]
-    said = [f"{row['name']} {row['repeated']:,} of {row['n']:,}" for row in rows_of(first)]
-    if more.height:
-        said += [f"{more.height:,} more {more['repeated'].sum():,} of {more['n'].sum():,}"]
-    if n_none := of.height - some.height:
-        said += [f"the other {n_none:,} none"]
-    return ", ".join(said)
+    n_named = found.height if found.height <= _MOST_NAMED + 1 else _MOST_NAMED
+    said = [f"{one} {count(k)} of {count(n)}" for one, n, k in found[:n_named].rows()]
+    if (rest := found[n_named:]).height:
+        n, k = int(rest["n"].sum()), int(rest["k"].sum())
+        said.append(f"{count(rest.height)} others together {count(k)} of {count(n)}")
+    if none.height == 1:
+        said.append(f"{none['document'][0]} 0 of {count(none['n'][0])}")
+    elif none.height:
+        said.append(f"the other {count(none.height)} none")
+    return f"Repeated by document: {', '.join(said)}."
 
 
 def folder_sentence(folders: Sequence[Counted]) -> str:
@@ -118,27 +151,33 @@ def folder_sentence(folders: Sequence[Counted]) -> str:
 
 
 def document_tables(folders: Sequence[Counted], documents: Sequence[Counted]) -> Iterator[Table]:
-    """The counts as tables of the page."""
+    """The counts as tables of the page; the first says how to read both."""
     for title, rows in (("By folder", folders), ("By document", documents)):
         if not rows:
             continue
-        names = list(rows[0].classes)
+        names, has_score = list(rows[0].classes), rows[0].score is not None
         made: list[tuple[Cell, ...]] = [
             (
                 *(one.name, one.n_sequences, one.n_repeated),
                 *(one.classes[name] for name in names),
-                str(one.share),
+                *(str(one.share), one.nearly, one.score)[: 3 if has_score else 1],
             )
-            for one in rows
+            for one in sorted(rows, key=lambda one: (-one.n_repeated, -(one.score or 0)))
         ]
+        by_score = ("nearly repeated", "mean score") if has_score else ()
         yield Table(
             title=title,
-            columns=(title.split()[1], "sequences", "repeated", *names, "share repeated"),
-            rows=made,
-            summary=(
-                "Text that the model never read is the best control there is: what is repeated of "
-                "it too can be guessed. Intervals hold for all rows together at 95 %, count near "
-                "duplicates once, and need ten groups of these."
+            columns=(
+                title.split()[1],
+                "sequences",
+                "repeated",
+                *names,
+                "share repeated",
+                *by_score,
             ),
+            rows=made,
+            summary="" if rows is documents and folders else _SUMMARY + _OF_SCORES * has_score,
             gist=f"repeated sequences of {len(rows)} {title.split()[1]}s",
+            is_open=True,
+            filters="document" if rows is documents else "",
         )

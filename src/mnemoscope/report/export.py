@@ -79,7 +79,7 @@ def _effects(study: Study, deltas: Sequence[StoredDelta]) -> Iterator[tuple[str,
                 draw_charts(panels, f"{one.shown}: what cuts leave"),
             )
         if grafts is not None and grafts["doses"]:
-            title = f"{one.shown}: what is left with parts of the twin"
+            title = f"{one.shown}: what is left with parts of the reference"
             yield f"{_slug(one.shown)}-grafts", draw_doses(grafts["doses"], one.classes, title)
 
 

@@ -13,12 +13,13 @@ from mnemoscope.stats import FEWEST_GROUPS, NO_ESTIMATE, Estimate
 from mnemoscope.store import Facts
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO, memorized_first
-from mnemoscope.words import count, is_whole_kind, part_words, ranged, share
+from mnemoscope.words import MINUS, count, is_whole_kind, part_words, plural, ranged, share
 
 MECHANISM = "Mechanism (which parts of the model a class needs)"
 PARTS = "Parts (what breaks with the reference’s in their place)"
 CUTS = "With attention edges cut"
 OWN_CUTS = "With each sequence’s own edges cut"
+_MOST_PARTS = 4  # named in an answer
 _OF_FORM = ("Guess", "Reconstruct", "Code")
 _IN_WORDS = {"Guess": "guessable", "Recall": "recalled"}
 _CLEAREST = (
@@ -63,6 +64,7 @@ class Lead:
     headline: str  # "2,873 of 5,000 sequences repeated: 1,318 guessable, 1,555 recalled"
     control: str  # what the reference repeats of them, or that none was asked
     folders: str  # that folders differ in what is repeated
+    documents: str  # which documents the repeated sequences come from
     parts: Sequence[Part]  # empty where there are no sequences
     number: int | None
     grafted: int | None  # the number of the taxonomy whose grafts stand first
@@ -89,6 +91,7 @@ def lead_of(content: ReportContent) -> Lead:
         headline,
         content.control,
         content.folders,
+        content.documents,
         [
             Part(name, f"{count(n)} {words}", n / whole, share(n, whole), place)
             for name, words, n, place in counted
@@ -129,7 +132,7 @@ def _one_a_question(badges: list[Badge]) -> list[Badge]:
 def conclusion(content: ReportContent) -> str:
     """What was found, for a terminal: the count and each question's answer, a line each."""
     lead = lead_of(content)
-    said = [lead.headline, lead.folders, lead.control]
+    said = [lead.headline, lead.folders, lead.documents, lead.control]
     for badge in lead.badges:
         for one in (badge, *badge.beside):
             said += [f"{one.question}: {one.answer}", one.decides]
@@ -258,34 +261,92 @@ def _deciding(content: ReportContent, question: str, taxonomy: TaxonomyResult) -
 
 
 def _breaks_most(taxonomy: TaxonomyResult, target: str) -> Badge:
-    """The part that leaves least of the largest memorized class, beside changes as large."""
+    """The parts that leave least of the largest memorized class, beside changes as large."""
     graft, largest = taxonomy.graft or {}, taxonomy.sizes
     name = max(graft["classes"], key=lambda one: largest.get(one, 0))
     at = graft["classes"].index(name)
-    row = min(graft["rows"], key=lambda one: one["cells"][at].value)
-    together, whole = "", ""
-    if not any("layers." in one["part"] for one in graft["rows"]):
+    rows = sorted(graft["rows"], key=lambda one: one["cells"][at].value)
+    row, together, whole = rows[0], "", ""
+    if not any("layers." in one["part"] for one in rows):
         whole = "; parts were tried in all layers at once, no single layer alone"
-    elif is_whole_kind(row["part"]):
-        together = " together"
-        others = [one for one in graft["rows"] if not is_whole_kind(one["part"])]
-        best = min(others, key=lambda one: one["cells"][at].value)
-        whole = f"; of single parts with {part_words(best['part'])}: {_left(best['cells'][at])}"
+    else:
+        is_whole = is_whole_kind(row["part"])
+        others = [one for one in rows if not is_whole_kind(one["part"])]
+        if is_whole:
+            together, best = " together", others[0]["cells"][at]
+            n = sum(one["cells"][at].value == best.value for one in others[1:])
+            whole = f"; of single parts with {part_words(others[0]['part'])}: {_left(best)}"
+            whole += f", and {plural(n, 'other')} as much" * bool(n)
+        rows = [one for one in rows if is_whole_kind(one["part"]) == is_whole]
     own, random = row["cells"][at], [*row["random"], NO_ESTIMATE, NO_ESTIMATE][at]
     if own.value == 1:
         said = f"no part that was tried breaks any of {name}{whole}"
         return Badge(PARTS, said, Standing.WITHIN, target)
-    said = (
-        f"{name} breaks most with {part_words(row['part'])}{together}: {_left(own)} of it is left"
-    )
+    least = [one for one in rows if one["cells"][at].value == own.value]
+    beside = [*_untold(graft, name, rows, least, target), *_cost(least, target)]
+    if len(least) > 1:
+        named = [part_words(one["part"]) for one in least]
+        if len(named) > _MOST_PARTS:
+            named[_MOST_PARTS - 1 :] = [f"{len(named) - _MOST_PARTS + 1} others"]
+        of = plural(graft["counts"][name], "sequence")
+        said = f"each of {len(least)} parts leaves {_left(own)} of the {of} of {name}: "
+        said += f"{', '.join(named[:-1])} and {named[-1]}"
+    else:
+        said = f"{name} breaks most with {part_words(row['part'])}{together}: {_left(own)} of it "
+        said += "is left"
     looks = Standing.UNCONTROLLED
     if random.value is not None:
-        said += f", with random changes of the same size {_left(random)}"
+        controls = [one["random"][at].value for one in least if one["random"]]
+        said += (
+            f", with random changes of the same size {_left(random)}"
+            if len(least) == 1
+            else f"; random changes of the same size leave {_span(controls, 100, 0)} %"
+        )
         is_known = own.high is not None and random.low is not None
         looks = Standing.UNDECIDED
         if is_known and own.high < random.low:
             looks = Standing.BEYOND
-    return Badge(PARTS, f"{said}{whole}", looks, target)
+    return Badge(PARTS, f"{said}{whole}", looks, target, beside=beside)
+
+
+def _untold(
+    graft: Facts, name: str, rows: Sequence[Facts], least: Sequence[Facts], target: str
+) -> Iterator[Badge]:
+    """That parts cannot be ranked: their intervals overlap, or there are too few for intervals."""
+    at = graft["classes"].index(name)
+    high = least[0]["cells"][at].high
+    others = [one["cells"][at] for one in rows if one not in least]
+    if high is not None:
+        others = [one for one in others if one.low is None or one.low <= high]
+    if len(least) == 1 and not others:
+        return
+    said = f"{plural(graft['counts'][name], 'sequence')} of {name} cannot rank the parts"
+    if high is None:
+        said += f" (that takes {FEWEST_GROUPS} at least, near duplicates counted once)"
+    if others:
+        left, those = _span([one.value for one in others], 100, 0), "these" * (len(least) > 1)
+        said += f"; {plural(len(others), 'other')}, leaving {left} %, cannot be told from "
+        said += those or "it"
+    yield Badge("Which part most", said, Standing.UNDECIDED, target)
+
+
+def _cost(least: Sequence[Facts], target: str) -> Iterator[Badge]:
+    """Which of parts that break as much costs other text most."""
+    rows = [one for one in least if one["loss"] is not None]
+    rows.sort(key=lambda one: -one["loss"])
+    if len(rows) < 2 or rows[0]["loss"] <= 0:
+        return
+    most, *others = (one["loss"] for one in rows)
+    said = f"most with {part_words(rows[0]['part'])}: the loss of text not repeated changes "
+    said += f"by {most:+.2f} nats a token, with the other{'s' * (len(others) > 1)} by "
+    said += f"{_span(others, 1, 2, sign='+')}; what raises it much breaks more than memory"
+    yield Badge("Cost to other text", said, Standing.UNDECIDED, target)
+
+
+def _span(values: Sequence[float], scale: float, digits: int, sign: str = "-") -> str:
+    """Least and largest of figures, or the one that both are."""
+    ends = [f"{scale * one:{sign}z.{digits}f}" for one in (min(values), max(values))]
+    return " to ".join(dict.fromkeys(ends)).replace("-", MINUS)
 
 
 def _left(share: Estimate) -> str:
@@ -349,11 +410,11 @@ def _mechanism(row: Mapping[str, Any]) -> str:
         case Finding.EITHER_WAY:
             return (
                 f"{row['broken']} breaks more than {row['spared']} along one direction of "
-                f"{part_words(row['part'])}, toward the twin or away from it"
+                f"{part_words(row['part'])}, toward the reference or away from it"
             )
         case Finding.ALIKE:
             return "no part of the model breaks one class more than random changes of equal harm do"
         case Finding.OUT_OF_REACH:
-            return "cannot be told (random changes never break as much as the twin’s parts)"
+            return "cannot be told (random changes never break as much as the reference’s parts)"
         case Finding.FEW:
             return "cannot be told (too few groups of near duplicates, or random changes)"

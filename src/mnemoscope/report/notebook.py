@@ -115,7 +115,7 @@ def graft_figure(study: Study | str | Path, taxonomy: str | None = None) -> Pict
     if found is None or not found["doses"]:
         raise UserError(f"{study.folder}: no grafts on two classes of '{sample.taxonomy}'.")
     classes = sample.trained_classes or sample.classes
-    title = f"{sample.taxonomy}: what is left with parts of the twin"
+    title = f"{sample.taxonomy}: what is left with parts of the reference"
     return draw_doses(found["doses"], classes, title)
 
 

@@ -25,7 +25,7 @@ from mnemoscope.report import answer, charts, style
 from mnemoscope.report.advice import first_steps
 from mnemoscope.report.content import FLOWS, ReportContent, TaxonomyResult, report_content
 from mnemoscope.report.lead import lead_of
-from mnemoscope.report.sequences import FIGURES
+from mnemoscope.report.sequences import FIGURES, WORDS
 from mnemoscope.report.tables import AnalysisSection
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
@@ -141,6 +141,7 @@ def environment() -> jinja2.Environment:
     )
     made.globals |= {one.__name__: one for one in functions} | {
         "browsed_figures": FIGURES,
+        "browsed_words": WORDS,
         "flows_title": FLOWS,
         "inputs": INPUTS,
         "most_parts": MOST_PARTS,

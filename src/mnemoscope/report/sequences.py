@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from mnemoscope.data.folders import NO_DOCUMENT
 from mnemoscope.report.style import class_colour
 
 MOST_TOKENS = 1_280_000
@@ -23,7 +24,8 @@ FIGURES = {
     "duplicates": "duplicates",
 }
 """Columns that sequences are sorted by, with their titles."""
-_WORDS = ("genre", "document")
+WORDS = {"document": "Document", "genre": "Kind"}
+"""Columns that sequences are chosen and sorted by, with their titles."""
 
 
 class Division(NamedTuple):
@@ -51,7 +53,7 @@ class BrowsedSequences:
     data: str
     n: int  # sequences in it
     n_all: int  # of the study
-    columns: Sequence[str]  # those of the table that it holds
+    columns: Sequence[str]  # those of the table that it shows
     divisions: Sequence[Division]
 
 
@@ -78,7 +80,7 @@ def browsed(
         rows = rows.with_row_index("row").sample(most, seed=0).sort("row")
     known = [
         name
-        for name in (*FIGURES, *_WORDS)
+        for name in (*FIGURES, *WORDS)
         if name in rows.columns and rows[name].null_count() < rows.height
     ]
     packed: dict[str, Any] = {"id": rows["sequence_id"].to_list()}
@@ -86,13 +88,14 @@ def browsed(
         zip(("prefix", "suffix", "written"), _texts(rows, tokenizer, prefix), strict=True)
     )
     for name in known:
-        values = rows[name]
+        values = rows[name].fill_null(NO_DOCUMENT) if name == "document" else rows[name]
         packed[name] = (values.round(4) if values.dtype.is_float() else values).to_list()
     packed["classes"] = [rows[name].to_list() for name in names]
     packed["read"] = [rows[name].to_list() for name in readings]
     text = json.dumps(packed, ensure_ascii=False, separators=(",", ":"), default=str)
     data = base64.b64encode(zlib.compress(text.encode("utf-8", "replace"), 9))
-    return BrowsedSequences(data.decode("ascii"), rows.height, table.height, known, divisions)
+    shown = [one for one in known if one in FIGURES or rows[one].n_unique() > 1]
+    return BrowsedSequences(data.decode("ascii"), rows.height, table.height, shown, divisions)
 
 
 def _texts(rows: pl.DataFrame, tokenizer: Any, prefix: int) -> Iterator[list[str]]:

@@ -74,6 +74,8 @@ class Table:
     summary: str = ""  # what to read out of it, in plain words
     gist: str = ""  # the same in one line, for a table that is folded
     note: str = ""  # behind the title, where the rows are not all
+    is_open: bool = False  # not folded at first, so it is printed
+    filters: str = ""  # what in the browser of sequences a row's name chooses, such as "document"
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _text(value: Any) -> str:
 
 
 def graft_tables(study: Study) -> Iterator[Table]:
-    """The taxonomies by cause: what parts of the twin break of one class and not of another."""
+    """The taxonomies by cause: what parts of the reference break of one class alone."""
     if not study.is_done("graft"):
         return
     specific = study.read(GRAFT_SPECIFICITY_FILE)

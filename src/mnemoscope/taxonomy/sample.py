@@ -399,9 +399,6 @@ def _explain(asked: _Asked, pool: Pool, counts: dict[str, int], lacking: list[st
         whole = replace(asked, drop_small_classes=False).draw(pool)
         reason = _name_cause(whole, taxonomy, counts, small, asked.ordered.match)
         ways = [(_more(counts, small, needed), "")]
-        empty = [name for name in taxonomy.classes if not counts[name]]
-        if empty and n_memorized >= needed * (len(taxonomy.classes) - 1):
-            ways.append((f"ask with a taxonomy that has no {' and no '.join(empty)} (-t)", ""))
         ways += _ways_that_work(asked, whole)
         flags = next((flags for _, flags in ways if flags), "")
         if lacking:

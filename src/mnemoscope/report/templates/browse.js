@@ -11,7 +11,8 @@
   const shown = 50;
   const mostPrinted = 300;
   const nested = ["classes", "read"];  // a list a taxonomy
-  const start = { taxonomy: "0", class: "", read: "", genre: "", q: "", sort: "id", page: "0", id: "" };
+  const worded = ["genre", "document"];  // names, which one chooses from
+  const start = { taxonomy: "0", class: "", read: "", genre: "", document: "", q: "", sort: "id", page: "0", id: "" };
   let state = { ...start };
   let rows = null;
   let found = [];
@@ -29,8 +30,11 @@
       row.all = [row.prefix + row.suffix, row.written, row.document || ""].join("\n").toLowerCase();
       return row;
     });
-    if (fields.genre) {
-      fill(fields.genre, [...new Set(rows.map((row) => row.genre).filter(Boolean))].sort());
+    for (const name of worded.filter((one) => fields[one])) {
+      const names = [...new Set(rows.map((row) => row[name]).filter(Boolean))].sort();
+      fill(fields[name], names);
+      // Where there is one, or each sequence has its own, a choice says nothing.
+      fields[name].parentNode.hidden = names.length < 2 || 2 * names.length > rows.length;
     }
   };
 
@@ -82,8 +86,10 @@
     head.scope = "row";
     const cells = columns.map((name) => {
       if (name === "class") return make("td", "class-label", ...label(valueOf(row, name)));
-      return name === "genre" ? make("td", "", number(row.genre))
-        : make("td", "number", percent(name, row[name]));
+      if (!worded.includes(name)) return make("td", "number", percent(name, row[name]));
+      const cell = make("td", "word", number(row[name]));
+      cell.title = number(row[name]);
+      return cell;
     });
     const text = make("div", "line", ...(isOpen ? whole(row) : marked(row, false)));
     cells.splice(columns.includes("class") ? 1 : 0, 0, make("td", "of-text", text));
@@ -113,7 +119,7 @@
     const sign = state.sort.startsWith("-") ? -1 : 1;
     found = rows.filter((row) => (!state.class || row.classes[state.taxonomy] === state.class)
       && (!state.read || (row.read[state.taxonomy] || []).includes(state.read))
-      && (!state.genre || row.genre === state.genre) && (!wanted || row.all.includes(wanted)));
+      && worded.every((one) => !state[one] || row[one] === state[one]) && (!wanted || row.all.includes(wanted)));
     found.sort((one, other) => {
       const [a, b] = [valueOf(one, name) ?? null, valueOf(other, name) ?? null];
       if (a === null || b === null) return (a === null) - (b === null);
@@ -190,7 +196,8 @@
       const link = make("a", "", number(row.id));
       link.href = `#browser?${query({ ...start, taxonomy: state.taxonomy, id: row.id })}`;
       const kind = row.classes.length ? [" ", ...label(valueOf(row, "class"))] : [];
-      return make("li", "", make("p", "label", link, ...kind), make("p", "text", ...[
+      const from = row.document ? [" · ", row.document] : [];
+      return make("li", "", make("p", "label", link, ...kind, ...from), make("p", "text", ...[
         make("span", "prefix", ...visible(row.prefix)), make("span", "suffix", ...visible(row.suffix))]));
     });
     const where = make("p", "label", `Each number leads to its sequence in ${location.href.split("#")[0]}`);
