@@ -150,6 +150,13 @@ def test_what_is_missing_is_said(ask_of, kind, given, said):
     assert all(one["verdict"] == "cannot be told" or given for one in facts["documents"])
 
 
+def keys_of(value):
+    """Keys of an object of JSON and of all that it holds."""
+    if isinstance(value, dict):
+        return {*value, *keys_of([*value.values()])}
+    return {key for one in value for key in keys_of(one)} if isinstance(value, list) else set()
+
+
 def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     folder, tmp_path, succeed, call, lm, reference, verify
 ):
@@ -159,6 +166,10 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
         *("--edits", 0, "--near-length", 0, "--stride", 64, "-o", out),
     )
     record = json.loads((out / "audit.json").read_text())
+    docs = (Path(__file__).parents[2] / "docs" / "audit-files.md").read_text(encoding="utf-8")
+    for name in ("read", "unread"):
+        (row,) = (one for one in docs.splitlines() if one.startswith(f"| `{name}` | with"))
+        assert [one for one in keys_of(record[name]) if f"`{one}`" not in row] == []
     said = record["read"]["sentence"]
     assert "10 unread documents are too few for 10 documents: 199 are needed for a p of" in said
     assert " 189 more; for one document alone 19 are enough. Whether each of them was" in said
@@ -177,9 +188,7 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     assert record["verdict"]["sentence"].endswith(record["unread"]["sentence"])
     for shown in (page, report):
         words = words_of(shown)
-        here = words.index(
-            "How far to trust this here: of 10 documents that were surely not read, no"
-        )
+        here = words.index("How far to trust this here: of 10 documents named as not read, no")
         assert here < words.index("Elsewhere: on the model of 4 million parameters") < here + 500
     with_reference = {"load_reference": lambda _, asked: LocalModel(reference, asked)}
     found = verify(out, lm, **with_reference)
@@ -214,7 +223,7 @@ def test_what_the_rule_recalls_of_unread_documents_is_counted(
     assert (found["documents"], found["recall_spans"]) == (1, 1)
     assert found["rate"] == {"value": 1.0, "low": pytest.approx(0.025), "high": 1.0}
     said = "1 passage in 1 of them (100.0 % [2.5, 100.0], 95 % interval; "
-    assert f"of 1 document that was surely not read, {said}" in found["sentence"]
+    assert f"of 1 document named as not read, {said}" in found["sentence"]
     assert "is recalled by this rule: so it accuses wrongly here, or they" in found["sentence"]
     known = "read after all, or it knows the words from a.txt, where they stand too, or nearly."
     assert (known in found["sentence"]) == stands_in_own

@@ -2,7 +2,7 @@
 
 Every token is scored once, behind half of what the models can hold or all that stands before it.
 A passage is as long as a window. With a twin the bits are counted that the model holds beyond it.
-With documents that were not read (`--unread`) a document gets the exact p of its rank among them,
+With documents named as not read (`--unread`) a document gets the exact p of its rank among them,
 by one score that is fixed beforehand; none where they are of another kind.
 
 Source: `benchmark.membership`.

@@ -142,7 +142,11 @@ def verdict_of(
     """
     rule = decided_by(passages)
     beside = reference_beside(name, reference, passages)
-    headline, meaning = said_of(name, summary, len(repeats(whole_passages(passages))))
+    headline, meaning = said_of(name, summary)
+    if n := len(repeats(whole_passages(passages))):
+        meaning += (
+            f". {n:,} of the recalled passages repeat{'s' * (n == 1)} words of another one here"
+        )
     said = [str(one["sentence"]) for one in (beside, unread) if one]
     return {
         "headline": headline,
@@ -165,19 +169,12 @@ def decided_by(passages: pl.DataFrame) -> str:
     return asked[1].partition("_")[0] if len(asked) > 1 else "reference"
 
 
-def said_of(name: str, summary: Summary, n_repeats: int = 0) -> tuple[str, str]:
-    """What was found, and what it is evidence of.
-
-    `n_repeats` of the recalled passages repeat words of another (`repeats.repeats`).
-    """
+def said_of(name: str, summary: Summary) -> tuple[str, str]:
+    """What was found, and what it is evidence of."""
     these = "the document" if summary["documents"] == 1 else "the documents"
     model, recalled, near = f"“{model_title(name)}”", summary["recalled"], summary.get("near")
     if summary["recall_spans"]:
-        again = (
-            f" (of which {n_repeats:,} repeat{'s' * (n_repeats == 1)} words of another one here)"
-        )
-        found = plural(summary["recall_spans"], "passage") + again * bool(n_repeats)
-        found += f", {share_words(recalled['share'])}"
+        found = f"{plural(summary['recall_spans'], 'passage')}, {share_words(recalled['share'])}"
         return f"{model} recalls {found} of {these}", LEARNED
     if near and near["characters"]:
         found = f"{share_words(near['share'])} of {these}, in near copies alone"
