@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 
+from chromium import NEEDS_CHROMIUM
 from mnemoscope.audits import read as module
 from mnemoscope.audits import unread
 from mnemoscope.audits.asking import Auditing
@@ -17,7 +18,7 @@ from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.verify import _find_unread
 from mnemoscope.errors import UserError
 from pages import words_of
-from tests.audits.conftest import BRIEF, with_word
+from tests.audits.conftest import BRIEF, audit_documents, with_word
 
 N_UNREAD = 20
 
@@ -173,7 +174,7 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     said = record["read"]["sentence"]
     assert "10 unread documents are too few for 10 documents: 199 are needed for a p of" in said
     assert " 189 more; for one document alone 19 are enough. Whether each of them was" in said
-    assert "All together are told from the unread ones by ratio to the twin (AUC " in said
+    assert "All together are told from the unread ones by bits saved a token (AUC " in said
     page = (out / "audit.html").read_text()
     assert "Was it read, though it does not come out?" in page
     assert f"{record['read']['documents'][0]['bits']['value']:,.0f}" in page
@@ -181,9 +182,9 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     assert f"{largest:,.2f}" in page
     report = words_of((out / "report.html").read_text())
     assert record["read"]["sentence"] in report
-    assert f"(median; at most {largest:,.2f})" in report
+    assert f"(median; at most {record['read']['unread_bits_a_token']['largest']:,.2f})" in report
     assert "A model that is better at such texts saves bits too: " in report
-    assert "come out, was asked too (of all together, and of none alone): see below." in report
+    assert "comes out, was asked too (of all together, and of none alone): see below." in report
     assert pl.read_parquet(out / "read.parquet")["is_unread"].sum() == 10 * 2
     assert record["verdict"]["sentence"].endswith(record["unread"]["sentence"])
     for shown in (page, report):
@@ -207,6 +208,25 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     gone.rename(folder / "new" / Path(record["unread"]["texts"][0]["document"]).name)
     assert "1 of its 10 texts not found, or changed: every p of --read and" in str(found.unchecked)
     assert found.checked
+
+
+@pytest.mark.browser
+@NEEDS_CHROMIUM[1]
+def test_of_eight_documents_and_their_reading_the_pages_print_on_few_sheets(
+    folder, lm, reference, browser, tmp_path
+):
+    pypdf = pytest.importorskip("pypdf")
+    reading = read_documents([str(folder / "read16" / f"{one:02}.txt") for one in range(8)])
+    settings = audit_settings(**BRIEF, stride=16, read=True, unread=str(folder / "new"))
+    record = audit_documents(lm, reading, tmp_path, settings=settings, reference=reference)
+    assert len(record["documents"]) == 8
+    assert record["summary"]["recall_spans"] > 3  # as many as are quoted
+    page = browser.new_page()
+    for name, most in (("report", 2), ("audit", 3)):
+        page.goto((tmp_path / f"{name}.html").as_uri())
+        page.pdf(path=tmp_path / f"{name}.pdf", prefer_css_page_size=True)
+        assert len(pypdf.PdfReader(tmp_path / f"{name}.pdf").pages) <= most
+    page.close()
 
 
 @pytest.mark.parametrize("stands_in_own", [False, True])

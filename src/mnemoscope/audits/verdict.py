@@ -388,16 +388,14 @@ def error_rate(verdict: Verdict, unread: Mapping[str, Any] | None = None) -> str
 
 
 def how_tested(verdict: Verdict) -> str:
-    """Where `error_rate` comes from, in sentences."""
+    """Where the figures of `error_rate`, which stands before it, come from, in sentences."""
     tested = verdict["tested"]
-    right = tested["called"] - tested["wrong"]
-    lists, n = tested["never_undecided"], tested["undecided"]
-    more = f"; of {n} of the first and {lists} of the others it could not tell" if n + lists else ""
+    lists = tested["never_undecided"]
+    more = f" Of {lists} of these lists the rule could not tell." if lists else ""
     return (
         f"Tested on {tested['trained']} passages that the model had been trained on, and on "
         f"{tested['never']} that it had not and repeats all the same: lists that count or repeat, "
-        f"made from {tested['forms']} templates. The rule called {right} of the first and "
-        f"{tested['wrong']} of the others recalled{more}. The interval takes passages as "
+        f"made from {tested['forms']} templates.{more} The interval takes passages as "
         "independent, which those of one template are not. Of other models and other texts it may "
         "be wrong more often."
     )
