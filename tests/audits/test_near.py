@@ -169,12 +169,14 @@ def test_a_passage_whose_words_the_model_takes_from_another_document_says_so():
 def test_headline_and_card_say_that_a_passage_repeats_another(audited, trained, new_text, tmp_path):
     text = f"{new_text(1, 40)} {trained[0]} {new_text(2, 40)} {trained[0]} {new_text(3, 9)}"
     record, _ = audited(tmp_path, text, settings=audit_settings(**BRIEF))
-    said = record["verdict"]["headline"]
-    assert "2 passages (of which 1 repeats words of another one here)," in said
+    verdict, repeated = record["verdict"], "1 of the recalled passages repeats words of another one"
+    assert "recalls 2 passages, " in verdict["headline"]
+    assert verdict["meaning"].endswith(f". {repeated} here")
     assert record["summary"]["recall_spans"] == 2  # counts are as they were
     for name in ("audit.html", "report.html"):
         said = words_of((tmp_path / "out" / name).read_text())
         assert "These words, or nearly these, also stand in a.txt, characters " in said
+        assert (verdict["headline"] in said, said.count(repeated)) == (True, 1)
 
 
 @pytest.mark.parametrize("condition", ["recalled > 50%", "recalled > 50% in doc"])

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 import torch
 
+from chromium import NEEDS_CHROMIUM
 from mnemoscope.audits import read as module
 from mnemoscope.audits import unread
 from mnemoscope.audits.asking import Auditing
@@ -17,7 +18,7 @@ from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.verify import _find_unread
 from mnemoscope.errors import UserError
 from pages import words_of
-from tests.audits.conftest import BRIEF, with_word
+from tests.audits.conftest import BRIEF, audit_documents, with_word
 
 N_UNREAD = 20
 
@@ -150,6 +151,13 @@ def test_what_is_missing_is_said(ask_of, kind, given, said):
     assert all(one["verdict"] == "cannot be told" or given for one in facts["documents"])
 
 
+def keys_of(value):
+    """Keys of an object of JSON and of all that it holds."""
+    if isinstance(value, dict):
+        return {*value, *keys_of([*value.values()])}
+    return {key for one in value for key in keys_of(one)} if isinstance(value, list) else set()
+
+
 def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     folder, tmp_path, succeed, call, lm, reference, verify
 ):
@@ -159,10 +167,14 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
         *("--edits", 0, "--near-length", 0, "--stride", 64, "-o", out),
     )
     record = json.loads((out / "audit.json").read_text())
+    docs = (Path(__file__).parents[2] / "docs" / "audit-files.md").read_text(encoding="utf-8")
+    for name in ("read", "unread"):
+        (row,) = (one for one in docs.splitlines() if one.startswith(f"| `{name}` | with"))
+        assert [one for one in keys_of(record[name]) if f"`{one}`" not in row] == []
     said = record["read"]["sentence"]
     assert "10 unread documents are too few for 10 documents: 199 are needed for a p of" in said
     assert " 189 more; for one document alone 19 are enough. Whether each of them was" in said
-    assert "All together are told from the unread ones by ratio to the twin (AUC " in said
+    assert "All together are told from the unread ones by bits saved a token (AUC " in said
     page = (out / "audit.html").read_text()
     assert "Was it read, though it does not come out?" in page
     assert f"{record['read']['documents'][0]['bits']['value']:,.0f}" in page
@@ -170,16 +182,14 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     assert f"{largest:,.2f}" in page
     report = words_of((out / "report.html").read_text())
     assert record["read"]["sentence"] in report
-    assert f"(median; at most {largest:,.2f})" in report
+    assert f"(median; at most {record['read']['unread_bits_a_token']['largest']:,.2f})" in report
     assert "A model that is better at such texts saves bits too: " in report
-    assert "come out, was asked too (of all together, and of none alone): see below." in report
+    assert "comes out, was asked too (of all together, and of none alone): see below." in report
     assert pl.read_parquet(out / "read.parquet")["is_unread"].sum() == 10 * 2
     assert record["verdict"]["sentence"].endswith(record["unread"]["sentence"])
     for shown in (page, report):
         words = words_of(shown)
-        here = words.index(
-            "How far to trust this here: of 10 documents that were surely not read, no"
-        )
+        here = words.index("How far to trust this here: of 10 documents named as not read, no")
         assert here < words.index("Elsewhere: on the model of 4 million parameters") < here + 500
     with_reference = {"load_reference": lambda _, asked: LocalModel(reference, asked)}
     found = verify(out, lm, **with_reference)
@@ -200,6 +210,25 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     assert found.checked
 
 
+@pytest.mark.browser
+@NEEDS_CHROMIUM[1]
+def test_of_eight_documents_and_their_reading_the_pages_print_on_few_sheets(
+    folder, lm, reference, browser, tmp_path
+):
+    pypdf = pytest.importorskip("pypdf")
+    reading = read_documents([str(folder / "read16" / f"{one:02}.txt") for one in range(8)])
+    settings = audit_settings(**BRIEF, stride=16, read=True, unread=str(folder / "new"))
+    record = audit_documents(lm, reading, tmp_path, settings=settings, reference=reference)
+    assert len(record["documents"]) == 8
+    assert record["summary"]["recall_spans"] > 3  # as many as are quoted
+    page = browser.new_page()
+    for name, most in (("report", 2), ("audit", 3)):
+        page.goto((tmp_path / f"{name}.html").as_uri())
+        page.pdf(path=tmp_path / f"{name}.pdf", prefer_css_page_size=True)
+        assert len(pypdf.PdfReader(tmp_path / f"{name}.pdf").pages) <= most
+    page.close()
+
+
 @pytest.mark.parametrize("stands_in_own", [False, True])
 def test_what_the_rule_recalls_of_unread_documents_is_counted(
     audited, trained, new_text, tmp_path, stands_in_own
@@ -214,7 +243,7 @@ def test_what_the_rule_recalls_of_unread_documents_is_counted(
     assert (found["documents"], found["recall_spans"]) == (1, 1)
     assert found["rate"] == {"value": 1.0, "low": pytest.approx(0.025), "high": 1.0}
     said = "1 passage in 1 of them (100.0 % [2.5, 100.0], 95 % interval; "
-    assert f"of 1 document that was surely not read, {said}" in found["sentence"]
+    assert f"of 1 document named as not read, {said}" in found["sentence"]
     assert "is recalled by this rule: so it accuses wrongly here, or they" in found["sentence"]
     known = "read after all, or it knows the words from a.txt, where they stand too, or nearly."
     assert (known in found["sentence"]) == stands_in_own

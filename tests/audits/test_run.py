@@ -16,7 +16,7 @@ from mnemoscope.audits.gate import PASSAGES, judge
 from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.passages import span_schema
 from mnemoscope.audits.questions import audit_settings
-from mnemoscope.audits.records import read_audit, read_verdicts
+from mnemoscope.audits.records import SCHEMA_VERSION, read_audit, read_verdicts
 from mnemoscope.audits.tokens import character_range, tokenize
 from mnemoscope.conditions import parse_gate
 from mnemoscope.errors import DamagedDataError, UserError
@@ -91,6 +91,7 @@ def test_of_each_document_the_record_says_what_it_is(made, lm):
     names = [*record, *record["model"], *record["documents"][0]]
     names += record["documents"][0]["recalled"]
     assert [name for name in names if f"`{name}`" not in docs] == []
+    assert f'"mnemoscope audit", {SCHEMA_VERSION}; raised' in docs
 
 
 def test_a_recalled_passage_lists_its_places_in_a_corpus(made, audited, lm, tmp_path, monkeypatch):

@@ -506,7 +506,7 @@ def test_items_put_to_a_service_are_answered_as_here_and_kept(lm, tmp_path):
         assert service.n_requests == n
 
 
-def test_documents_surely_not_read_are_put_to_a_service_as_here(lm, trained, new_text, tmp_path):
+def test_documents_named_as_not_read_are_put_to_a_service_as_here(lm, trained, new_text, tmp_path):
     (own := tmp_path / "own.txt").write_text(f"{new_text(1, 30)} {trained[0]} {new_text(2, 20)}")
     (others := tmp_path / "others").mkdir()
     (others / "new.txt").write_text(new_text(5, 60))

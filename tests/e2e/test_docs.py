@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mnemoscope.cli.app import command, verbs
-from mnemoscope.embedded import texts
+from mnemoscope.embedded import model_path, texts
 from mnemoscope.study import shapes
 from mnemoscope.taxonomy.sample import MINIMUM
 
@@ -26,8 +26,13 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Lines of shell blocks, continued lines joined, comments dropped."""
-    lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    """Commands of shell blocks."""
+    return typed("\n".join(blocks(page, "bash")))
+
+
+def typed(block: str) -> list[list[str]]:
+    """Commands of a shell block, continued lines joined, comments dropped."""
+    lines = block.replace("\\\n", " ").splitlines()
     words = [shlex.split(part, comments=True) for line in lines for part in line.split(" && ")]
     return [one for one in words if one]
 
@@ -72,6 +77,30 @@ def test_commands_of_the_quick_start_run(folder, monkeypatch, succeed):
         if words[0] == "run":
             words.append("--dry-run")
         succeed(*words)
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize(
+    "page", ["tutorials/audit-for-a-legal-file.md", "tutorials/gate-in-ci.md", "membership.md"]
+)
+def test_commands_of_the_tutorials_on_audits_run(page, tmp_path, monkeypatch, succeed):
+    """As typed, on small texts; a block after the other, each in a folder of its own."""
+    prose = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    names = {"MODEL": "embedded", "BASE": "embedded", "TWIN": "embedded", "OTHERS": "others"}
+    names |= {"DOCUMENTS": "own", "TEXTS": "own", "CHECKPOINTS": str(model_path())}
+    quick = ("--edits", 0, "--stride", 64)
+    for number, block in enumerate(blocks(ROOT / "docs" / page, "bash")):
+        for at, name in enumerate(("own", "own", "others", "others")):
+            text = tmp_path / str(number) / name / f"{at}.txt"
+            text.parent.mkdir(parents=True, exist_ok=True)
+            text.write_text(prose[600 * at : 600 * (at + 1)], encoding="utf-8")
+        monkeypatch.chdir(tmp_path / str(number))
+        if "audit-of-last-release" in block:
+            succeed("audit", "embedded", "own/0.txt", *quick, "-o", "audit-of-last-release")
+        for _, *words in typed(block):
+            if words[0] in ("audit", "watch") and "difflib" not in str(words):  # a long text
+                is_asked = words[:1] == ["audit"] and words[1] not in ("gate", "verify")
+                succeed(*(names.get(one, one) for one in words), *quick * is_asked)
 
 
 @pytest.mark.whole

@@ -40,7 +40,6 @@ from mnemoscope.audits.verdict import (
     how_tested,
     is_control,
     model_title,
-    said_of,
 )
 from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
@@ -363,7 +362,6 @@ def environment(*first: str) -> jinja2.Environment:
             " %", f"{JOINT}%"
         ),
         "how_tested": how_tested,
-        "headline": lambda record: said_of(record["model"]["name"], record["summary"])[0],
         "begun": lambda text: text[0].upper() + text[1:],
     }
     made.globals |= {

@@ -281,7 +281,7 @@ def _joined(run: Sequence[Mapping[str, Any]], count_windows: CountWindows) -> di
         "verbatim_length": max(piece["verbatim_length"] for piece in run),
         "is_copied": is_copied,
         "otherwise": [one for piece in run for one in piece["otherwise"]],
-        "reason": f"{best['reason']} (so its longest piece; {len(run)} that touch are joined)",
+        "reason": f"{best['reason']}; so the longest of its {len(run)} pieces",
     }
 
 

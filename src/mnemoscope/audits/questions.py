@@ -96,11 +96,11 @@ class OrdinarySettings(AuditSettings):
 
 
 class UnreadSettings(AuditSettings):
-    """Documents that were surely not read."""
+    """Documents named as not read."""
 
     unread: str | None = Field(
         default=None,
-        description="Texts like them, surely not read; asked too.",
+        description="Texts like them, named as not read; asked too.",
     )
 
 

@@ -2,7 +2,7 @@
 
 Every token is scored once, behind half of what the models can hold or all that stands before it.
 A passage is as long as a window. With a twin the bits are counted that the model holds beyond it.
-With documents that were not read (`--unread`) a document gets the exact p of its rank among them,
+With documents named as not read (`--unread`) a document gets the exact p of its rank among them,
 by one score that is fixed beforehand; none where they are of another kind.
 
 Source: `benchmark.membership`.
@@ -61,6 +61,8 @@ TABLE = {
     ),
 }
 
+_BY = SCORES | {WITH_TWIN: "bits saved a token"}
+"""What a score is called here: a reader knows of no twin."""
 READ, OPEN = "read", UNTOLD
 READ_SAID = "evidence that it was read, or a text that holds much of it."
 MANY_SAID = "evidence that they were read, or texts that hold much of them."
@@ -112,7 +114,7 @@ def check(audit: Auditing, kept: pl.DataFrame) -> list[str]:
 
 def _scored(audit: Auditing, texts: Sequence[Text], n_own: int) -> pl.DataFrame:
     """One row a passage of every text with two tokens or more, columns `TABLE`."""
-    roles = {"model": audit.lm, "twin": audit.other_lm}
+    roles = {"model": audit.lm, "reference": audit.other_lm}
     lms = {role: lm for role, lm in roles.items() if lm is not None}
     limits = [one.max_positions - len(one.before) for one in lms.values() if one.max_positions]
     blocks = [
@@ -353,7 +355,7 @@ def _together(
     rows = pl.concat(sides)
     read = ~rows["is_unread"].to_numpy()
     controls = text_controls(np.stack(tokens), texts, read, groups)
-    return told_apart({SCORES[score]: rows[score].to_numpy()}, controls, read, groups)
+    return told_apart({_BY[score]: rows[score].to_numpy()}, controls, read, groups)
 
 
 def _sentences(
@@ -410,7 +412,7 @@ def _sentences(
     elif is_one:
         n_high, p = rows[0]["as_high"], rows[0]["p"]
         yield (
-            f"By {SCORES[score]} {n_high or 'none'} of {n_unread:,} unread documents "
+            f"By {_BY[score]} {n_high or 'none'} of {n_unread:,} unread documents "
             f"{'score' if n_high > 1 else 'scores'} as high (p {p_figure(p)}): "
             + (READ_SAID if n_read else "whether it was read cannot be told.")
         )
@@ -418,7 +420,7 @@ def _sentences(
         scores = "score" if n_read > 1 else "scores"
         rest = f": {MANY_SAID if n_read > 1 else READ_SAID} Of the others" if n_read else ". Of all"
         yield (
-            f"By {SCORES[score]} {n_read or 'none'} of {these} {scores} higher beside {n_unread:,} "
+            f"By {_BY[score]} {n_read or 'none'} of {these} {scores} higher beside {n_unread:,} "
             f"unread ones than chance explains (p {_LEVEL:g} over all){rest} it cannot be told."
         )
     if whole is not None:

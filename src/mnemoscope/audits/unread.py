@@ -1,4 +1,4 @@
-"""Documents that were surely not read (`--unread`): what the rule of this audit says of them.
+"""Documents named as not read (`--unread`): what the rule of this audit says of them.
 
 They are asked as the audited documents are, by the same grounds. What is recalled of them is a
 wrong accusation, or they were read after all.
@@ -168,23 +168,25 @@ def counts_of(
 
 
 def sentence_of(counts: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """What the rule says of documents that were surely not read; `titles` of the audited ones."""
+    """What the rule says of documents named as not read; `titles` of the audited ones."""
     n, k, rate = counts["documents"], counts["documents_recalled"], Estimate(**counts["rate"])
     if not n:
-        return "None of the documents that were surely not read is as long as one window."
+        return "None of the documents named as not read is as long as one window."
     passages = counts["recall_spans"]
     beside = [
         f"{plural(counts[f'{one}_spans'], 'passage')} {said}"
         for one, said in (("guess", "guessed"), ("undecided", "of which it cannot be told"))
         if counts[f"{one}_spans"]
     ]
-    which = f"{plural(n, 'document')} that {'was' if n == 1 else 'were'} surely not read"
     verb = "are" if passages > 1 else "is"
     found = plural(passages, "passage") if passages else "no passage"
     if passages:
         share, of = share_words(counts["recalled"]["share"]), "it" if n == 1 else "their text"
         found += f" in {k:,} of them ({rate}, 95 % interval; {share} of {of})"
-    said = f"How far to trust this here: of {which}, {found} {verb} recalled by this rule"
+    said = (
+        f"How far to trust this here: of {plural(n, 'document')} named as not read, {found} {verb} "
+    )
+    said += "recalled by this rule"
     said += f" ({' and '.join(beside)})" if beside else ""
     if near := counts["near_recall_spans"]:
         said += f"{', but' if not passages else ', and'} {near:,} near cop"

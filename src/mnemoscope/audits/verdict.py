@@ -142,7 +142,11 @@ def verdict_of(
     """
     rule = decided_by(passages)
     beside = reference_beside(name, reference, passages)
-    headline, meaning = said_of(name, summary, len(repeats(whole_passages(passages))))
+    headline, meaning = said_of(name, summary)
+    if n := len(repeats(whole_passages(passages))):
+        meaning += (
+            f". {n:,} of the recalled passages repeat{'s' * (n == 1)} words of another one here"
+        )
     said = [str(one["sentence"]) for one in (beside, unread) if one]
     return {
         "headline": headline,
@@ -165,19 +169,12 @@ def decided_by(passages: pl.DataFrame) -> str:
     return asked[1].partition("_")[0] if len(asked) > 1 else "reference"
 
 
-def said_of(name: str, summary: Summary, n_repeats: int = 0) -> tuple[str, str]:
-    """What was found, and what it is evidence of.
-
-    `n_repeats` of the recalled passages repeat words of another (`repeats.repeats`).
-    """
+def said_of(name: str, summary: Summary) -> tuple[str, str]:
+    """What was found, and what it is evidence of."""
     these = "the document" if summary["documents"] == 1 else "the documents"
     model, recalled, near = f"“{model_title(name)}”", summary["recalled"], summary.get("near")
     if summary["recall_spans"]:
-        again = (
-            f" (of which {n_repeats:,} repeat{'s' * (n_repeats == 1)} words of another one here)"
-        )
-        found = plural(summary["recall_spans"], "passage") + again * bool(n_repeats)
-        found += f", {share_words(recalled['share'])}"
+        found = f"{plural(summary['recall_spans'], 'passage')}, {share_words(recalled['share'])}"
         return f"{model} recalls {found} of {these}", LEARNED
     if near and near["characters"]:
         found = f"{share_words(near['share'])} of {these}, in near copies alone"
@@ -391,16 +388,14 @@ def error_rate(verdict: Verdict, unread: Mapping[str, Any] | None = None) -> str
 
 
 def how_tested(verdict: Verdict) -> str:
-    """Where `error_rate` comes from, in sentences."""
+    """Where the figures of `error_rate`, which stands before it, come from, in sentences."""
     tested = verdict["tested"]
-    right = tested["called"] - tested["wrong"]
-    lists, n = tested["never_undecided"], tested["undecided"]
-    more = f"; of {n} of the first and {lists} of the others it could not tell" if n + lists else ""
+    lists = tested["never_undecided"]
+    more = f" Of {lists} of these lists the rule could not tell." if lists else ""
     return (
         f"Tested on {tested['trained']} passages that the model had been trained on, and on "
         f"{tested['never']} that it had not and repeats all the same: lists that count or repeat, "
-        f"made from {tested['forms']} templates. The rule called {right} of the first and "
-        f"{tested['wrong']} of the others recalled{more}. The interval takes passages as "
+        f"made from {tested['forms']} templates.{more} The interval takes passages as "
         "independent, which those of one template are not. Of other models and other texts it may "
         "be wrong more often."
     )

@@ -535,6 +535,8 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         copies = f"{n_near:,} near cop{'y' if n_near == 1 else 'ies'}"
         print(f"With {copies}: {_share(whole['near'])} recalled or nearly so.")
     print(record["verdict"]["sentence"])
+    if found:
+        print(error_rate(record["verdict"], record.get("unread")))
     reference = record["reference"]
     distance = distance_said(reference)
     is_said = beside is not None and reference is not None and is_near(reference.get("apart"))
@@ -549,8 +551,6 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
             f"Asked at one token in {stride}: a passage that comes out after exactly one beginning "
             "can have been missed. --stride 1 tries every beginning."
         )
-    if found:
-        print(error_rate(record["verdict"], record.get("unread")))
     for name in ("origins", "read"):
         if name in record:
             print(printable(record[name]["sentence"]))
