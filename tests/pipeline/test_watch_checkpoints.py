@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import polars as pl
@@ -125,6 +126,18 @@ def test_control_windows_stand_beside(tiny, run, tmp_path):
     trained = at_200.filter(pl.col("source") != "control")
     assert trained["memorized"].sum() == 60
     assert not any("kept out of training, so" in line for line in results.further)
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+def test_a_chart_names_folders_without_a_step_and_numbers_steps(tracked, is_named):
+    history = read_history(tracked)
+    names = {step: f"release-{place}" for place, step in enumerate(history.steps)}
+    chart = watch_results(replace(history, names=names if is_named else {})).figures[0]
+    places = list(range(len(names))) if is_named else history.steps
+    assert chart.series[0].x == tuple(places)
+    assert (chart.x_names, chart.x_label) == (
+        (tuple(names.values()), "") if is_named else ((), "step")
+    )
 
 
 def test_another_tokenizer_is_refused_and_what_was_seen_stays(tiny, run, tmp_path):

@@ -273,11 +273,11 @@ def watch_results(history: History) -> AnalysisResult:
         "turnover": turnover(history.checks),
         "survival": lasting,
     }
-    figures: list[Figure] = [_share_chart(shares, groups, steps)]
+    figures: list[Figure] = [_share_chart(shares, groups, history)]
     if not lasting.is_empty():
         figures.append(_survival_chart(lasting, groups))
     if "memorization_score" in checks.columns:
-        frames["levels"], heat = _levels(checks, steps)
+        frames["levels"], heat = _levels(checks, history)
         figures += heat
     if (documents := _documents(followed)).height:
         frames["documents"] = documents
@@ -549,7 +549,13 @@ def _share(checks: pl.DataFrame) -> Estimate:
     return share_true(checks["is_memorized"], checks["near_duplicates"])
 
 
-def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], steps: Sequence[int]) -> Chart:
+def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], history: History) -> Chart:
+    """Draw the shares by step, or by folder where none of them says its step."""
+    steps, names = history.steps, history.names
+    is_named = all(step in names for step in steps)
+    if is_named:
+        places = {step: place for place, step in enumerate(steps)}
+        shares = shares.with_columns(pl.col("step").replace_strict(places))
     return Chart(
         title="Windows that the model reproduces, per cent (95 % interval)",
         series=tuple(
@@ -557,7 +563,8 @@ def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], steps: Sequence[
             for group in groups
         ),
         form="line" if len(steps) > 1 else "points",
-        x_label="step",
+        x_label="" if is_named else "step",
+        x_names=tuple(names[step] for step in steps) if is_named else (),
         percent=True,
     )
 
@@ -583,8 +590,9 @@ def _survival_chart(lasting: pl.DataFrame, groups: Sequence[Group]) -> Chart:
     )
 
 
-def _levels(checks: pl.DataFrame, steps: Sequence[int]) -> tuple[pl.DataFrame, list[HeatMap]]:
+def _levels(checks: pl.DataFrame, history: History) -> tuple[pl.DataFrame, list[HeatMap]]:
     """Transitions of score levels between checks; the heat map spans the first to the last."""
+    steps = history.steps
     wide = checks.pivot(on="step", index="window", values="memorization_score")
     rows = []
     for before, after in pairwise(steps):
@@ -599,13 +607,14 @@ def _levels(checks: pl.DataFrame, steps: Sequence[int]) -> tuple[pl.DataFrame, l
     if len(steps) < 2:
         return frame, []
     whole = transitions(wide[str(steps[0])], wide[str(steps[-1])])
+    first, last = history.say_step(steps[0]), history.say_step(steps[-1])
     heat = HeatMap(
-        title=f"Score levels from step {steps[0]:,} to step {steps[-1]:,} (windows)",
+        title=f"Score levels from {first} to {last} (windows)",
         values=tuple(plain(line) for line in whole),
         row_names=LEVELS,
         column_names=LEVELS,
-        row_label=f"step {steps[0]:,}",
-        column_label=f"step {steps[-1]:,}",
+        row_label=first,
+        column_label=last,
     )
     return frame, [heat]
 
