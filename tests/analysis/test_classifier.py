@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from scipy.stats import entropy, kendalltau
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import mnemoscope as ms
@@ -156,6 +157,40 @@ def test_shadows_say_what_is_memorized(fitted):
     assert "over 4 shadows of half of the rows each" in found.further[-1]
 
 
+def test_classifiers_are_ordered_without_a_label_and_labels_only_judge(fitted):
+    """Figures of SciPy and scikit-learn on states that transformers gives."""
+    folder, rows = fitted
+    others = [str(make_network(folder / f"fresh-{one}", "llama", one)) for one in (1, 2, 3)]
+    asked = {"checkpoints": others, "second": str(folder / "start"), "n_neurons": 12}
+    found = ms.analyze(folder / "fitted", "neurons", rows=rows, **asked)
+    models = [*rows_of(found.frames["models"])]
+    names = [str(folder / "fitted"), *others, str(folder / "start")]
+    for name, row in zip(names, models, strict=True):
+        lm = load_classifier(name)
+        encoded = encode(lm, rows["text"].to_list())
+        with torch.inference_mode():  # all texts have one length
+            out = lm.model(torch.from_numpy(encoded.tokens), output_hidden_states=True)
+        each = []
+        for states in out.hidden_states[1:]:
+            values = states[:, -1].double().numpy()
+            codes = [np.digitize(one, np.histogram_bin_edges(one, 8)[1:-1]) for one in values.T]
+            each.append(np.mean([entropy(np.bincount(one)) for one in codes]))
+        assert row["entropy"].value == pytest.approx(np.mean(each), abs=1e-3)
+        chance = out.logits.double().softmax(-1).max(-1).values
+        assert row["confidence"].value == pytest.approx(float(chance.mean()), abs=1e-5)
+        right = (out.logits.argmax(-1).numpy() == rows["label"].to_numpy()).mean()
+        assert row["right"].value == pytest.approx(right)
+    order = {one["measure"]: one["kendall"].value for one in rows_of(found.frames["ranking"])}
+    for what, tau in order.items():
+        values, shares = ([row[one].value for row in models[:4]] for one in (what, "right"))
+        assert tau == pytest.approx(kendalltau(values, shares).statistic)
+    blind = ms.analyze(folder / "fitted", "neurons", rows=rows.select("text"), **asked)
+    assert "ranking" not in blind.frames
+    assert "4 classifiers (without labels)" in blind.sentence
+    same = [*rows_of(blind.frames["models"])]
+    assert [one["entropy"] for one in same] == [one["entropy"] for one in models]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -188,7 +223,7 @@ def test_other_models_and_other_analyses_are_refused(fitted, tmp_path):
         asked(save_model(tmp_path / "causal"), "psmi")
     with pytest.raises(ms.UserError, match="uses a different tokenizer"):
         asked(folder / "fitted", "psmi", second=str(save_model(tmp_path / "base")))
-    with pytest.raises(ms.UserError, match="asked by psmi and copying alone"):
+    with pytest.raises(ms.UserError, match="asked by psmi, neurons and copying alone"):
         ms.analyze(folder / "fitted", "length", rows=rows)
     number = AutoConfig.for_model("llama", **SMALL | {"num_labels": 1})
     model = AutoModelForSequenceClassification.from_config(number)

@@ -4,10 +4,13 @@ Source: Bansal, Pruthi, Belinkov 2022, "Measures of Information Reflect Memoriza
 arXiv 2210.09404; section 6 of the related work. Memorization by heuristics should go with low
 entropy and high information, memorization of examples with high entropy and low information.
 Controls: shuffled neurons, whose information is bias, and a model that never saw the sequences.
+As in the paper it can be asked of classifiers too, which the measures order without any label; the
+confidence of their answers, which needs none either, is the control.
 Run it: mnemoscope analyze neurons STUDY --second MODEL
+or: mnemoscope analyze neurons CLASSIFIER --rows TABLE --checkpoint OTHER
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -26,7 +29,9 @@ from mnemoscope.plugin import (
     LanguageModel,
     Z,
     classes_of,
+    classified,
     correlate_ranks,
+    draw_rows,
     frame_of,
     n_groups,
     neuron_activations,
@@ -36,6 +41,7 @@ from mnemoscope.plugin import (
     series_by,
     token_matrix,
     track,
+    whole_mask,
 )
 
 _Floats = npt.NDArray[np.float64]
@@ -47,7 +53,19 @@ Codes = npt.NDArray[np.int64]
 """Number of the bin of every sample and neuron, shape (samples, neurons)."""
 
 
-class Settings(AnalysisSettings):
+class _Binned(AnalysisSettings):
+    """What both kinds of `neurons` measure by."""
+
+    n_bins: int = Field(default=8, ge=2, le=256, description="Bins of an activation.")
+    n_neurons: int = Field(
+        default=128, ge=2, le=1024, description="Neurons a layer, drawn by the seed, for pairs."
+    )
+    n_halves: int = Field(
+        default=20, ge=10, description="Random halves of the rows that give the intervals."
+    )
+
+
+class Settings(_Binned):
     """Settings of `neurons`."""
 
     taxonomy: str | None = Field(
@@ -60,16 +78,20 @@ class Settings(AnalysisSettings):
     minimum: int = Field(
         default=50, ge=20, description="A class with fewer sequences is left out, and said so."
     )
-    n_bins: int = Field(default=8, ge=2, le=256, description="Bins of an activation.")
     bins: Literal["quantile", "width"] = Field(
         default="quantile",
         description="Bins that hold as many activations of all classes together, or of one width.",
     )
-    n_neurons: int = Field(
-        default=128, ge=2, le=1024, description="Neurons a layer, drawn by the seed, for pairs."
-    )
-    n_halves: int = Field(
-        default=20, ge=10, description="Random halves of a class that give the intervals."
+
+
+class RowSettings(_Binned):
+    """Settings of `neurons`, asked of classifiers; bins are of one width.
+
+    Bins that hold as many activations of a classifier each would give all of them one entropy.
+    """
+
+    n_sequences: int | None = Field(
+        default=2000, ge=50, description="Rows that are drawn; null: all."
     )
 
 
@@ -214,19 +236,24 @@ def measure_group(
     )
 
 
-def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
-    """Every class once under each model, twice where models are ranked."""
+def forwards(inputs: AnalysisInputs, settings: Settings | RowSettings) -> int:
+    """Every class once under each model, twice where models are ranked; of rows each once."""
+    if isinstance(settings, RowSettings):
+        n = inputs.table.height
+        return (1 + len(inputs.others)) * min(n, settings.n_sequences or n)
     groups, _ = _groups(inputs, settings)
     n_models = 1 + len(inputs.others)
     passes = 2 if n_models >= _MODELS_TO_RANK else 1
     return n_models * passes * sum(rows.height for rows in groups.values())
 
 
-def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
-    """Measure every class at every layer, under the model and any other.
+def analyse(inputs: AnalysisInputs, settings: Settings | RowSettings) -> AnalysisResult:
+    """Measure every class at every layer, under the model and any other; or classifiers on rows.
 
     Raises UserError: fewer than two classes are large enough, or no neuron varies.
     """
+    if isinstance(settings, RowSettings):
+        return _of_rows(inputs, settings)
     groups, small = _groups(inputs, settings)
     n = next(iter(groups.values())).height
     n_near = {
@@ -304,7 +331,7 @@ def _of_model(
     with track(f"Neurons, {model}", total=activations.shape[1], unit="layers") as progress:
         for layer in range(activations.shape[1]):
             codes = binned(activations[:, layer], settings.n_bins, settings.bins)
-            chosen = _varying(codes, settings)
+            chosen = _varying(codes, settings, "Take more sequences or --set bins=quantile.")
             of_class = (np.split(one, len(groups)) for one in (codes, owners, halves.T))
             layers.append(
                 {
@@ -316,13 +343,13 @@ def _of_model(
     return layers
 
 
-def _varying(codes: Codes, settings: Settings) -> npt.NDArray[np.int64]:
+def _varying(codes: Codes, settings: _Binned, help: str) -> npt.NDArray[np.int64]:
     """Draw neurons among those that are not in one bin throughout."""
     varying = np.flatnonzero((codes != codes[0]).any(axis=0))
     if len(varying) < 2:
         raise UserError(
             f"analyze neurons: {len(varying)} of {codes.shape[1]} neurons vary over these "
-            "sequences, and pairs need two. Take more sequences or --set bins=quantile."
+            f"sequences, and pairs need two. {help}"
         )
     n = min(settings.n_neurons, len(varying))
     return np.sort(np.random.default_rng(settings.seed).choice(varying, n, replace=False))
@@ -452,4 +479,114 @@ def _figures(measures: pl.DataFrame) -> tuple[Chart, ...]:
             series=series_by(own, "class", y, x="layer"),
         )
         for y, title in titles.items()
+    )
+
+
+# -- classifiers and rows -----------------------------------------------------------------------
+
+_ORDERS = ("entropy", "above_shuffled", "confidence")
+_SAID = {"above_shuffled": "information"}
+
+
+def _of_rows(inputs: AnalysisInputs, settings: RowSettings) -> AnalysisResult:
+    """Measure classifiers on rows, whose labels, where there are any, only judge the order.
+
+    The last of the other models is the network before it was fitted, which is not ordered.
+    """
+    rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
+    near = inputs.near_duplicates(rows["sequence_id"])
+    halves = draw_halves(
+        near, np.zeros(len(near), np.int64), n_halves=settings.n_halves, seed=settings.seed
+    )
+    about = {"n": rows.height, "n_groups": n_groups(near)}
+    found = {
+        name: _of_classifier(inputs, lm, rows, near, halves, settings)
+        for name, lm in inputs.models()
+    }
+    models = frame_of(
+        [
+            {"model": name, **about} | {what: one.estimate() for what, one in each.items()}
+            for name, each in found.items()
+        ]
+    )
+    del found[inputs.others[-1].name]
+    ranking = pl.DataFrame()
+    if "right" in models.columns:
+        shares = [each["right"].value for each in found.values()]
+        ranking = frame_of([_order(what, found, shares) for what in _ORDERS])
+    return AnalysisResult(
+        sentence=_row_sentence(models[: len(found)], ranking),
+        frames={"models": models} | ({"ranking": ranking} if ranking.height else {}),
+        further=(
+            f"{rows.height:,} rows; the states that each classifier's head reads, after every "
+            f"layer, in {settings.n_bins} bins of one width; means over layers, nats; information "
+            "above its shuffled null.",
+            "The original's expectation: heuristics give low entropy and high information, single "
+            "examples by heart the reverse. So the way to read an order depends on what is feared.",
+        ),
+    )
+
+
+def _of_classifier(
+    inputs: AnalysisInputs,
+    lm: LanguageModel,
+    rows: pl.DataFrame,
+    near: npt.NDArray[np.int64],
+    halves: npt.NDArray[np.bool_],
+    settings: RowSettings,
+) -> dict[str, Measured]:
+    """Both measures, mean over layers; the mean chance of the answer; the share that is right."""
+    every = range(1, lm.n_layers + 1)
+    answers = classified(
+        lm, token_matrix(rows), whole_mask(rows), layers=every, batch_size=inputs.batch_size
+    )
+    asked, layers = settings.model_dump(include={"n_bins", "seed"}), []
+    for states in np.moveaxis(answers.states, 1, 0):
+        codes = binned(states, settings.n_bins, "width")
+        chosen = _varying(codes, settings, "Take more rows, or --set n_bins=64.")
+        layers.append(measure_group(codes, near, halves, chosen, **asked))
+    most = answers.logits.max(axis=1)
+    each = {"confidence": np.exp(most - np.logaddexp.reduce(answers.logits, axis=1))}
+    if "label_number" in rows.columns:
+        each["right"] = answers.logits.argmax(axis=1) == rows["label_number"].to_numpy()
+    means = {
+        what: Measured(float(of.mean()), np.array([of[half].mean() for half in halves]))
+        for what, of in each.items()
+    }
+    return {
+        "entropy": _mean_of([one.entropy for one in layers]),
+        "above_shuffled": _mean_of([one.above for one in layers]),
+        **means,
+    }
+
+
+def _order(
+    what: str, found: Mapping[str, Mapping[str, Measured]], shares: Sequence[float]
+) -> dict[str, object]:
+    """Kendall's τ-b of a measure with the share right, over classifiers.
+
+    Without an interval: halves of the rows have a bias of their own, which reorders classifiers.
+    """
+    tau = correlate_ranks([each[what].value for each in found.values()], shares)
+    return {"measure": what, "n": tau.n, "kendall": tau.kendall, "note": tau.note}
+
+
+def _row_sentence(models: pl.DataFrame, ranking: pl.DataFrame) -> str:
+    n = f"{models.height} classifier{'s' * (models.height != 1)}"
+    orders = [*rows_of(ranking)] if ranking.height else []
+    lack = orders[0]["note"] if orders else "without labels"
+    if lack:
+        each = (
+            f"{row['model']} {ranged(row['entropy'], digits=3)} and "
+            f"{ranged(row['above_shuffled'], digits=3)}"
+            for row in rows_of(models)
+        )
+        return f"Entropy and information of {n} ({lack}): {'; '.join(each)}."
+    said = (
+        f"{_SAID.get(row['measure'], row['measure'])} {ranged(row['kendall'], digits=2)}"
+        for row in orders
+    )
+    return (
+        f"Over {n}, Kendall's τ with the share of rows that each has right: {', '.join(said)}. "
+        "Confidence needs no label either: what it gives is nothing of the neurons."
     )

@@ -100,6 +100,14 @@ USES: dict[Use, str] = {
 """What an analysis uses where it is there, and how to give it."""
 
 
+class RowsOf(NamedTuple):
+    """What an analysis asks of a fitted model and its rows, in place of a study."""
+
+    kind: Literal["classifier", "encoder-decoder"]
+    module: str  # below `mnemoscope`, with `RowSettings` and `analyse`
+    needs: tuple[str, ...] = ()  # columns that a classifier's rows must have
+
+
 @dataclass(frozen=True)
 class Entry:
     """One analysis, as `mnemoscope analyze --list` and the report name it.
@@ -118,7 +126,7 @@ class Entry:
         cost: what it asks of the model, in words; each result says what it took.
         version: raised when the numbers change, so that stored results are made anew.
         plugin: that brings it; filled in where it is found.
-        rows: of ours, the module below `mnemoscope` that asks a fitted model and its rows.
+        rows: how it is asked of a fitted model and its rows; None where it is not, or a plugin's.
         is_of_rows: that one is meant.
     """
 
@@ -133,7 +141,7 @@ class Entry:
     cost: str = "about once through each sequence"
     version: int = 1
     plugin: Plugin | None = None
-    rows: str = ""
+    rows: RowsOf | None = None
     is_of_rows: bool = False
 
     def wants(self, what: Need | Use) -> bool:
@@ -144,16 +152,16 @@ class Entry:
         """Its module, with `Settings` and `analyse`."""
         if self.plugin is not None:
             return load_plugin(self.plugin, _check_module)
-        at = self.rows if self.is_of_rows else f"analysis.{self.name}"
-        return import_module(f"mnemoscope.{at}")
+        of_rows = self.is_of_rows and self.rows
+        return import_module(f"mnemoscope.{of_rows.module if of_rows else f'analysis.{self.name}'}")
 
     def of_rows(self) -> "Entry":
         """The same asked of a fitted model and its rows; UserError: it is none."""
         if not self.rows or self.plugin is not None:
-            known = " and ".join(one.name for one in ENTRIES if one.rows)
+            *most, last = (one.name for one in ENTRIES if one.rows)
             raise UserError(
-                f"analyze {self.name}: asks a study; a fitted model's rows are asked by {known} "
-                "alone."
+                f"analyze {self.name}: asks a study; a fitted model's rows are asked by "
+                f"{', '.join(most)} and {last} alone."
             )
         return replace(self, is_of_rows=True)
 
@@ -277,7 +285,7 @@ ENTRIES: tuple[Entry, ...] = (
         needs=("scores", "model"),
         uses=("classes", "second model"),
         padded=True,
-        rows="analysis.psmi",
+        rows=RowsOf("classifier", "analysis.psmi", ("text", "label")),
         version=3,
         source="Predicting and analyzing memorization within fine-tuned LLMs, arXiv 2409.18858",
     ),
@@ -324,6 +332,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Do neurons behave differently on memorized text?",
         needs=("scores", "classes", "model"),
         uses=("second model",),
+        rows=RowsOf("classifier", "analysis.neurons", ("text",)),
         version=3,
         source="Bansal et al.: Measures of Information Reflect Memorization, arXiv 2210.09404",
     ),
@@ -343,7 +352,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="What does a model, especially a tuned one, copy verbatim, nearly, or in idea?",
         needs=("scores", "model"),
         uses=("duplicates", "maps", "second model"),
-        rows="flow.copying_rows",
+        rows=RowsOf("encoder-decoder", "flow.copying_rows"),
         version=3,
         source="Zeng et al.: Exploring Memorization in Fine-tuned LMs, arXiv 2310.06714",
     ),

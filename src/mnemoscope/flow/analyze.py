@@ -419,14 +419,15 @@ class _Fitted(NamedTuple):
 
 def _fitted(entry: registry.Entry) -> _Fitted:
     """The kind of model whose rows an analysis asks."""
-    if entry.name == "psmi":
+    assert entry.rows is not None  # the entry is `of_rows`
+    if entry.rows.kind == "classifier":
         from mnemoscope.lm import classifier as lm
 
         return _Fitted(
             lm.load_classifier,
             lm.as_classifier,
             lm.fresh_classifier,
-            _labelled_rows,
+            partial(_texts_of, needs=entry.rows.needs),
             lambda model: {"is_fitted": False, "n_labels": len(lm.class_names(model))},
         )
     from mnemoscope.lm.seq2seq import as_seq2seq, fresh_seq2seq, load_seq2seq
@@ -523,34 +524,43 @@ def prepare_rows(
     return PreparedRows(entry, settings, inputs, is_fresh=asked.second is None)
 
 
-def _labelled_rows(
-    model: "LanguageModel", rows: Any, columns: Mapping[str, str]
+def _texts_of(
+    model: "LanguageModel", rows: Any, columns: Mapping[str, str], *, needs: tuple[str, ...]
 ) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """Rows with tokens, the number of their label and their group; and the columns they came with.
 
-    A label is one of the classifier's classes by name or number.
+    A label is one of the classifier's classes by name or number; there are none where `needs` does
+    not hold `label` and the table has no such column.
     """
-    from mnemoscope.lm.classifier import class_names, encode
+    from mnemoscope.lm.classifier import encode
 
-    found = rows_with(rows, columns, {"text": "a text", "label": "a label"})
+    found = rows_with(rows, columns, {name: f"a {name}" for name in needs})
     table = found.frame
+    if "label" in table.columns:
+        table = table.with_columns(label_number=_class_numbers(model, table["label"], found.where))
+    encoded = encode(model, table["text"].to_list())
+    if encoded.n_cut:
+        say(f"{encoded.n_cut:,} texts are longer than the classifier's positions and are cut.")
+    given = tuple(found.frame.columns)
+    table = with_tokens(table, encoded.tokens, encoded.mask)
+    return table.with_columns(near_duplicates=pl.Series(documents_of(table))), given
+
+
+def _class_numbers(model: "LanguageModel", labels: pl.Series, where: str) -> pl.Series:
+    """The number of each row's class; UserError: a label that is none of the classifier's."""
+    from mnemoscope.lm.classifier import class_names
+
     names = class_names(model)
     numbers = {name: place for place, name in enumerate(names)}
     numbers |= {str(place): place for place in range(len(names)) if str(place) not in numbers}
-    said = table["label"].cast(pl.String)
+    said = labels.cast(pl.String)
     number = said.replace_strict(numbers, default=None, return_dtype=pl.Int64)
     if number.null_count():
         unknown = said.filter(number.is_null())[0]
         raise UserError(
-            f"{found.where}: label '{unknown}' is none of {model.name}'s classes "
-            f"({', '.join(names)})."
+            f"{where}: label '{unknown}' is none of {model.name}'s classes ({', '.join(names)})."
         )
-    encoded = encode(model, table["text"].to_list())
-    if encoded.n_cut:
-        say(f"{encoded.n_cut:,} texts are longer than the classifier's positions and are cut.")
-    given = tuple(table.columns)
-    table = with_tokens(table, encoded.tokens, encoded.mask).with_columns(label_number=number)
-    return table.with_columns(near_duplicates=pl.Series(documents_of(table))), given
+    return number
 
 
 @dataclass(frozen=True)
