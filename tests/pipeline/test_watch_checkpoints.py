@@ -365,7 +365,7 @@ def test_checkpoints_one_by_one_with_the_controls_that_the_folder_has(tiny, run,
     gate = json.loads(made.out)["gate"]["conditions"][0]
     assert (gate["value"], gate["limit"], gate["compared"], gate["unit"]) == (40, 0, 60, "window")
     assert set(read_history(out).windows["source"]) == {"document", "control"}
-    assert "train again from step 100, the last check before any" in gate["to_do"]
+    assert "train again from step 100, the last check where none of these windows" in gate["to_do"]
     page = (out / "watch.html").read_text()
     assert (
         page.index(f"<p>{gate['to_do']}"[:30]) < page.index("<p>Failed (") < page.index("<figure")

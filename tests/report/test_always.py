@@ -130,8 +130,9 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
         succeed(*shlex.split(one.replace("OTHER_TEXTS", str(texts))), *quiet)
     assert Study(tmp_path / "study-2").settings.reference == str(tiny.reference)
     again = advised(succeed("status", folder).out)
-    assert f"-o {folder}-audit-2 " in f"{again[0]} "
-    assert again[2].endswith(f"-o {folder}-3")  # all others are there now
+    assert not any(f"{folder}-audit" in one for one in again)  # which is there
+    assert again[0].endswith(f"-o {folder}-32-tokens-2")
+    assert again[1].endswith(f"-o {folder}-3")
     shorter = Study(tmp_path / "study-32-tokens").sequences["document"]
     assert shorter.len() >= 2 * Study(folder).sequences.height
     audit = json.loads((tmp_path / "study-audit" / "audit.json").read_text())

@@ -235,11 +235,18 @@ def test_what_cannot_be_asked_of_small_classes_is_said_with_the_number(content, 
     grafted = replace(shown, graft={"first": None, "by_truth": None, **BROKEN})
     lead = lead_of(replace(bare, taxonomies=[grafted]))
     parts, badge = lead.badges
+    (cost,) = parts.beside
+    assert cost.answer.startswith("with the MLP of layer 1: the loss of text not repeated changes")
+    assert cost.answer.endswith("; what raises it much breaks more than memory")
     assert parts.answer == (
         "Recall breaks most with the MLP of layer 1: 20 % [10, 31] of it is left, with random "
         "changes of the same size 90 % [85, 95]"
     )
-    assert parts.standing is Standing.BEYOND
+    assert parts.standing is Standing.UNDECIDED
+    mild = [one | {"loss": 0.05} for one in BROKEN["rows"]]
+    mildly = replace(grafted, graft=grafted.graft | {"rows": mild})
+    (parts, _) = lead_of(replace(bare, taxonomies=[mildly])).badges
+    assert (parts.standing, parts.beside) == (Standing.BEYOND, [])
     assert badge.answer == (answer if said else "Guess and Recall were not compared")
     assert (lead.opened, badge.target) == (1, "taxonomy-1-graft")
     unharmed = BROKEN["rows"][0] | {"cells": [Estimate(0.5), Estimate(1.0)]}
@@ -291,4 +298,10 @@ def test_parts_that_cannot_be_told_apart_are_all_named_with_what_they_cost(conte
     assert "Recall breaks most with the queries and keys of all layers: 0 % [0, 20]" in whole
     assert "cannot rank the parts; 1 other, leaving 10 %, cannot be told from it." in whole
     assert "Cost to other text" not in whole
+    dear = [known[0] | {"loss": 1.04}, *known[1:]]
+    dear[1] = dear[1] | {"loss": 0.15}
+    assert (
+        "changes by +1.04 nats a token, with the MLPs of all layers, which leaves 10 % [10, 40], "
+        "by +0.15; what raises it much breaks more than memory" in said(dear)
+    )
     assert "Which part most" not in said([known[0], known[2]])

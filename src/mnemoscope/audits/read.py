@@ -406,6 +406,8 @@ def _sentences(
             f"{those} lower than every unread one (by chance p {p_figure(lower.p)}), which reading "
             f"does not explain. So a rank among them says nothing: whether {it} read cannot be "
             "told."
+            + " Audit those of the unread ones' kind by themselves." * (not is_one)
+            + f" {too_few}" * bool(too_few)
         )
     elif too_few:
         yield f"{too_few} Whether {'it' if is_one else 'each of them'} was read cannot be told."

@@ -424,7 +424,8 @@ def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> str:
     more = f" {early.height:,} of {plural(counted.height, 'window')} came out at step 0, before "
     more += f"training, which is not {'its' if early.height == 1 else 'their'} cause."
     return TO_DO.format(
-        f"{history.say_step(before[-1])}, the last check before any of them came out"
+        f"{history.say_step(before[-1])}, the last check where none of these windows came out "
+        "(audit it before you use it: a check asks at fewer places)"
         if before
         else f"before {history.say_step(first)}, the first check, where some come out"
     ) + (more if early.height else "")

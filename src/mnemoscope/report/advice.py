@@ -298,6 +298,9 @@ def _audit_instead(study: Study, place: Path) -> Iterator[Step]:
     sources = [wanted.source, *wanted.also]
     if "document" not in study.sequences.columns or not all(Path(one).exists() for one in sources):
         return
+    made = study.folder.resolve().with_name(f"{study.folder.resolve().name}-audit")
+    if (made / "report.html").exists():  # where the command below has put it
+        return
     words = ["mnemoscope", "audit", model.name, *sources]
     words += ["-o", _beside(study, place, "-audit")]
     if model.revision:

@@ -260,6 +260,11 @@ def _deciding(content: ReportContent, question: str, taxonomy: TaxonomyResult) -
     return (found[0].why, found[0].command) if found else ("", "")
 
 
+_MUCH_LOSS = 0.1
+"""Nats a token of text not repeated from which more than memory breaks: a tenth of perplexity."""
+_MUCH_BROKEN = 0.5  # of a class is left
+
+
 def _breaks_most(taxonomy: TaxonomyResult, target: str) -> Badge:
     """The parts that leave least of the largest memorized class, beside changes as large."""
     graft, largest = taxonomy.graft or {}, taxonomy.sizes
@@ -283,7 +288,7 @@ def _breaks_most(taxonomy: TaxonomyResult, target: str) -> Badge:
         said = f"no part that was tried breaks any of {name}{whole}"
         return Badge(PARTS, said, Standing.WITHIN, target)
     least = [one for one in rows if one["cells"][at].value == own.value]
-    beside = [*_untold(graft, name, rows, least, target), *_cost(least, target)]
+    beside = [*_untold(graft, name, rows, least, target), *_cost(least, rows, at, target)]
     if len(least) > 1:
         named = [part_words(one["part"]) for one in least]
         if len(named) > _MOST_PARTS:
@@ -304,7 +309,8 @@ def _breaks_most(taxonomy: TaxonomyResult, target: str) -> Badge:
         )
         is_known = own.high is not None and random.low is not None
         looks = Standing.UNDECIDED
-        if is_known and own.high < random.low:
+        breaks_more = any((one["loss"] or 0) > _MUCH_LOSS for one in least)
+        if is_known and own.high < random.low and not breaks_more:
             looks = Standing.BEYOND
     return Badge(PARTS, f"{said}{whole}", looks, target, beside=beside)
 
@@ -330,16 +336,29 @@ def _untold(
     yield Badge("Which part most", said, Standing.UNDECIDED, target)
 
 
-def _cost(least: Sequence[Facts], target: str) -> Iterator[Badge]:
-    """Which of parts that break as much costs other text most."""
-    rows = [one for one in least if one["loss"] is not None]
-    rows.sort(key=lambda one: -one["loss"])
-    if len(rows) < 2 or rows[0]["loss"] <= 0:
+def _cost(least: Sequence[Facts], rows: Sequence[Facts], at: int, target: str) -> Iterator[Badge]:
+    """What the parts that break most cost other text, and a cheaper one that breaks much too."""
+    known = sorted((one for one in least if one["loss"] is not None), key=lambda one: -one["loss"])
+    if not known or known[0]["loss"] <= (0 if len(known) > 1 else _MUCH_LOSS):
         return
-    most, *others = (one["loss"] for one in rows)
-    said = f"most with {part_words(rows[0]['part'])}: the loss of text not repeated changes "
-    said += f"by {most:+.2f} nats a token, with the other{'s' * (len(others) > 1)} by "
-    said += f"{_span(others, 1, 2, sign='+')}; what raises it much breaks more than memory"
+    most, *others = (one["loss"] for one in known)
+    said = f"with {part_words(known[0]['part'])}: the loss of text not repeated changes by "
+    said += f"{_span([most], 1, 2, sign='+')} nats a token"
+    if others:
+        said = f"most {said}, with the other{'s' * (len(others) > 1)} by "
+        said += _span(others, 1, 2, sign="+")
+    cheap = [
+        one
+        for one in rows
+        if one not in least and one["loss"] is not None and one["loss"] < most / 2
+        if one["cells"][at].value < _MUCH_BROKEN
+    ]
+    if cheap and not others:
+        best = min(cheap, key=lambda one: one["cells"][at].value)
+        said += f", with {part_words(best['part'])}, which leaves {_left(best['cells'][at])}, by "
+        said += _span([best["loss"]], 1, 2, sign="+")
+    if most > _MUCH_LOSS:
+        said += "; what raises it much breaks more than memory"
     yield Badge("Cost to other text", said, Standing.UNDECIDED, target)
 
 
