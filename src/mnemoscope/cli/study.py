@@ -716,10 +716,8 @@ def search(
         "search.capture_all": capture_all,
     }
     if stage.redo or not Study(study).is_done("search"):
-        from mnemoscope.flow.run import refuse_without_cnns
         from mnemoscope.search.space import check_optuna
 
-        refuse_without_cnns(Study(study), "search")
         check_optuna()
     stage_verb(study, "search", flags, stage, where=where)
     _print_search(Study(study))

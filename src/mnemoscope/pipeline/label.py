@@ -243,7 +243,7 @@ def nothing_to_train(study: Study) -> str | None:
 
 def why_without_cnns(study: Study, stage: str) -> str | None:
     """Why a stage cannot be run: it needs CNNs, and none can be trained; None where it can."""
-    is_of_cnns = stage != "report" and rests_on(stage, "capture")  # a report is written without
+    is_of_cnns = stage != "report" and rests_on(stage, "train")  # a report is written without
     is_open = is_of_cnns and not study.is_done(stage) and study.is_done("label")
     return nothing_to_train(study) if is_open else None
 
