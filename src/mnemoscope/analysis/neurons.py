@@ -343,13 +343,13 @@ def _of_model(
     return layers
 
 
-def _varying(codes: Codes, settings: _Binned, help: str) -> npt.NDArray[np.int64]:
+def _varying(codes: Codes, settings: _Binned, advice: str) -> npt.NDArray[np.int64]:
     """Draw neurons among those that are not in one bin throughout."""
     varying = np.flatnonzero((codes != codes[0]).any(axis=0))
     if len(varying) < 2:
         raise UserError(
             f"analyze neurons: {len(varying)} of {codes.shape[1]} neurons vary over these "
-            f"sequences, and pairs need two. {help}"
+            f"sequences, and pairs need two. {advice}"
         )
     n = min(settings.n_neurons, len(varying))
     return np.sort(np.random.default_rng(settings.seed).choice(varying, n, replace=False))
@@ -543,7 +543,7 @@ def _of_classifier(
     asked, layers = settings.model_dump(include={"n_bins", "seed"}), []
     for states in np.moveaxis(answers.states, 1, 0):
         codes = binned(states, settings.n_bins, "width")
-        chosen = _varying(codes, settings, "Take more rows, or --set n_bins=64.")
+        chosen = _varying(codes, settings, f"Leave {lm.name} out, or take more rows.")
         layers.append(measure_group(codes, near, halves, chosen, **asked))
     most = answers.logits.max(axis=1)
     each = {"confidence": np.exp(most - np.logaddexp.reduce(answers.logits, axis=1))}

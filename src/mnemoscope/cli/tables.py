@@ -11,7 +11,7 @@ from typer import Argument, Exit, Option
 from mnemoscope.cli import options
 from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.embedded import place_of
-from mnemoscope.errors import UserError, nearest, printable
+from mnemoscope.errors import UserError, printable
 from mnemoscope.files import hold_file, refuse_filled, written_by_holder
 from mnemoscope.progress import read_note
 from mnemoscope.study.folder import Study, is_study
@@ -365,10 +365,9 @@ def status(
             "study."
         )
     else:
-        beside = target.absolute().parent
-        known = [one.name for one in beside.iterdir()] if beside.is_dir() else []
-        meant = nearest(target.name, known)
-        raise UserError(f"{target}: no such file or folder.{meant or ' Check the path.'}")
+        from mnemoscope.data.formats import check_there
+
+        check_there(target)
     if answer.facts.get("problems"):
         raise Exit(3)
 
