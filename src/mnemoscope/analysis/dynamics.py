@@ -3,11 +3,13 @@
 Source: Tirumala, Markosyan, Zettlemoyer, Aghajanyan 2022, "Memorization Without Overfitting",
 arXiv 2205.10770; section 7 of the related work: M(f) = share of contexts whose teacher-forced
 argmax is the truth, T(τ) = fewest epochs with M ≥ τ, M of a batch seen once while training goes on,
-repeated and spaced, mean run of right tokens. Kinds of token stand for their parts of speech.
-Run it: mnemoscope analyze dynamics STUDY
+repeated and spaced, mean run of right tokens; a unique identifier before each text. Kinds of token
+stand for their parts of speech. The control of identifiers is ours: one that all texts share.
+Run it: mnemoscope analyze dynamics STUDY --second MODEL
+or: mnemoscope analyze dynamics MASKED_LM --rows TABLE (`flow.dynamics_rows`)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from pydantic import Field
 
 from mnemoscope import Estimate, UserError
 from mnemoscope.plugin import (
+    OWN,
     AnalysisInputs,
     AnalysisResult,
     AnalysisSettings,
@@ -57,17 +60,17 @@ KINDS = ("letters", "digits", "signs", "white space", "mixed")
 ARMS = ("never", "once", "repeated", "spaced")
 """How often the special batch is read, and how: the last time is the same step in all."""
 
+IDENTIFIERS = ("none", "own", "shared")
+"""What stands before each taught text: nothing, a number of its own, or one that all share."""
+
 _TEACHING = {"batch_size", "learning_rate", "seed"}  # settings that decide what is kept
 _LEARNING = _TEACHING | {"threshold", "epochs"}
 _FORGETTING = _TEACHING | {"n_repeats", "gap", "steps_before", "steps_after", "every"}
 
 
-class Settings(AnalysisSettings):
-    """Settings of `dynamics`."""
+class Teaching(AnalysisSettings):
+    """How a copy of a model is taught."""
 
-    n_sequences: int | None = Field(
-        default=2000, ge=10, description="Sequences of which M is told; null: all."
-    )
     n_special: int = Field(
         default=32, ge=8, description="Unseen sequences that are learnt, and those beside them."
     )
@@ -75,6 +78,18 @@ class Settings(AnalysisSettings):
     learning_rate: float = Field(default=3e-4, gt=0, description="Of AdamW, constant.")
     threshold: float = Field(default=0.9, gt=0, le=1, description="τ: the M that counts as learnt.")
     epochs: int = Field(default=20, ge=1, description="Epochs of the learning curve, at most.")
+
+    def tuning(self, lm: LanguageModel) -> FineTuning:
+        """A copy of a model, to be trained."""
+        return FineTuning(lm, StepSettings(self.learning_rate, seed=self.seed))
+
+
+class Settings(Teaching):
+    """Settings of `dynamics`."""
+
+    n_sequences: int | None = Field(
+        default=2000, ge=10, description="Sequences of which M is told; null: all."
+    )
     n_repeats: int = Field(default=4, ge=2, description="Times that a repeated batch is read.")
     gap: int = Field(default=5, ge=2, description="Steps between two readings when spaced.")
     steps_before: int = Field(
@@ -89,10 +104,6 @@ class Settings(AnalysisSettings):
     def last_reading(self) -> int:
         """The step, from 0, at which every arm reads the special batch for the last time."""
         return self.steps_before + (self.n_repeats - 1) * self.gap
-
-    def tuning(self, lm: LanguageModel) -> FineTuning:
-        """A copy of a model, to be trained."""
-        return FineTuning(lm, StepSettings(self.learning_rate, seed=self.seed))
 
 
 class KindRight(NamedTuple):
@@ -164,13 +175,17 @@ def epochs_to(curve: npt.ArrayLike, threshold: float) -> int | None:
 
 
 def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
-    """Sequences once, all epochs under each model, and every arm, with looks on the way."""
+    """Sequences, all epochs and every arm, with looks on the way, of each model.
+
+    This model's epochs once more for every kind of identifier.
+    """
     n, read = inputs.table.height, settings.batch_size
     told = min(n, settings.n_sequences or n)
     learnt = settings.n_special * (settings.epochs + 2 * (settings.epochs + 1))
     n_steps = settings.last_reading + 1 + settings.steps_after
     looks = {*range(0, n_steps + 1, settings.every), settings.last_reading + 1, n_steps}
-    return told + (1 + len(inputs.others)) * learnt + len(ARMS) * read * (n_steps + len(looks))
+    each = told + learnt + len(ARMS) * read * (n_steps + len(looks))
+    return (1 + len(inputs.others)) * each + (len(IDENTIFIERS) - 1) * learnt
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -190,9 +205,18 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     special = token_matrix(taught).astype(np.int32)
     frames = _memorized_tokens(inputs, settings)
     frames["learning"], frames["thresholds"] = _learning(inputs, settings, taught, beside)
-    curves = _forgetting(inputs, settings, special[: settings.batch_size])
     near = inputs.near_duplicates(taught["sequence_id"][: settings.batch_size])
-    frames["forgetting"], frames["floors"] = _forgetting_frames(curves, settings, near)
+    forgetting = {
+        name: _forgetting_frames(
+            _forgetting(inputs, settings, lm, special[: settings.batch_size]), settings, near
+        )
+        for name, lm in inputs.models()
+    }
+    for place, which in enumerate(("forgetting", "floors")):
+        frames[which] = pl.concat(
+            each[place].select(pl.lit(name).alias("model"), pl.all())
+            for name, each in forgetting.items()
+        )
     return AnalysisResult(
         sentence=_sentence(frames, settings),
         frames=frames,
@@ -205,31 +229,28 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
 
 
 def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, pl.DataFrame]:
-    """M, run lengths, agreement with the scan, kinds of token."""
+    """M and run lengths under each model; of this one agreement with the scan, kinds of token."""
     lm = inputs.model()
     rows = draw_rows(inputs.table, settings.n_sequences, settings.seed)
-    tokens = token_matrix(rows)
-
-    def make() -> pl.DataFrame:
-        best = best_tokens(lm, tokens, batch_size=inputs.batch_size)
-        return pl.DataFrame({"best": pl.Series(best.tolist(), dtype=pl.List(pl.Int32))})
-
-    basis = {**lm.basis, "length": inputs.length, "ids": hash_arrays(rows["sequence_id"])}
-    wanted, best = tokens[:, 1:], token_matrix(inputs.shelf("best", basis, make), "best")
+    wanted = token_matrix(rows)[:, 1:]
+    of_model = {name: _best_of(inputs, one, rows) for name, one in inputs.models()}
+    best = of_model[OWN]
     n_known = min(len(lm.tokenizer), lm.vocab_size)
     kinds = np.full(lm.vocab_size, KINDS.index("mixed"), dtype=np.int64)  # also what is unknown
     texts = lm.tokenizer.batch_decode([[index] for index in range(n_known)])
     kinds[:n_known] = [KINDS.index(kind_of(text)) for text in texts]
     found, places, by_kind = [], [], []
     for name, mask in _groups(rows).items():
-        right = wanted[mask] == best[mask]
         near = inputs.near_duplicates(rows["sequence_id"].filter(mask))
-        found.append(
-            {"group": name, "n": int(mask.sum()), "n_groups": n_groups(near)}
-            | {"contexts": right.size, "m": resampled_mean(right.mean(axis=1), near)}
-            | {"m_suffix": resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1), near)}
-            | {"mean_run": mean_run(right, near)}
-        )
+        for model, said in of_model.items():
+            right = wanted[mask] == said[mask]
+            found.append(
+                {"model": model, "group": name, "n": int(mask.sum()), "n_groups": n_groups(near)}
+                | {"contexts": right.size, "m": resampled_mean(right.mean(axis=1), near)}
+                | {"m_suffix": resampled_mean(right[:, inputs.prefix - 1 :].mean(axis=1), near)}
+                | {"mean_run": mean_run(right, near)}
+            )
+        right = wanted[mask] == best[mask]
         places += [
             {"group": name, "position": place, "m": value}
             for place, value in enumerate(right.mean(axis=0).tolist(), start=1)
@@ -246,6 +267,19 @@ def _memorized_tokens(inputs: AnalysisInputs, settings: Settings) -> dict[str, p
         "positions": pl.DataFrame(places),
         "agreement": pl.DataFrame({"n": [rows.height], "disagree": [int(disagree.sum())]}),
     }
+
+
+def _best_of(
+    inputs: AnalysisInputs, lm: LanguageModel, rows: pl.DataFrame
+) -> npt.NDArray[np.int32]:
+    """The best token at every place of every row after the first, kept."""
+
+    def make() -> pl.DataFrame:
+        best = best_tokens(lm, token_matrix(rows), batch_size=inputs.batch_size)
+        return pl.DataFrame({"best": pl.Series(best.tolist(), dtype=pl.List(pl.Int32))})
+
+    basis = {**lm.basis, "length": inputs.length, "ids": hash_arrays(rows["sequence_id"])}
+    return token_matrix(inputs.shelf("best", basis, make), "best").astype(np.int32)
 
 
 def _groups(rows: pl.DataFrame) -> dict[str, npt.NDArray[np.bool_]]:
@@ -265,10 +299,12 @@ def _groups(rows: pl.DataFrame) -> dict[str, npt.NDArray[np.bool_]]:
 def _learning(
     inputs: AnalysisInputs, settings: Settings, taught: pl.DataFrame, beside: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Teach each model some sequences, epoch by epoch, beside others it is not taught."""
+    """Teach each model some sequences, epoch by epoch, beside others it is not taught.
+
+    This model once more for every kind of identifier, where its positions have room for one.
+    """
     special, others = (token_matrix(rows).astype(np.int32) for rows in (taught, beside))
     near = [inputs.near_duplicates(rows["sequence_id"]) for rows in (taught, beside)]
-    steps = -(-len(special) // settings.batch_size)
     chosen = settings.model_dump(mode="json", include=_LEARNING)
     curves, thresholds = [], []
     for name, lm in inputs.models():
@@ -277,19 +313,58 @@ def _learning(
             "settings": chosen,
             "rows": hash_arrays(special, others, *near),
         }
-        learn = partial(_learn, lm, name, settings, special, others, near)
-        curve = inputs.shelf("learning", basis, learn)
-        curves.append(curve.with_columns(pl.lit(name).alias("model")))
-        m = curve["m"].struct.field("value")
-        epochs = epochs_to(m, settings.threshold)
-        best = int(curve["other_loss"].arg_min() or 0)
-        thresholds.append(
-            {"model": name, "parameters": sum(one.numel() for one in lm.model.parameters())}
-            | {"threshold": settings.threshold, "epochs": epochs}
-            | {"steps": None if epochs is None else epochs * steps}
-            | {"epoch_of_lowest_other_loss": best, "m_there": m[best]}
-        )
+        for kind in IDENTIFIERS if name == OWN else IDENTIFIERS[:1]:
+            before = identifiers(lm, len(special), kind, settings.seed)
+            if before is None or _is_too_long(lm, before.shape[1] + inputs.length):
+                continue
+            learn = partial(_learn, lm, name, settings, before, special, others, near)
+            about = basis if kind == "none" else {**basis, "identifier": hash_arrays(before)}
+            curve = inputs.shelf("learning", about, learn)
+            curves.append(
+                curve.with_columns(pl.lit(name).alias("model"), pl.lit(kind).alias("identifier"))
+            )
+            thresholds.append(
+                {"model": name, "identifier": kind, **threshold_of(lm, curve, settings)}
+            )
     return pl.concat(curves), pl.DataFrame(thresholds, infer_schema_length=None)
+
+
+def _is_too_long(lm: LanguageModel, length: int) -> bool:
+    return lm.max_positions is not None and len(lm.before) + length > lm.max_positions
+
+
+def identifiers(lm: LanguageModel, n: int, kind: str, seed: int) -> npt.NDArray[np.int32] | None:
+    """Tokens of "document ID NUMBER:" to stand before each of n texts, (n, k), one of IDENTIFIERS.
+
+    Numbers have six digits and are drawn, each once, among those that take equally many tokens, so
+    that rows stay of one length. None where the tokenizer gives no n of one length.
+    """
+    if kind == "none":
+        return np.empty((n, 0), dtype=np.int32)
+    drawn = np.random.default_rng(seed).choice(900_000, 20 * n, replace=False) + 100_000
+    texts = [f"document ID {number}:" for number in drawn]
+    tokens = lm.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    lengths = [len(one) for one in tokens]
+    usual = max(sorted({*lengths}), key=lengths.count)
+    chosen = [one for one in tokens if len(one) == usual][:n]
+    if len(chosen) < n or len({*map(tuple, chosen)}) < n:
+        return None
+    return np.array(chosen if kind == "own" else [chosen[0]] * n, dtype=np.int32)
+
+
+def threshold_of(lm: LanguageModel, curve: pl.DataFrame, settings: Teaching) -> dict[str, object]:
+    """T(N, τ) of a learning curve: epochs and steps, and M when the loss of others is lowest."""
+    m = curve["m"].struct.field("value")
+    epochs = epochs_to(m, settings.threshold)
+    best = int(curve["other_loss"].arg_min() or 0)
+    return {
+        "parameters": sum(one.numel() for one in lm.model.parameters()),
+        "threshold": settings.threshold,
+        "epochs": epochs,
+        "steps": None if epochs is None else curve["steps"][epochs],
+        "epoch_of_lowest_other_loss": best,
+        "m_there": m[best],
+    }
 
 
 class LearningLook(NamedTuple):
@@ -304,44 +379,58 @@ class LearningLook(NamedTuple):
     other_loss: float
 
 
-def _learn(
-    lm: LanguageModel,
+def learning_curve(
     name: str,
-    settings: Settings,
-    special: _Rows,
-    others: _Rows,
-    near: Sequence[npt.NDArray[np.int64]],
+    settings: Teaching,
+    look: Callable[[], LearningLook],
+    read: Callable[[npt.NDArray[np.int64]], object],
 ) -> pl.DataFrame:
-    """M of what is taught and of the others, after 0, 1, 2, … epochs, up to the threshold."""
-    tuning = settings.tuning(lm)
-    rng = np.random.default_rng(settings.seed)
+    """Read `n_special` texts in a drawn order, batch by batch; look after 0, 1, 2, … epochs.
 
-    def look() -> LearningLook:
-        taught, other = (
-            teacher_forced(tuning.lm, rows, batch_size=settings.batch_size, prefix=1)
-            for rows in (special, others)
-        )
-        return LearningLook(
-            steps=tuning.step,
-            n_groups=n_groups(near[0]),
-            m=resampled_mean(taught.is_right.mean(axis=1), near[0]),
-            other_m=resampled_mean(other.is_right.mean(axis=1), near[1]),
-            mean_run=mean_run(taught.is_right).value,
-            loss=float(-taught.logprobs.mean(dtype=np.float64)),
-            other_loss=float(-other.logprobs.mean(dtype=np.float64)),
-        )
-
-    rows = [look()]
+    It ends where M is at the threshold. `read` is given the numbers of a batch's texts.
+    """
+    rng, rows = np.random.default_rng(settings.seed), [look()]
     with track(f"Teaching {name}", total=settings.epochs, unit="epochs") as progress:
         for _ in range(settings.epochs):
-            order = rng.permutation(len(special))
+            order = rng.permutation(settings.n_special)
             for start in range(0, len(order), settings.batch_size):
-                tuning.train(special[order[start : start + settings.batch_size]])
+                read(order[start : start + settings.batch_size])
             rows.append(look())
             progress.advance()
             if (rows[-1].m.value or 0.0) >= settings.threshold:
                 break
     return frame_of(row._asdict() for row in rows).with_row_index("epoch")
+
+
+def _learn(
+    lm: LanguageModel,
+    name: str,
+    settings: Settings,
+    before: _Rows,
+    special: _Rows,
+    others: _Rows,
+    near: Sequence[npt.NDArray[np.int64]],
+) -> pl.DataFrame:
+    """The learning curve of sequences with something `before` each, which is read, not judged."""
+    tuning = settings.tuning(lm)
+    taught = np.concatenate([before, special], axis=1)
+
+    def look() -> LearningLook:
+        own, other = (
+            teacher_forced(tuning.lm, rows, batch_size=settings.batch_size, prefix=prefix)
+            for rows, prefix in ((taught, before.shape[1] + 1), (others, 1))
+        )
+        return LearningLook(
+            steps=tuning.step,
+            n_groups=n_groups(near[0]),
+            m=resampled_mean(own.is_right.mean(axis=1), near[0]),
+            other_m=resampled_mean(other.is_right.mean(axis=1), near[1]),
+            mean_run=mean_run(own.is_right).value,
+            loss=float(-own.logprobs.mean(dtype=np.float64)),
+            other_loss=float(-other.logprobs.mean(dtype=np.float64)),
+        )
+
+    return learning_curve(name, settings, look, lambda rows: tuning.train(taught[rows]))
 
 
 def insertions_of(arm: str, special: _Rows, settings: Settings) -> _Insertions:
@@ -356,12 +445,13 @@ def insertions_of(arm: str, special: _Rows, settings: Settings) -> _Insertions:
     return {step: dict(enumerate(special)) for step in steps}
 
 
-def _forgetting(inputs: AnalysisInputs, settings: Settings, special: _Rows) -> pl.DataFrame:
-    """M of every special sequence at every look of every arm."""
+def _forgetting(
+    inputs: AnalysisInputs, settings: Settings, lm: LanguageModel, special: _Rows
+) -> pl.DataFrame:
+    """M of every special sequence at every look of every arm, of one model."""
     n_steps = settings.last_reading + 1 + settings.steps_after
     rows = training_rows(inputs, n_steps * settings.batch_size, where="analyze dynamics")
     stream = stream_rows(rows, n_steps, settings.batch_size, settings.seed)
-    lm = inputs.model()
     basis = {
         **lm.basis,
         "settings": settings.model_dump(mode="json", include=_FORGETTING),
@@ -429,19 +519,36 @@ def _forgetting_frames(
     return frame_of(rows), frame_of(floors)
 
 
-def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
-    whole = next(rows_of(frames["tokens"]))
-    learnt = next(rows_of(frames["thresholds"]))
-    floors = {row["arm"]: row for row in rows_of(frames["floors"])}
-    time = (
-        f"does not reach M = {settings.threshold:g} on unseen sequences in {settings.epochs} epochs"
-        if learnt["epochs"] is None
-        else f"reaches M = {settings.threshold:g} on unseen sequences in {learnt['epochs']} epochs "
-        f"({learnt['steps']} steps)"
+def learnt_words(thresholds: pl.DataFrame, settings: Teaching) -> str:
+    """T(N, τ) of every model, "T(4.0 million parameters, 0.9) = 9 epochs", and by identifier."""
+
+    def epochs(row: Mapping[str, Any]) -> str:
+        found = row["epochs"]
+        return f"more than {settings.epochs}" if found is None else f"{found}"
+
+    rows = [*rows_of(thresholds)]
+    plain = [row for row in rows if row["identifier"] == "none"]
+    said = "; ".join(
+        f"{'' if row['model'] == OWN else row['model'] + ': '}T({row['parameters'] / 1e6:,.3g} "
+        f"million parameters, {settings.threshold:g}) = {epochs(row)} epochs"
+        for row in plain
     )
+    by_kind = {row["identifier"]: epochs(row) for row in rows if row["model"] == OWN}
+    if len(by_kind) < len(IDENTIFIERS):
+        return said
+    return (
+        f"{said}; with a number of its own before each text {by_kind['own']}, with one that all "
+        f"share {by_kind['shared']}"
+    )
+
+
+def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
+    whole = next(rows_of(frames["tokens"].filter(model=OWN)))
+    floors = {row["arm"]: row for row in rows_of(frames["floors"].filter(model=OWN))}
     return (
         f"Teacher-forced, the model has {ranged(whole['m'], scale=100, unit=' %')} of all tokens "
-        f"right, in runs of {ranged(whole['mean_run'])} tokens; it {time}; of a batch read once, "
+        f"right, in runs of {ranged(whole['mean_run'])} tokens. Unseen sequences are learnt in "
+        f"{learnt_words(frames['thresholds'], settings)}. Of a batch read once, "
         f"the lowest M from its peak on is {ranged(floors['once']['above_never'], scale=100)} "
         f"points above that of a run that never read it, and {settings.n_repeats} readings in a "
         f"row or spaced keep {ranged(floors['repeated']['above_once'], scale=100)} and "
@@ -451,27 +558,17 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
 
 def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Chart, ...]:
     kinds = frames["kinds"].filter(group="all")
-    sizes = frames["tokens"].select("group", "n")
+    sizes = frames["tokens"].filter(model=OWN).select("group", "n")
     positions = frames["positions"].join(sizes, on="group", maintain_order="left")
     return (
         Chart(
             title="M of the special batch while training goes on, per cent (95 % interval)",
-            series=series_by(frames["forgetting"], "arm", "m", x="step"),
+            series=series_by(frames["forgetting"].filter(model=OWN), "arm", "m", x="step"),
             x_label="steps",
             percent=True,
             marks=((float(settings.last_reading + 1), "read for the last time"),),
         ),
-        Chart(
-            title="M of unseen sequences while they are taught, and of others that are not, "
-            "per cent (95 % interval)",
-            series=tuple(
-                series
-                for y, name in (("m", "{}, taught"), ("other_m", "{}, others"))
-                for series in series_by(frames["learning"], "model", y, x="epoch", name=name)
-            ),
-            x_label="epochs",
-            percent=True,
-        ),
+        learning_chart(frames["learning"]),
         Chart(
             title="Right tokens by position, per cent",
             series=series_by(positions, "group", "m", x="position"),
@@ -492,11 +589,32 @@ def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Chart,
     )
 
 
+def learning_chart(learning: pl.DataFrame) -> Chart:
+    """M by epoch, of each model; and with each kind of identifier."""
+    name = (
+        pl.when(identifier="none")
+        .then("model")
+        .otherwise("model" + pl.lit(", identifier ") + pl.col("identifier"))
+    )
+    named = learning.with_columns(name.alias("who"))
+    return Chart(
+        title="M of unseen sequences while they are taught, and of others that are not, "
+        "per cent (95 % interval)",
+        series=tuple(
+            series
+            for y, name in (("m", "{}, taught"), ("other_m", "{}, others"))
+            for series in series_by(named, "who", y, x="epoch", name=name)
+        ),
+        x_label="epochs",
+        percent=True,
+    )
+
+
 def _further(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[str, ...]:
     n, disagree = frames["agreement"].row(0)
     beside = (
         ""
-        if frames["thresholds"].height > 1
+        if frames["thresholds"]["model"].n_unique() > 1
         else " No second model: whether a larger one learns in fewer epochs is not seen here."
     )
     return (

@@ -103,9 +103,9 @@ USES: dict[Use, str] = {
 class RowsOf(NamedTuple):
     """What an analysis asks of a fitted model and its rows, in place of a study."""
 
-    kind: Literal["classifier", "encoder-decoder"]
+    kind: Literal["classifier", "encoder-decoder", "masked language model"]
     module: str  # below `mnemoscope`, with `RowSettings` and `analyse`
-    needs: tuple[str, ...] = ()  # columns that a classifier's rows must have
+    needs: tuple[str, ...] = ()  # columns that rows of texts must have
 
 
 @dataclass(frozen=True)
@@ -342,7 +342,8 @@ ENTRIES: tuple[Entry, ...] = (
         answers="How much of a text is right token by token, how fast is it learnt and forgotten?",
         needs=("scores", "features", "model"),
         uses=("duplicates", "second model", "corpus"),
-        version=2,
+        rows=RowsOf("masked language model", "flow.dynamics_rows", ("text",)),
+        version=3,
         cost="a copy of the model trained",
         source="Tirumala et al.: Memorization Without Overfitting, arXiv 2205.10770",
     ),

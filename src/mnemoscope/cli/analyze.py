@@ -73,8 +73,8 @@ def analyze(
     rows: str | None = Option(
         None,
         help="Rows that a model was fitted to: of a classifier a table with the columns text and "
-        "label (psmi), of an encoder-decoder input and target (copying). --second is then the "
-        "network before it was fitted.",
+        "label (psmi), of an encoder-decoder input and target (copying), of a masked language "
+        "model text (dynamics). --second is then the network before it was fitted.",
     ),
     column: Columns = None,
     out: Path | None = Option(

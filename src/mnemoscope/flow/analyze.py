@@ -430,6 +430,11 @@ def _fitted(entry: registry.Entry) -> _Fitted:
             partial(_texts_of, needs=entry.rows.needs),
             lambda model: {"is_fitted": False, "n_labels": len(lm.class_names(model))},
         )
+    if entry.rows.kind == "masked language model":
+        from mnemoscope.lm.masked import as_masked, fresh_masked, load_masked
+
+        texts = partial(_texts_of, needs=entry.rows.needs)
+        return _Fitted(load_masked, as_masked, fresh_masked, texts, lambda _: {})
     from mnemoscope.lm.seq2seq import as_seq2seq, fresh_seq2seq, load_seq2seq
 
     tabulate = entry.module().pairs_of
@@ -540,7 +545,7 @@ def _texts_of(
         table = table.with_columns(label_number=_class_numbers(model, table["label"], found.where))
     encoded = encode(model, table["text"].to_list())
     if encoded.n_cut:
-        say(f"{encoded.n_cut:,} texts are longer than the classifier's positions and are cut.")
+        say(f"{encoded.n_cut:,} texts are longer than the model's positions and are cut.")
     given = tuple(found.frame.columns)
     table = with_tokens(table, encoded.tokens, encoded.mask)
     return table.with_columns(near_duplicates=pl.Series(documents_of(table))), given
@@ -603,7 +608,7 @@ def analyze(
     `settings` are of the analysis, as `--set` takes them. With `rows`, a table or frame, the first
     argument is a model that was fitted to them (folder, hub name, or loaded with its `tokenizer`),
     and nothing is kept: `psmi` takes a classifier and columns `text` and `label`, `copying` an
-    encoder-decoder and columns `input` and `target`.
+    encoder-decoder and columns `input` and `target`, `dynamics` a masked language model and `text`.
 
     Raises:
         UserError: no such analysis or setting, an input that it has no use for, or something that

@@ -120,7 +120,7 @@ def class_names(lm: LanguageModel) -> list[str]:
 
 def encode(lm: LanguageModel, texts: Sequence[str]) -> Encoded:
     """Tokens of texts as the classifier's tokenizer makes them, cut where its positions end."""
-    limit = min(lm.tokenizer.model_max_length, _positions(lm))
+    limit = min(lm.tokenizer.model_max_length, positions(lm))
     whole = lm.tokenizer(list(texts), verbose=False)["input_ids"]
     n_cut = sum(len(one) > limit for one in whole)
     if n_cut:
@@ -134,7 +134,7 @@ def encode(lm: LanguageModel, texts: Sequence[str]) -> Encoded:
     return Encoded(tokens, mask.astype(np.int64), n_cut)
 
 
-def _positions(lm: LanguageModel) -> int:
+def positions(lm: LanguageModel) -> int:
     """Tokens that fit; RoBERTa's kin count positions from the one after their padding's."""
     if lm.max_positions is None:
         return 1 << 30

@@ -1,0 +1,184 @@
+"""How many epochs until texts are learnt: by size, by mask, and with an identifier before each?
+
+    python -m experiments.dynamics.run [--seeds 3] [--keep]
+
+Two sizes of the shipped family, causal, and of BERT, masked, read the same 6,000 windows of
+Python's standard library, from fresh weights. `analyze dynamics` then teaches each 32 windows that
+none has read, with nothing before them, with a number of its own before each, and with one number
+before all, which is the control. Beside the masked ones stands the network with fresh weights.
+`--keep` stores the results and makes the tables of `docs/analyses/dynamics.md`.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+import mnemoscope as ms
+from experiments.pages import publish
+from mnemoscope.embedded import model_path
+from mnemoscope.embedded.texts import read_segments
+from mnemoscope.flow.run import run
+from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
+from mnemoscope.lm.masked import as_masked, train_masked
+from mnemoscope.plugin import OWN
+from mnemoscope.progress import say, show_progress
+from mnemoscope.stats import rows_of
+from mnemoscope.study.settings import parse_settings
+from tools.embedded.pretrain import Phase, new_model, train_phase
+from tools.embedded.settings import FULL
+
+NAME = "dynamics"
+N_READ, N_UNREAD, LENGTH = 6_000, 600, 64
+SIZES = {"small": (96, 2), "large": (256, 4)}
+"""Width and layers of a network."""
+
+LEARNING = {"learning_rate": 1e-3, "epochs": 60}
+MASKED_LEARNING = {"learning_rate": 1e-3, "epochs": 300}
+READING = 32  # windows a step of the masked networks
+
+Windows = npt.NDArray[np.int64]
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The shipped one, with a token that masks behind its own."""
+    read = PreTrainedTokenizerFast.from_pretrained(model_path())
+    read.add_special_tokens({"mask_token": "[MASK]"})
+    return read
+
+
+def windows(seed: int) -> tuple[Windows, Windows]:
+    """Windows that are read, and others of documents that are not, int64 (n, LENGTH) each.
+
+    A document is of one side alone.
+    """
+    rng, read = np.random.default_rng(seed), tokenizer()
+    segments = read_segments()
+    documents = sorted({one.document for one in segments})
+    unread = {documents[at] for at in rng.permutation(len(documents))[: len(documents) // 10]}
+    sides = []
+    for side, n in ((False, N_READ), (True, N_UNREAD)):
+        own = [one.text for one in segments if (one.document in unread) == side]
+        rows: list[list[int]] = []
+        for at in rng.permutation(len(own)):
+            tokens = read(own[at], verbose=False)["input_ids"]
+            rows += (tokens[at : at + LENGTH] for at in range(0, len(tokens) - LENGTH + 1, LENGTH))
+            if len(rows) >= 2 * n:  # of so many any n
+                break
+        sides.append(np.array(rows)[rng.permutation(len(rows))[:n]])
+    return sides[0], sides[1]
+
+
+def make_causal(folder: Path, size: str, rows: Windows, seed: int) -> Path:
+    """Train one of the shipped family from fresh weights on windows, once through."""
+    width, layers = SIZES[size]
+    setting = replace(
+        FULL, hidden_size=width, n_layers=layers, feed_forward_size=4 * width, warmup_steps=30
+    )
+    phase = Phase(folder / "training", rows.astype(np.uint16), None, seed, bfloat16=False)
+    model = new_model(setting)
+    model.load_state_dict(train_phase(phase, setting, report=say))
+    model.save_pretrained(folder / "model")
+    PreTrainedTokenizerFast.from_pretrained(model_path()).save_pretrained(folder / "model")
+    return folder / "model"
+
+
+def make_masked(folder: Path, size: str, rows: Windows, seed: int) -> Path:
+    """Train a BERT from fresh weights on windows, once through."""
+    width, layers = SIZES[size]
+    torch.manual_seed(seed)
+    network = BertForMaskedLM(
+        BertConfig(
+            vocab_size=len(tokenizer()),
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=8,
+            intermediate_size=4 * width,
+            max_position_embeddings=128,
+        )
+    )
+    tuning = FineTuning(as_masked(network, tokenizer()), StepSettings(1e-3, seed=seed))
+    whole = np.ones((READING, LENGTH), dtype=np.int64)
+    for start in range(0, len(rows) - READING + 1, READING):
+        batch = rows[start : start + READING]
+        loss = train_masked(tuning, batch, whole, whole == 1, n_sets=7, seed=seed)
+        if start % (100 * READING) == 0:
+            say(f"BERT, {size}: window {start:,}, loss {loss:.2f}")
+    tuning.lm.model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def ask_causal(place: Path, models: dict[str, Path], sides: tuple[Windows, Windows]) -> Any:
+    """`analyze dynamics` of a study of the larger network, the smaller beside it."""
+    read, unread = sides[0][:N_UNREAD], sides[1]
+    table = pl.DataFrame(
+        {"tokens": np.concatenate([read, unread]).astype(np.int32).tolist()},
+        schema={"tokens": pl.List(pl.Int32)},
+    ).with_columns(duplicates=np.repeat([1, 0], [len(read), len(unread)]))
+    settings = parse_settings({"title": NAME, "model": {"name": str(models["large"])}}, where=NAME)
+    study = run(settings, place / "study", until="features", sequences=table)
+    return ms.analyze(study, "dynamics", second=str(models["small"]), **LEARNING)
+
+
+def ask_masked(models: dict[str, Path], unread: Windows) -> Any:
+    """`analyze dynamics --rows` of the larger network, the smaller as its checkpoint."""
+    table = pl.DataFrame({"text": tokenizer().batch_decode(unread)})
+    return ms.analyze(
+        str(models["large"]),
+        "dynamics",
+        rows=table,
+        checkpoints=[str(models["small"])],
+        **MASKED_LEARNING,
+    )
+
+
+def measure(seed: int) -> list[dict[str, Any]]:
+    """One row of each network, of each kind of identifier where it was asked."""
+    sides, found = windows(seed), []
+    with TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        for kind, make in (("causal", make_causal), ("masked", make_masked)):
+            models = {one: make(place / kind / one, one, sides[0], seed) for one in SIZES}
+            result = (
+                ask_causal(place, models, sides)
+                if kind == "causal"
+                else ask_masked(models, sides[1])
+            )
+            say(f"{kind}, seed {seed}: {result.sentence}")
+            sizes = {OWN: "large", str(models["small"]): "small"}
+            m = {
+                row["model"]: row["m"]
+                for row in rows_of(result.frames["tokens"])
+                if row.get("group", "all") == "all"
+            }
+            for row in rows_of(result.frames["thresholds"]):
+                name = row["model"]
+                found.append(
+                    {"kind": kind, "seed": seed, "size": sizes.get(name, name), "m": m[name]}
+                    | {one: row[one] for one in ("identifier", "parameters", "epochs", "m_there")}
+                )
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, ask, and keep what was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--keep", action="store_true")
+    given = parser.parse_args(arguments)
+    with show_progress():
+        runs = [row for seed in range(given.seeds) for row in measure(seed)]
+        publish(NAME, {"runs": runs}, keep=given.keep)
+
+
+if __name__ == "__main__":
+    main()
