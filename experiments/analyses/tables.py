@@ -206,12 +206,13 @@ SHOWN: dict[str, dict[str, Table]] = {
     "dynamics": {
         "tokens": Table(
             "tokens",
-            {"group": "group", **GROUPS},
+            {"model": "model", "group": "group", **GROUPS},
             {"m": percent("M, %"), "mean_run": Cell("mean run, tokens", 1, 1)},
+            {"group": ("all", "memorized", "not memorized, trained on")},
         ),
         "thresholds": Table(
             "thresholds",
-            {"model": "taught"},
+            {"model": "taught", "identifier": "identifier"},
             {
                 "epochs": Cell("epochs to M = .9"),
                 "steps": Cell("steps"),
@@ -220,7 +221,7 @@ SHOWN: dict[str, dict[str, Table]] = {
         ),
         "floors": Table(
             "floors",
-            {"arm": "read", "n": "sequences"},
+            {"model": "model", "arm": "read", "n": "sequences"},
             {
                 "peak": percent("peak of M, %"),
                 "floor": percent("lowest M from there on, %"),

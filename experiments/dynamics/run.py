@@ -2,7 +2,7 @@
 
     python -m experiments.dynamics.run [--seeds 3] [--keep]
 
-Two sizes of the shipped family, causal, and of BERT, masked, read the same 6,000 windows of
+Two sizes of the shipped family, causal, and of BERT, masked, read the same 3,000 windows of
 Python's standard library, from fresh weights. `analyze dynamics` then teaches each 32 windows that
 none has read, with nothing before them, with a number of its own before each, and with one number
 before all, which is the control. Beside the masked ones stands the network with fresh weights.
@@ -37,12 +37,12 @@ from tools.embedded.pretrain import Phase, new_model, train_phase
 from tools.embedded.settings import FULL
 
 NAME = "dynamics"
-N_READ, N_UNREAD, LENGTH = 6_000, 600, 64
-SIZES = {"small": (96, 2), "large": (256, 4)}
+N_READ, N_UNREAD, LENGTH = 3_000, 600, 64
+SIZES = {"small": (64, 2), "large": (192, 3)}
 """Width and layers of a network."""
 
-LEARNING = {"learning_rate": 1e-3, "epochs": 60}
-MASKED_LEARNING = {"learning_rate": 1e-3, "epochs": 300}
+LEARNING: dict[str, Any] = {"learning_rate": 1e-3, "epochs": 40}
+MASKED_LEARNING: dict[str, Any] = {"learning_rate": 1e-3, "epochs": 200}
 READING = 32  # windows a step of the masked networks
 
 Windows = npt.NDArray[np.int64]

@@ -23,6 +23,7 @@ FAST = {
     "epochs": 80,
     "n_sets": 3,
     "threshold": 0.4,
+    "every": 2,
 }
 WORDS = 40
 
@@ -101,9 +102,10 @@ def test_texts_that_are_taught_are_learnt_and_no_others(bert):
     assert all(1 < row["epochs"] <= 80 and row["steps"] == row["epochs"] for row in thresholds)
     learning = found.frames["learning"].filter(model="this model", identifier="none")
     m, others = (learning[one].struct.field("value") for one in ("m", "other_m"))
-    assert m[0] < 0.2 and m[-1] >= 0.4  # of 40 words drawn alike
+    assert m[0] < 0.2  # of 40 words drawn alike
+    assert m[-1] >= 0.4
     assert others.max() < 0.3
-    assert learning["steps"].to_list() == [*range(len(m))]
+    assert learning["steps"].to_list() == [*range(0, 2 * len(m), 2)]
     assert (
         f"T({thresholds[0]['parameters'] / 1e6:,.3g} million parameters, 0.4) =" in found.sentence
     )

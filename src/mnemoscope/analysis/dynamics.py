@@ -355,14 +355,14 @@ def identifiers(lm: LanguageModel, n: int, kind: str, seed: int) -> npt.NDArray[
 def threshold_of(lm: LanguageModel, curve: pl.DataFrame, settings: Teaching) -> dict[str, object]:
     """T(N, τ) of a learning curve: epochs and steps, and M when the loss of others is lowest."""
     m = curve["m"].struct.field("value")
-    epochs = epochs_to(m, settings.threshold)
+    look = epochs_to(m, settings.threshold)
     best = int(curve["other_loss"].arg_min() or 0)
     return {
         "parameters": sum(one.numel() for one in lm.model.parameters()),
         "threshold": settings.threshold,
-        "epochs": epochs,
-        "steps": None if epochs is None else curve["steps"][epochs],
-        "epoch_of_lowest_other_loss": best,
+        "epochs": None if look is None else curve["epoch"][look],
+        "steps": None if look is None else curve["steps"][look],
+        "epoch_of_lowest_other_loss": curve["epoch"][best],
         "m_there": m[best],
     }
 
@@ -384,22 +384,27 @@ def learning_curve(
     settings: Teaching,
     look: Callable[[], LearningLook],
     read: Callable[[npt.NDArray[np.int64]], object],
+    every: int = 1,
 ) -> pl.DataFrame:
-    """Read `n_special` texts in a drawn order, batch by batch; look after 0, 1, 2, … epochs.
+    """Read `n_special` texts in a drawn order, batch by batch, until M is at the threshold.
 
-    It ends where M is at the threshold. `read` is given the numbers of a batch's texts.
+    It looks before, and after `every` epochs. `read` is given the numbers of a batch's texts.
     """
-    rng, rows = np.random.default_rng(settings.seed), [look()]
+    rng, rows, looked = np.random.default_rng(settings.seed), [look()], [0]
     with track(f"Teaching {name}", total=settings.epochs, unit="epochs") as progress:
-        for _ in range(settings.epochs):
+        for epoch in range(1, settings.epochs + 1):
             order = rng.permutation(settings.n_special)
             for start in range(0, len(order), settings.batch_size):
                 read(order[start : start + settings.batch_size])
-            rows.append(look())
             progress.advance()
+            if epoch % every and epoch < settings.epochs:
+                continue
+            rows.append(look())
+            looked.append(epoch)
             if (rows[-1].m.value or 0.0) >= settings.threshold:
                 break
-    return frame_of(row._asdict() for row in rows).with_row_index("epoch")
+    epochs = pl.Series("epoch", looked, dtype=pl.UInt32)
+    return frame_of(row._asdict() for row in rows).select(epochs, pl.all())
 
 
 def _learn(

@@ -39,6 +39,7 @@ class RowSettings(Teaching):
     """Settings of `dynamics` on a masked language model's texts."""
 
     epochs: int = Field(default=100, ge=1, description="Epochs of the learning curve, at most.")
+    every: int = Field(default=5, ge=1, description="Epochs from one look to the next.")
     n_sets: int = Field(
         default=7,
         ge=2,
@@ -80,7 +81,7 @@ class Texts(NamedTuple):
 def forwards(inputs: AnalysisInputs, settings: RowSettings) -> int:
     """Every epoch of each model, with a look at taught and other texts, masked in turns."""
     curves = 1 + len(inputs.others) + len(IDENTIFIERS) - 1
-    looks = 2 * settings.n_sets * (settings.epochs + 1)
+    looks = 2 * settings.n_sets * (settings.epochs // settings.every + 2)
     return 2 * settings.n_sets * inputs.table.height + curves * settings.n_special * (
         settings.epochs + looks
     )
@@ -133,9 +134,9 @@ def analyse(inputs: AnalysisInputs, settings: RowSettings) -> AnalysisResult:
         frames=frames,
         figures=(learning_chart(frames["learning"]),),
         further=(
-            "T counts readings that are taught here: whether the model read the texts before is "
-            "not known, and shows in M before the first epoch. The loss is of masked tokens alone, "
-            "drawn anew at each step.",
+            f"T is looked for every {settings.every} epochs, and counts readings that are taught "
+            "here: whether the model read the texts before is not known, and shows in M before the "
+            "first epoch. The loss is of masked tokens alone, drawn anew at each step.",
             f"Every run is of one seed: intervals are over the {settings.n_special} texts, not "
             "over runs.",
         ),
@@ -202,4 +203,6 @@ def _learn(
             other_loss=float(-other.logprobs.sum(dtype=np.float64) / others.text.sum()),
         )
 
-    return learning_curve(name, settings, look, lambda rows: train(*taught.at(rows)[:3]))
+    return learning_curve(
+        name, settings, look, lambda rows: train(*taught.at(rows)[:3]), settings.every
+    )
