@@ -300,24 +300,43 @@ def planned(
     revision: str | None = None,
     encoding: str = "utf-8",
     columns: Mapping[str, str] | None = None,
+    redo: bool = False,
     named: Mapping[str, Any],
     **settings: Any,
 ) -> str:
-    """What `audit` would ask, of which documents, and what it takes; errors as there."""
+    """What `audit` would ask, of which documents, and what it takes; errors as there.
+
+    Models on disk are loaded, and pieces of the documents are asked to measure the time.
+    """
     asked = audit_settings(**settings)
     own = LocalChoice(model, revision, **named)
     other = own.beside(reference)
     _check(own, other, documents)
     _check_study(study, asked)
+    from mnemoscope.audits.records import check_folder
+
+    if out is not None:
+        check_folder(out)
     reading = _read(documents, out, encoding, columns)
-    from mnemoscope.audits.dry_run import plan_audit
+    from mnemoscope.audits.dry_run import plan_audit, time_pieces
+    from mnemoscope.audits.run import check_same_settings
+    from mnemoscope.audits.tokens import cut_texts
     from mnemoscope.audits.unread import unread_documents
     from mnemoscope.lm.tokenizer import load_tokenizer
+    from mnemoscope.study.shapes import is_on_disk
+
+    if out is not None:
+        check_same_settings(out, asked, redo=redo)
 
     place, left_out = place_of(own.name), list[str]()
     unread = unread_documents(asked, reading.documents, tell=left_out.append)
     trust = own.trust_remote_code
     tokenizer = load_tokenizer(place, revision=revision, trust_remote_code=trust)
+    timed = None
+    if all(is_on_disk(one.name, one.revision) for one in (own, other) if one is not None):
+        auditing = _local_audit(own, other, reading, asked)
+        auditing.unread = cut_texts(auditing.model.splitter, unread)
+        timed = time_pieces(auditing)
     lines = plan_audit(
         *(reading, tokenizer, asked),
         weights=Path(place),
@@ -325,6 +344,7 @@ def planned(
         reference=Path(place_of(other.name, "reference")) if other else None,
         beside={name for name, one in (("reference", other), ("cnn", study)) if one is not None},
         unread=unread,
+        timed=timed,
     )
     return "\n".join([*left_out, *lines])
 

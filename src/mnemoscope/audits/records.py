@@ -139,6 +139,17 @@ def prepare_folder(out: Path) -> None:
             raise UserError(f"{out / name}: a link that leaves the output folder. Remove it.")
 
 
+def check_folder(out: Path) -> None:
+    """Refuse what `prepare_folder` would, and leave no folder that was not there."""
+    new = [one for one in (out, *out.parents) if not one.exists()]
+    try:
+        prepare_folder(out)
+    finally:
+        for one in new:
+            with suppress(OSError):
+                one.rmdir()
+
+
 def read_audit_record(out: Path) -> AuditRecord:
     """What `audit.json` holds, seen to be as it was written.
 

@@ -185,6 +185,7 @@ def audit(
             revision=revision,
             encoding=encoding,
             columns=parse_columns(column),
+            redo=redo,
             named={**named, "trust_remote_code": trust_remote_code},
             **_settings(settings, **fields),
         )
