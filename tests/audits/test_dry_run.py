@@ -20,7 +20,8 @@ def test_pieces_hold_every_window_of_the_documents_once(lm, new_text):
     for piece in dry_run._pieces(audit.texts, settings):
         number, first = map(int, piece.name.split())
         starts = coarse_starts(len(piece.tokens.ids), settings)
-        assert asked.isdisjoint(found := {(number, first + one) for one in starts})
+        found = {(number, first + one) for one in starts}
+        assert asked.isdisjoint(found)
         asked |= found
     assert asked == {
         (number, one)

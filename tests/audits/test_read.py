@@ -15,6 +15,7 @@ from mnemoscope.audits.asking import Auditing
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.local import LocalModel, local_audit
 from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.run import check_same_settings
 from mnemoscope.audits.verify import _find_unread
 from mnemoscope.errors import UserError
 from pages import words_of
@@ -208,6 +209,44 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     gone.rename(folder / "new" / Path(record["unread"]["texts"][0]["document"]).name)
     assert "1 of its 10 texts not found, or changed: every p of --read and" in str(found.unchecked)
     assert found.checked
+
+
+def test_reading_is_added_to_a_finished_audit_and_no_passage_is_asked_again(
+    folder, tmp_path, lm, reference, verify, monkeypatch
+):
+    reading = read_documents([str(folder / "read64")])
+    others = {"read": True, "unread": str(folder / "new")}
+    settings = [audit_settings(**BRIEF, stride=64, **one) for one in ({}, others)]
+    with_read = audit_settings(**BRIEF, stride=64, read=True)
+    whole = audit_documents(
+        lm, reading, tmp_path / "whole", settings=settings[1], reference=reference
+    )
+    out, asked = tmp_path / "out", LocalModel.continue_
+    first = audit_documents(lm, reading, out, settings=settings[0], reference=reference)
+    spans = (out / "spans.parquet").read_bytes()
+    seen = set()
+
+    def watched(self, prompts, **options):
+        seen.update(one.text.name for one in prompts)
+        return asked(self, prompts, **options)
+
+    monkeypatch.setattr(LocalModel, "continue_", watched)
+    for one in (with_read, settings[1]):  # what is read rests on the unread ones: asked again
+        check_same_settings(out, one, redo=False)
+        found = audit_documents(lm, reading, out, settings=one, reference=reference)
+    assert seen.isdisjoint(text.name for text in reading.documents)
+    assert (out / "spans.parquet").read_bytes() == spans
+    assert found["date"] == first["date"]
+    assert {*found.pop("added")} == {"read", "unread"}
+    differ = {name for name in found if found[name] != whole[name]}
+    assert differ <= {"date", "files", "sizes", "sha256"}
+    assert "<dt>Added</dt><dd><code>--read</code>, " in (out / "report.html").read_text()
+    monkeypatch.undo()
+    again = verify(out, lm, load_reference=lambda _, given: LocalModel(reference, given))
+    assert not again.problems + again.unchecked
+    for refused in (settings[0], audit_settings(**BRIEF, stride=8, **others)):
+        with pytest.raises(UserError, match="other settings"):
+            audit_documents(lm, reading, out, settings=refused, reference=reference)
 
 
 @pytest.mark.browser

@@ -84,7 +84,7 @@ def _pieces(texts: Sequence[Text], settings: AuditSettings) -> Iterator[Text]:
         starts = coarse_starts(len(own.ids), settings)
         for at in range(0, len(starts), _PIECE):
             first, last = starts[at], starts[at : at + _PIECE][-1] + settings.length
-            part = Tokens(*(one[first:last] for one in own))
+            part = Tokens(own.ids[first:last], own.starts[first:last], own.ends[first:last])
             yield Text(replace(document, name=f"{number} {first}"), part)
 
 
@@ -166,7 +166,7 @@ def _time_said(
     ]
     follows = (
         ", ".join(
-            [f"up to {2 * (settings.stride - 1)} windows around each that begins right"] + more
+            [f"up to {2 * (settings.stride - 1)} windows around each that begins right", *more]
         )
         + " and the tests of each passage"
     )

@@ -99,6 +99,7 @@ class AuditRecord(TypedDict):
     read: NotRequired[_Said]
     origins: NotRequired[_Said]
     unread: NotRequired[_Unread]
+    added: NotRequired[dict[str, str]]
     settings: dict[str, Value]
     encoding: str
     columns: NotRequired[dict[str, str]]
