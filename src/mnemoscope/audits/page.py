@@ -326,12 +326,15 @@ def _headings(documents: tuple[tuple[str, str | None], ...]) -> dict[str, Headin
 def passage_tests(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """The tests that were asked of a passage: name, what it says, and what it is shown as.
 
-    Of grafts it is what they found: what was learned often survives most of them.
+    Of grafts it is what they found, for what was learned often survives most of them: only beside a
+    reference that writes the passage too is that a sign of a guess.
     """
     names = {"rule_says": "rule", "reference_says": "reference", **THIRD}
     for column, name in names.items():
         if says := row[column]:
-            kept = f"comes out after {row['grafts_survived']} of {row['grafts']}"
+            kept = f"still comes out after {row['grafts_survived']} of {row['grafts']}"
+            if says == GUESS and row["reference_says"] != GUESS:
+                kept += ", as what was learned often does: no sign against recall"
             yield name.removeprefix("the "), says, kept if column == "grafts_say" else says
 
 
@@ -358,9 +361,8 @@ def environment(*first: str) -> jinja2.Environment:
         "shell": shlex.join,
         "figure": _figure,
         "moment": _moment,
-        "tested": lambda record: error_rate(record["verdict"], record.get("unread")).replace(
-            " %", f"{JOINT}%"
-        ),
+        "joined": _joined,
+        "tested": lambda record: _joined(error_rate(record["verdict"], record.get("unread"))),
         "how_tested": how_tested,
         "begun": lambda text: text[0].upper() + text[1:],
     }
@@ -394,6 +396,11 @@ def environment(*first: str) -> jinja2.Environment:
     return made
 
 
+def _joined(text: str) -> str:
+    """A sentence whose percentages do not break before their sign."""
+    return text.replace(" %", f"{JOINT}%")
+
+
 def _moment(date: str) -> str:
     """A date of `audit.json` in words: `30 November 2026, 21:55 UTC`."""
     found = datetime.fromisoformat(date)
@@ -403,7 +410,7 @@ def _moment(date: str) -> str:
 def _ends(share: Mapping[str, Any]) -> str:
     if share.get("low") is None:
         return ""
-    return f"{100 * share['low']:.1f} to {100 * share['high']:.1f}\u00a0%"
+    return f"{100 * share['low']:.1f} to {100 * share['high']:.1f}{JOINT}%"
 
 
 def _settings_said(record: AuditRecord) -> Iterator[list[str]]:
@@ -432,7 +439,7 @@ def chance(logprob: float | None) -> str:
     if logprob == -math.inf:
         return "never"
     if logprob > math.log(0.001):
-        return f"{100 * math.exp(logprob):.1f} %"
+        return f"{100 * math.exp(logprob):.1f}{JOINT}%"
     if logprob > math.log(1e-6):
         return f"1 in {math.exp(-logprob):,.0f}"
     return f"1 in {_power(-logprob / math.log(10))}"

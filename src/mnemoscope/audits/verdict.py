@@ -16,6 +16,7 @@ from mnemoscope.audits.repeats import repeats
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.shares import Summary, share_words
 from mnemoscope.stats import clopper_pearson
+from mnemoscope.version import page_address
 from mnemoscope.words import plural
 
 LEARNED = "evidence that the model learned these words, from this text or another that holds them"
@@ -157,7 +158,7 @@ def verdict_of(
         "words": RULES[rule].words,
         "tested": RULES[rule].tested,
         "tested_on": TESTED_ON,
-        "page": EVIDENCE_PAGE,
+        "page": page_address(EVIDENCE_PAGE),
     }
 
 
@@ -376,7 +377,8 @@ def error_rate(verdict: Verdict, unread: Mapping[str, Any] | None = None) -> str
     bound = clopper_pearson(float(tested["wrong"]), called).high or 0.0
     which = f"all {called}" if right == called else f"{right} of {called}"
     more = f", and of {tested['undecided']} it could not tell" if tested["undecided"] else ""
-    lead = "Elsewhere:" if unread and unread["documents"] else "How far to trust this:"
+    has_own = unread and unread["documents"]
+    lead = "A test of the rule elsewhere:" if has_own else "How far to trust this:"
     return (
         f"{lead} on {verdict['tested_on']}, where it is known what was read, "
         f"{which} passages called recalled had been read (by the 95 % interval at most "
@@ -393,7 +395,8 @@ def how_tested(verdict: Verdict) -> str:
     lists = tested["never_undecided"]
     more = f" Of {lists} of these lists the rule could not tell." if lists else ""
     return (
-        f"Tested on {tested['trained']} passages that the model had been trained on, and on "
+        f"Whichever model is audited, the test is of {verdict['tested_on']}: of "
+        f"{tested['trained']} passages that it had been trained on, and of "
         f"{tested['never']} that it had not and repeats all the same: lists that count or repeat, "
         f"made from {tested['forms']} templates.{more} The interval takes passages as "
         "independent, which those of one template are not. Of other models and other texts it may "

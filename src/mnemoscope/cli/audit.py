@@ -362,14 +362,15 @@ def audit_verify(
     for line in found.not_checked:
         print(f"Not checked: {line}")
     if found.n_spans or not found.problems:
-        whole = plural(found.n_spans, "piece") + " of passages"
+        whole = plural(found.n_spans, "passage")
         if found.n_open:
             print(
                 f"{folder}: {found.n_hold + found.n_open} of {whole} written again by the model; "
                 f"of {found.n_open} the document, named above, could not be compared."
             )
         else:
-            print(f"{folder}: {found.n_hold} of {whole} hold.")
+            hold = "holds" if found.n_spans == 1 else "hold"
+            print(f"{folder}: {found.n_hold} of {whole} {hold}.")
     if found.problems:
         problems = plural(len(found.problems), "problem")
         print(f"{folder} does not hold: {problems}, named above.")
