@@ -156,7 +156,7 @@ def _asked_less(
         and not changed_files(out, record)
     )
     # What `read` says rests on the unread documents.
-    again = [name for name in ADDED if name in lacking or (name == "read" and less.read)]
+    again = [name for name in ADDED if name in lacking or (name == "read" and name in record)]
     return (record, passages, again) if is_it else None
 
 
