@@ -55,6 +55,7 @@ from mnemoscope.audits.verdict import (
     verdict_of,
 )
 from mnemoscope.conditions import parse_gate
+from mnemoscope.files import file_sha256
 from mnemoscope.words import mark_hidden
 from pages import Page
 from sarif_logs import check_sarif
@@ -150,6 +151,30 @@ def test_the_report_says_what_the_record_says(made):
     assert made.record["origins"]["sentence"] in said
     assert "1 everyday prompts" in said
     assert "How easily it comes out" in said
+
+
+def test_redacted_pages_hold_no_text_of_the_documents_and_every_figure(
+    made, tmp_path, succeed, refused
+):
+    said = succeed("audit", "redact", made.out, "-o", tmp_path / "shared").out
+    sha256 = file_sha256(made.out / "audit.json")
+    case = " ".join(made.record["case"].split())  # it is theirs who make the audit
+    for name in ("report.html", "audit.html"):
+        assert name in said
+        page = (tmp_path / "shared" / name).read_text(encoding="utf-8")
+        shown, own = (words_of(one) for one in (page, (made.out / name).read_text("utf-8")))
+        for text in [*made.texts.values(), *made.spans["text"], *made.ordinary["answer"]]:
+            words = text.split()
+            runs = [" ".join(words[at : at + 3]) for at in range(0, max(len(words) - 2, 1))]
+            runs = [one for one in runs if len(one) > 10 and one not in case]
+            assert [one for one in runs if one in shown] == []
+        places = [re.findall(r"characters [\d,]+ to [\d,]+", one) for one in (shown, own)]
+        assert places[0] == places[1] != []
+        assert "is shown as █. Positions, figures, verdicts and checksums are those of" in shown
+        assert sha256 in shown
+        assert "Redacted" not in own
+        assert made.record["verdict"]["headline"] in shown
+    assert "is not empty" in refused("audit", "redact", made.out, "-o", tmp_path / "shared")
 
 
 def test_what_the_reference_does_not_write_comes_first_whatever_survives_grafts():

@@ -17,14 +17,14 @@ from mnemoscope.audits.page import (
     is_found,
     most_first,
     parts_of,
+    passage_rows,
     quoted,
     render,
     strongest,
     view_of,
 )
-from mnemoscope.audits.passages import GROUNDS, whole_passages
+from mnemoscope.audits.passages import GROUNDS
 from mnemoscope.audits.records import AuditRecord
-from mnemoscope.audits.repeats import with_repeats
 from mnemoscope.audits.rule import RECALL, UNDECIDED
 
 REPORT = "report.html"
@@ -41,7 +41,7 @@ def render_brief(
     record: AuditRecord, spans: pl.DataFrame, tables: Mapping[str, pl.DataFrame]
 ) -> str:
     """Render the report from `audit.json`, `spans.parquet` and the tables beside it."""
-    rows = with_repeats(whole_passages(spans))
+    rows = passage_rows(record, spans)
     recalled, undecided = (
         [row for row in in_order(rows) if row["verdict"] == one] for one in (RECALL, UNDECIDED)
     )

@@ -4,6 +4,7 @@ Every text is escaped. What a question adds is drawn by its template (`questions
 """
 
 import math
+import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -58,6 +59,10 @@ _ROWS = 10  # of a table that has no view of its own
 _TITLES = {RECALL: "Recalled", UNDECIDED: "Cannot be told", GUESS: "Guessed"}
 _MARKS = {UNDECIDED: "undecided"}  # classes of the style sheet, where not called as the kind is
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+HIDDEN = "█"
+_NO_TEXT = {"document", "verdict", "reason", "kind", "by", "broken_by", "rule_says"}
+_NO_TEXT |= {"found", "in", "unit", "reference_says", "grafts_say", "cnn_says", "needs_say"}
+"""Columns whose strings hold nothing of a text: redacted pages show them."""
 _CONTEXT = 600  # characters around a span that are shown of longer ones
 
 
@@ -93,7 +98,7 @@ def render_page(
     `tables` are those of the questions that were asked. The same audit always gives the same page.
     """
     tables = tables or {}
-    rows = with_repeats(whole_passages(frame))
+    rows = passage_rows(record, frame)
     shown = in_order(rows)[:MOST_CARDS]
     is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
     documents, n_characters = [], 0
@@ -122,6 +127,27 @@ def render_page(
         documents=documents,
         n_sheets=_sheets(len(shown), n_characters),
     )
+
+
+def passage_rows(record: AuditRecord, frame: pl.DataFrame) -> Sequence[Mapping[str, Any]]:
+    """Whole passages as pages show them; `hidden` on pages that are redacted."""
+    rows = with_repeats(whole_passages(frame))
+    return [hidden(one) for one in rows] if "redacted" in record else rows
+
+
+def hidden(value: Any, name: str = "") -> Any:
+    """Values of a table, each character but white space `HIDDEN` unless they are names or verdicts.
+
+    >>> hidden([{"document": "a.txt", "text": "Ah, no."}])
+    [{'document': 'a.txt', 'text': '███ ███'}]
+    """
+    if isinstance(value, Mapping):
+        return {key: hidden(one, key) for key, one in value.items()}
+    if isinstance(value, list):
+        return [hidden(one, name) for one in value]
+    if isinstance(value, str) and name not in _NO_TEXT:
+        return re.sub(r"\S", HIDDEN, value)
+    return value
 
 
 def _sheets(n_cards: int, n_characters: int) -> int:

@@ -100,6 +100,7 @@ class AuditRecord(TypedDict):
     origins: NotRequired[_Said]
     unread: NotRequired[_Unread]
     added: NotRequired[dict[str, str]]
+    redacted: NotRequired[str]  # SHA-256 of `audit.json`; of pages without the text alone
     settings: dict[str, Value]
     encoding: str
     columns: NotRequired[dict[str, str]]

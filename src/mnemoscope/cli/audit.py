@@ -392,6 +392,24 @@ def audit_verify(
     )
 
 
+def audit_redact(
+    folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
+    out: Folder = None,
+    answer: JsonAnswer = ANSWER,
+) -> None:
+    """Write the pages of a finished audit without any text of its documents.
+
+    Names, positions, figures, verdicts and checksums stay.
+
+    Example: mnemoscope audit redact audit -o shared
+    """
+    from mnemoscope.audits.redact import redact_audit
+
+    pages = redact_audit(folder, needed_out(out, "audit redact"))
+    print(f"Wrote {' and '.join(map(str, pages))}. Names of documents and the command stand there.")
+    answer.facts.update(folder=folder, pages=pages)
+
+
 def audit_rank(
     model: Model,
     documents: DocumentNames,
