@@ -324,7 +324,7 @@ def test_sequences_are_sorted_filtered_and_linked_to(browse):
 
 def test_a_chart_leads_to_its_passages_and_they_can_be_taken_along(browse):
     page = browse().page
-    page.click(".top .legend a >> text=recalled")
+    page.click(".top .legend a >> text=Recall")
     assert numbers(page) == ["2", "4"]
     with page.expect_download() as found:
         page.click("[data-csv]")

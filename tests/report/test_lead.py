@@ -31,12 +31,13 @@ def counted(content, n: int, n_memorized: int, *, classes=(), **facts) -> Report
     [
         (
             *(5000, 2873, (2127, 1318, 1555), ()),
-            "2,873 of 5,000 sequences repeated: 1,318 guessable, 1,555 recalled",
+            "2,873 of 5,000 sequences repeated: 1,318 of guessable form (Guess), 1,555 of other form (Recall)",
             [0.2636, 0.311, 0.4254],
         ),
         (
             *(100, 50, (50, 20, 25), (("Code", 3),)),
-            "50 of 100 sequences repeated: 20 guessable, 25 recalled, 3 Code, 2 without a class",
+            "50 of 100 sequences repeated: 20 of guessable form (Guess), 25 of other form (Recall), 3 Code, "
+            "2 without a class",
             [0.2, 0.25, 0.03, 0.02, 0.5],
         ),
         # Labels that do not belong to these counts are not counted.
@@ -65,7 +66,9 @@ def test_the_headline_keeps_its_order_whatever_is_left_out(content):
     order = [one["name"] for one in taxonomy.classes]
     left = [one for one in taxonomy.classes if one["name"] != "Guess"]
     lead = lead_of(replace(shown, taxonomies=[replace(taxonomy, classes=left, order=order)]))
-    assert lead.headline == "6 of 10 sequences repeated: 4 guessable, 2 recalled"
+    assert lead.headline == (
+        "6 of 10 sequences repeated: 4 of guessable form (Guess), 2 of other form (Recall)"
+    )
 
 
 def test_a_passage_of_each_class_stands_first_and_says_how_its_suffix_came_out(content):

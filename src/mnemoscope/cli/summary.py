@@ -19,10 +19,11 @@ from mnemoscope.pipeline.label import (
 from mnemoscope.pipeline.reference import control_words
 from mnemoscope.pipeline.trainings import chooses_reader
 from mnemoscope.plan import Plan
-from mnemoscope.report.documents import document_sentence
+from mnemoscope.report.documents import document_sentence, nearly_sentence
 from mnemoscope.report.published import console
 from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
+from mnemoscope.taxonomy.names import form_words
 from mnemoscope.taxonomy.sample import SampleKey
 from mnemoscope.words import count, figure, is_whole_kind, percent, plural
 
@@ -164,10 +165,17 @@ def _print_repeated(study: Study) -> None:
     if rows.height:
         n_memorized = int(rows["is_memorized"].sum())
         console().print(f"{n_memorized:,} of {plural(rows.height, 'sequence')} {way}.")
-        if by_document := document_sentence(rows):
-            console().print(by_document, soft_wrap=True)
+        for said in (_form(study), document_sentence(rows), nearly_sentence(rows)):
+            if said:
+                console().print(said, soft_wrap=True)
     if said := control_words(study):
         console().print(said, soft_wrap=True)
+
+
+def _form(study: Study) -> str:
+    """What the classes say of a text, where some of their sequences are memorized."""
+    counts = [one.counts.items() for one in samples_of(study).values()]
+    return form_words(name for each in counts for name, n in each if n)
 
 
 def _groups(n: int | None, n_groups: int | None) -> str:

@@ -68,6 +68,7 @@ from mnemoscope.report.documents import (
     document_sentence,
     document_tables,
     folder_sentence,
+    nearly_sentence,
 )
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.published import published_view
@@ -342,6 +343,7 @@ class ReportContent:
     control: str = ""  # what the reference repeats too, or that none was asked
     folders: str = ""  # that folders differ in what is repeated of them
     documents: str = ""  # which documents the repeated sequences come from
+    nearly: str = ""  # how many come out nearly, where few come out word for word
 
 
 def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
@@ -397,6 +399,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         control=control_words(study),
         folders="" if is_planted else folder_sentence(folders),
         documents="" if is_planted else document_sentence(table),
+        nearly=nearly_sentence(table),
     )
 
 

@@ -24,6 +24,7 @@ _OF_SCORES = (
 )
 _MOST_ROWS = 40
 _MOST_NAMED = 3  # folders or documents in a line
+_FEW = 0.1  # of the sequences are repeated
 _NEARLY = 0.9
 """Share of a suffix's tokens from which a sequence is nearly repeated: 10 % may differ, as in the
 approximate memorization of the Gemma report (arXiv 2403.08295), there by edit distance."""
@@ -127,6 +128,22 @@ def document_sentence(table: pl.DataFrame) -> str:
     elif none.height:
         said.append(f"the other {count(none.height)} none")
     return f"Repeated by document: {', '.join(said)}."
+
+
+def nearly_sentence(table: pl.DataFrame) -> str:
+    """Say how many sequences come out nearly, where few come out word for word.
+
+    Few: less than a tenth. Empty without `memorization_score`, and where none comes out nearly.
+
+    >>> near = {"is_memorized": [True] + [False] * 19, "memorization_score": [1.0] + [0.95] * 19}
+    >>> nearly_sentence(pl.DataFrame(near))
+    'Another 19 come out nearly: at most a tenth of the tokens to be written are others.'
+    """
+    if SCORE not in table.columns or table["is_memorized"].sum() >= _FEW * table.height:
+        return ""
+    n = table.filter(~pl.col("is_memorized"), pl.col(SCORE).cast(pl.Float64) >= _NEARLY).height
+    said = "at most a tenth of the tokens to be written are others"
+    return f"Another {count(n)} come{'s' * (n == 1)} out nearly: {said}." if n else ""
 
 
 def folder_sentence(folders: Sequence[Counted]) -> str:
