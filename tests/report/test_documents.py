@@ -73,6 +73,7 @@ FIVE = {name: (9, at) for at, name in enumerate("edcba", 1)}
 def test_the_first_screen_names_the_documents_of_what_is_repeated(counts, said):
     assert document_sentence(table_of(counts)) == (f"Repeated by document: {said}." if said else "")
     assert not document_sentence(table_of(counts).drop("document"))
+    assert not document_sentence(table_of(counts).with_columns(inserted=0))
 
 
 @pytest.mark.parametrize(

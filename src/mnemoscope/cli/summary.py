@@ -25,7 +25,7 @@ from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy.names import form_words
 from mnemoscope.taxonomy.sample import SampleKey
-from mnemoscope.words import count, figure, is_whole_kind, percent, plural
+from mnemoscope.words import UNKNOWN, count, decimal, figure, is_whole_kind, percent, plural
 
 # In one column the better of its sources counts.
 _COLUMNS = list(
@@ -110,12 +110,12 @@ def print_grafts(study: Study) -> None:
         view = graft_of(study, key.taxonomy) if key.is_main else None
         if view is None:
             continue
-        heads = [f"{one} (n = {count(n)})" for one, n in view["counts"].items()]
-        beside = [f"{one}, random" for one in view["classes"]]
+        heads = [f"{one}\nn = {count(n)}" for one, n in view["counts"].items()]
+        beside = [f"{one},\nrandom" for one in view["classes"]]
         if view["first"]:
             beside = ["at random", "difference", "finding"]
         title = f"{key.taxonomy}: left of each class with the reference's part, %"
-        table = Table("part", *heads, *beside, title=title, title_justify="left")
+        table = Table("part", *heads, *beside, "loss", title=title, title_justify="left")
         for row in view["rows"][:_MOST_PARTS]:
             found, cells = row["found"], [figure(one) for one in row["cells"]]
             if not view["first"]:
@@ -125,7 +125,9 @@ def print_grafts(study: Study) -> None:
                 difference = figure(found["specific"], signed=True)
                 cells += [f"{found['broken']} {left}", difference, found["words"]]
             everywhere = ", all layers" if is_whole_kind(row["part"]) else ""
-            table.add_row(row["part"] + everywhere, *cells)
+            cells += [""] * (len(beside) - len(cells) + len(heads))  # a part without a finding
+            loss = UNKNOWN if row["loss"] is None else decimal(row["loss"])
+            table.add_row(row["part"] + everywhere, *cells, loss)
         page.print(table)
         if (more := len(view["rows"]) - _MOST_PARTS) > 0:
             page.print(f"And {plural(more, 'more part')}, in the report.")
@@ -138,6 +140,8 @@ def print_grafts(study: Study) -> None:
             if is_compared
             else "Random: what is left under random changes as large as the reference's, a mean."
         )
+    if notes:
+        page.print("Loss: by how much it rises on text that is not repeated, nats a token.")
     for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
         page.print(line)
     for why, command in untried_parts(study, shlex.quote(str(study.folder))):

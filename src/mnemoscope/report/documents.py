@@ -100,17 +100,22 @@ def _by_score(part: pl.DataFrame) -> tuple[float | None, float | None]:
     return known["nearly"][0], known["score"][0]
 
 
+def is_planted(table: pl.DataFrame) -> bool:
+    """Whether a table says what the model was taught, which answers more than documents do."""
+    return bool({"inserted", "held_out"} & {*table.columns})
+
+
 def document_sentence(table: pl.DataFrame) -> str:
     """Say which documents the repeated sequences come from, the first few by name.
 
     `table` has `is_memorized`. Empty without `document`, of one document, of documents of fewer
-    than two sequences on average, and where nothing is repeated.
+    than two sequences on average, where nothing is repeated, and of planted texts.
 
     >>> names, repeated = ["a.txt"] * 3 + ["b.txt"] * 2, [True, True, False, False, False]
     >>> document_sentence(pl.DataFrame({"document": names, "is_memorized": repeated}))
     'Repeated by document: a.txt 2 of 3, b.txt 0 of 2.'
     """
-    if not has_values(table, "document"):
+    if not has_values(table, "document") or is_planted(table):
         return ""
     name = pl.col("document").fill_null(NO_DOCUMENT)
     counts = table.group_by(name).agg(n=pl.len(), k=pl.col("is_memorized").sum())

@@ -245,7 +245,7 @@ def _uncompared(content: ReportContent, number: int) -> Iterator[Badge]:
             yield Badge(MECHANISM, said, Standing.IMPOSSIBLE, target, *decides)
         return
     commands = [one.command for one in content.next_steps]
-    asked = {"graft": "what each part of the model breaks", "audit": "an audit"}
+    asked = {"graft": "which parts hold what is repeated", "audit": "an audit"}
     still = ["the counts", "the marked passages"] if sum(counts.values()) else []
     still += [
         f"{words} (mnemoscope {verb})"
