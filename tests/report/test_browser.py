@@ -158,6 +158,11 @@ def test_a_link_opens_what_is_folded_and_print_gives_the_summary(visit):
     page.emulate_media(media="print")
     assert page.evaluate("window.printed")
     assert shown.count() > 5
+    after = "all => all.map(one => getComputedStyle(one).breakAfter)"
+    for heading in ("summary", "h3", ".name", ".intro", "caption", "thead"):  # none stands alone
+        assert {*page.eval_on_selector_all(f"main {heading}", after)} == {"avoid"}, heading
+    wrap = "all => all.map(one => getComputedStyle(one).whiteSpace)"
+    assert {*page.eval_on_selector_all(".classes tbody th", wrap)} == {"nowrap"}
 
 
 def test_the_contents_lead_to_every_section(visit):

@@ -92,6 +92,9 @@ def test_what_has_no_cnns_has_its_counts_and_passages(content):
     untrained = replace(taxonomy, benchmarks=(), deltas=())
     html = page_of(untrained, missing=missing)
     assert 'class="passages"' in html
+    assert ">evaluation</th>" in html  # these were drawn
+    undrawn = [one | {"n_train": 0, "n_eval": 0} for one in untrained.classes]
+    assert ">evaluation</th>" not in page_of(replace(untrained, classes=undrawn), missing=missing)
     assert '<ul class="questions"' not in html
     assert "What more can be asked, and what it needs. " in words_of(html)
 
