@@ -81,9 +81,8 @@ def _needed(study: Study) -> str:
     if whole_mask(study.sequences) is not None:
         return ""
     return (
-        f"Attention can be asked with {study.settings.label.minimum:,} sequences of each class, "
-        f"for its CNNs; parts of the model can be compared with {FEWEST_GROUPS} of each memorized "
-        "class. "
+        f"Attention takes {study.settings.label.minimum:,} sequences of each class, for its CNNs; "
+        f"to compare parts of the model takes {FEWEST_GROUPS} of each memorized class. "
     )
 
 
@@ -286,9 +285,7 @@ def _go_on(study: Study, place: Path) -> Step:
         elif study.settings.reference is not None and why_no_grafts(study) is None:
             why += "; grafts that were made before it would be dropped"
         return Step(why, f"mnemoscope run -o {folder} {flags} --redo")
-    what = f"best some {_READ.removeprefix('texts ')}"
-    if study.sequences["is_memorized"].all():
-        what = "some that the model never read"
+    what = _KINDS_OF_TEXT[NON_MEMO] if study.sequences["is_memorized"].all() else _READ
     why, command = _more_texts(study, place, "Add texts to these, in a new study", what)
     if not command:  # of the shipped texts there are no more
         return Step("Ask about other texts", anew.format("sequences OTHER_TEXTS"))

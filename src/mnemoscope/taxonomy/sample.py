@@ -467,8 +467,8 @@ def _how_much_more(
         return ""
     length = frame["text"].str.len_chars().mean() if "text" in frame.columns else None
     said = f" ({rounded(n_more * float(length)):,} characters)" if isinstance(length, float) else ""
-    like = "those that it repeats here" if apart else "these"
-    return f" Texts like {like} would have them in about {n_more:,} more sequences{said}."
+    like = "those it repeats here" if apart else "these"
+    return f" There would be enough in about {n_more:,} more sequences{said} of texts like {like}."
 
 
 def _ways_that_work(asked: _Asked, whole: Draw) -> list[tuple[str, str]]:
