@@ -66,8 +66,10 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert record["verdict"]["sentence"] in done.out.splitlines()
     assert error_rate(record["verdict"]) in done.out.splitlines()
     assert "holds an audit of another reference. " in call(*asked, "--reference", "none").err
-    (binary := tmp_path / "b.bin").write_bytes(b"\0")  # what nobody reads counts in a gate
-    assert f"holds an audit of other documents ({binary}). " in call(*asked, binary).err
+    (folder := tmp_path / "folder").mkdir()
+    (binary := folder / "b.bin").write_bytes(b"\0")  # what nobody reads counts in a gate
+    assert f"holds an audit of other documents ({binary}). " in call(*asked, folder).err
+    assert f"{binary}: a binary file, not a text. Or leave" in call(*asked, binary).err
     plan = ("audit", "embedded", own, "-o", tmp_path / "new", "--dry-run")
     (others := tmp_path / "others").mkdir()
     for name in ("copy", "new"):
@@ -156,6 +158,24 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     done = call(*verify)
     assert (done.status, "changed" in done.out) == (3, True)
     assert done.out.splitlines()[-1] == f"{out} does not hold: 1 problem, named above."
+
+
+def test_a_dry_run_fails_for_strict_as_the_audit_would(call, document, tmp_path):
+    (texts := tmp_path / "texts").mkdir()
+    shutil.copy(document, texts)
+    plan = ("audit", "embedded", texts, "--dry-run", "--fail-if", "recalled > 0%")
+    (texts / "b.bin").write_bytes(b"\0")
+    (texts / "short.txt").write_text("few words")
+    lax, strict = call(*plan), call(*plan, "--strict")
+    assert (lax.status, strict.status) == (0, 3)
+    assert strict.out.splitlines()[-1] == (
+        "Failed (--strict): of 2 documents nothing would be asked: "
+        f"{texts / 'b.bin'}, {texts / 'short.txt'}."
+    )
+    (texts / "b.bin").unlink()
+    (texts / "short.txt").unlink()
+    whole = call(*plan, "--strict")
+    assert (whole.status, "Failed" in whole.out) == (0, False)
 
 
 def run_saying(errors, words):

@@ -3,7 +3,7 @@
 Documents are read and cut into tokens; no weights are loaded. `mnemoscope audit --dry-run`.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,12 @@ def plan_audit(
     reference: Path | None,
     beside: Container[str],
     unread: Sequence[Document] = (),
+    tell_short: Callable[[str], None] = lambda name: None,
 ) -> Iterator[str]:
-    """Say it line by line; errors as `tokens.tokenize`."""
+    """Say it line by line; `tell_short` hears of each document shorter than one window.
+
+    Errors as `tokens.tokenize`.
+    """
     cutter = WindowCutter(tokenizer)
     sizes = [len(tokenize(one.text, cutter).ids) for one in reading.documents]
     counts = [
@@ -44,6 +48,8 @@ def plan_audit(
         for one, n in zip(reading.documents, sizes, strict=True)
     ]
     n_windows = sum(n for *_, n in counts)
+    for name in (name for name, _, n in counts if not n):
+        tell_short(name)
     for name, characters, n in counts[:_NAMED]:
         said = f"{n:,} windows" if n else "shorter than one window, not asked"
         yield f"{name}: {characters:,} characters, {said}"

@@ -31,7 +31,7 @@ from mnemoscope.errors import UserError, check_installed, printable
 from mnemoscope.parse import parse_yaml, read_bounded
 
 if TYPE_CHECKING:
-    from mnemoscope.audits.library import Audit
+    from mnemoscope.audits.library import Audit, Plan
     from mnemoscope.audits.records import AuditRecord
     from mnemoscope.audits.shares import Share
     from mnemoscope.conditions import Gate
@@ -178,7 +178,7 @@ def audit(
     check_sources(documents)
     if dry_run:
         named = {"dtype": dtype or "float32", "device": device or "auto"}
-        said = planned(
+        plan = planned(
             *(model, documents, out),
             reference=reference,
             study=study,
@@ -188,8 +188,7 @@ def audit(
             named={**named, "trust_remote_code": trust_remote_code},
             **_settings(settings, **fields),
         )
-        print(*map(printable, said.splitlines()), sep="\n")
-        answer.facts["estimate"] = said
+        _say_plan(plan, gate, answer)
         return
     folder = needed_out(out, "audit")
     with shown(quiet):
@@ -248,6 +247,7 @@ def audit_api(
 
     Example: mnemoscope audit api http://localhost:8000/v1 NAME README.md -o audit --dry-run
     """
+    from mnemoscope.audits.library import Plan
     from mnemoscope.audits.library import audit_api as make
 
     given = _settings(settings, asks_service=True, **fields)
@@ -277,9 +277,8 @@ def audit_api(
             redo=redo,
             **given,
         )
-    if isinstance(made, str):
-        print(made)
-        answer.facts["estimate"] = made
+    if isinstance(made, Plan):
+        _say_plan(made, gate, answer)
         return
     _report(made, condition, gate, answer)
 
@@ -478,6 +477,19 @@ def _condition(flags: GateFlags, *, has_near: bool, out: Path | None) -> "list[G
     if not has_near and any(one.kind == "near" for one in gates):
         raise UserError("--fail-if near: near copies are not looked for here. Choose recalled.")
     return gates
+
+
+def _say_plan(plan: "Plan", gate: GateFlags, answer: JsonAnswer) -> None:
+    """Say what a dry run found; with `--strict` it fails where the audit would fail anyway."""
+    from mnemoscope.conditions import first_names
+    from mnemoscope.words import plural
+
+    print(*map(printable, plan.said.splitlines()), sep="\n")
+    answer.facts["estimate"] = plan.said
+    if gate.strict and plan.unasked:
+        said = f"of {plural(len(plan.unasked), 'document')} nothing would be asked"
+        print(printable(f"Failed (--strict): {said}: {first_names(plan.unasked)}."))
+        raise typer.Exit(GATE_FAILED)
 
 
 def _report(made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAnswer) -> None:
