@@ -35,7 +35,7 @@ def plan_audit(
     reference: Path | None,
     beside: Container[str],
     unread: Sequence[Document] = (),
-    tell_short: Callable[[str], None] = lambda name: None,
+    tell_short: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
     """Say it line by line; `tell_short` hears of each document shorter than one window.
 

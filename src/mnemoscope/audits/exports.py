@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import polars as pl
 
-from mnemoscope.audits.gate import TO_DO_HERE, new_copies, new_parts
+from mnemoscope.audits.gate import TO_DO_HERE, held_in, new_copies, new_parts
 from mnemoscope.audits.near import TABLE
 from mnemoscope.audits.passages import (
     numbered,
@@ -18,7 +18,14 @@ from mnemoscope.audits.passages import (
     whole_passages,
     wordings_said,
 )
-from mnemoscope.audits.records import AuditRecord, Sarif, read_near, read_sarif, read_verdicts
+from mnemoscope.audits.records import (
+    AuditRecord,
+    Sarif,
+    read_audit_record,
+    read_near,
+    read_sarif,
+    read_verdicts,
+)
 from mnemoscope.audits.rule import RECALL, UNDECIDED
 from mnemoscope.audits.verdict import LEARNED, error_rate
 from mnemoscope.columns import schema_of
@@ -199,16 +206,18 @@ def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path) -> Sarif:
     and gone where no word of any is left; a near copy is new likewise (`gate.new_copies`).
     Errors as `records.read_verdicts`.
     """
+    record, (other, before) = read_audit_record(folder), read_verdicts(baseline)
+    held, held_here = held_in(record, other, before), held_in(other, record, passages)
     (now, own), (then, older) = (
         (read_sarif(at), frame.with_columns(passage=pl.Series(numbered(frame), dtype=pl.Int64)))
-        for at, frame in ((folder, passages), (baseline, read_verdicts(baseline)[1]))
+        for at, frame in ((folder, passages), (baseline, before))
     )
     near, known = (recalled_copies(read_near(at)) for at in (folder, baseline))
     new_near = {*new_copies(near, older, known, grown=False)["copy"]}
     gone_near = {*new_copies(known, own.clear(), near, grown=False)["copy"]}
     own, older = own.filter(verdict=RECALL), older.filter(verdict=RECALL)
-    new = {*new_parts(own, older, grown=False)["passage"]}
-    gone = new_parts(older, own, grown=False)
+    new = {*new_parts(own, older, grown=False, held=held)["passage"]}
+    gone = new_parts(older, own, grown=False, held=held_here)
     kept = {*older.join(gone, on=["passage", "text"], how="anti")["passage"]}
     each, before = (frame["passage"].unique(maintain_order=True) for frame in (own, older))
     is_new = [one in new for one in each]
