@@ -412,6 +412,19 @@ def test_a_baseline_leaves_of_a_passage_what_it_did_not_have(now, then, new):
     assert whole["text"].to_list() == [now]
 
 
+def test_a_gate_that_fails_names_up_to_three_documents_with_most_of_it():
+    counts = {"n_characters": 1000, "n_tokens": 64, "n_windows": 1}
+    rows = [summarize(name, **counts, spans=[(0, n, "recall")]) for n, name in enumerate("abcde")]
+    rows = [one | {"is_too_short": False} for one in rows]
+    record = {"documents": rows, "summary": overall(rows), "reference": None, "skipped": []}
+    share, each = (
+        judge(parse_gate(one, PASSAGES), record, pl.DataFrame(), None).line
+        for one in ("recalled > 0.1%", "recalled > 0% in doc")
+    )
+    assert "0.2 % recalled, at most 0.1 % allowed, most in e, d, c and 1 more." in share
+    assert "Failed (recalled > 0% in doc): 4 of 5 documents (b, c, d and 1 more) have " in each
+
+
 RECORDS = "".join(f"Hugo{n},Ibarra,21.03.19{n},record{n}791931,omeprazole\n" for n in range(10, 60))
 
 

@@ -14,7 +14,7 @@ from mnemoscope.audits.library import LocalChoice
 from mnemoscope.audits.records import read_audit, read_audit_record
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
-from mnemoscope.audits.verdict import error_rate
+from mnemoscope.audits.verdict import error_rate, error_rate_briefly
 from mnemoscope.cli import main
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.files import file_sha256
@@ -64,7 +64,19 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     files = ("report.html", "audit.html", "audit.json", "spans.parquet", "audit.sarif")
     assert {str(out / name) for name in files} <= named
     assert record["verdict"]["sentence"] in done.out.splitlines()
-    assert error_rate(record["verdict"]) in done.out.splitlines()
+    assert error_rate_briefly(record["verdict"]) in done.out.splitlines()
+    assert error_rate(record["verdict"]) in call(*asked).out.splitlines()
+    regions = [
+        one["locations"][0]["physicalLocation"]["region"]
+        for one in check_sarif(json.loads((out / "audit.sarif").read_text()))
+        if one["ruleId"] == "recalled-passage"
+    ]
+    text = own.read_text()  # a passage that ends with its line does not stand on the next one
+    ends = [(one["charOffset"], one["charOffset"] + one["charLength"]) for one in regions]
+    lines = {
+        n for a, b in ends for n in range(text.count("\n", 0, a), text.count("\n", 0, b - 1) + 1)
+    }
+    assert f"Recalled on {len(lines)} line" in done.out
     assert "holds an audit of another reference. " in call(*asked, "--reference", "none").err
     (folder := tmp_path / "folder").mkdir()
     (binary := folder / "b.bin").write_bytes(b"\0")  # what nobody reads counts in a gate
@@ -126,6 +138,10 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     rewrite_record(older / "audit.json", date="2020-01-01T00:00:00+00:00")
     results = check_sarif(json.loads(sarif.read_text()))
     assert [one["baselineState"] for one in results] == ["unchanged"] * len(results) != []
+    assert {one["level"] for one in results} == {"warning"}  # known, so the gate passes
+    assert call(*gate, "--sarif", sarif).status == 3
+    results = check_sarif(json.loads(sarif.read_text()))
+    assert {one["level"] for one in results if one["ruleId"] == "recalled-passage"} == {"error"}
     assert len(call("audit", "--help").out.splitlines()) <= 40
     (out / "report.html").write_text("nothing was found")
     assert "report.html: damaged (its content has changed" in call(*gate).err

@@ -30,6 +30,7 @@ from mnemoscope.conditions import (
     Gate,
     GateResult,
     Measures,
+    first_names,
     lacking,
     newer,
     refuse_same,
@@ -131,7 +132,8 @@ def judge(
         said = f"{shown[name]}{where}; {gate.allowed}{beside}"
         said += ("" if found else passed_over + near_said) + swapped
         if found:
-            too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
+            named = f" ({first_names([*found])})" if len(found) > 1 else ""
+            too_many = f"{len(found):,} of {plural(len(rows), 'document')}{named}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
         found_of = passages, most, n_asked, unread, lacks, found
         result = GateResult(gate, bool(found), said, *found_of, baseline=compared, **asides)
@@ -139,12 +141,21 @@ def judge(
     whole = amount_of(gate, overall(rows))
     in_all = "" if baseline is None else f" ({_said(gate, summary, ranged=False)} in all)"
     shown_whole = _said(gate, summary) if baseline is None else gate.say(whole, new)
-    said = f"{shown_whole}{in_all}, {gate.allowed}{beside}"
     is_failed = gate.holds(whole)
+    names = [row["document"] for row in record["documents"]]
+    where = _most_of(gate, rows, names) if is_failed else ""
+    said = f"{shown_whole}{in_all}, {gate.allowed}{where}{beside}"
     said += ("" if is_failed else passed_over + near_said) + swapped
     figures = passages, whole, n_asked, unread, lacks
     result = GateResult(gate, is_failed, said, *figures, baseline=compared, **asides)
     return _advised(result)
+
+
+def _most_of(gate: Gate, rows: Sequence[Counts], names: Sequence[str]) -> str:
+    """In which of several documents there is most of what a gate failed for; up to three."""
+    amounts = zip((amount_of(gate, row) for row in rows), names, strict=True)
+    found = [name for n, name in sorted(amounts, key=lambda one: -one[0]) if n]
+    return f", most in {first_names(found)}" if len(rows) > 1 and found else ""
 
 
 def _said(gate: Gate, counts: Counts, new: str = "", *, ranged: bool = True) -> str:
@@ -277,12 +288,12 @@ def new_parts(
     """What passages have that no passage of an older audit with the same verdict has: rows of them.
 
     By words, wherever they stand now: documents are edited and renamed, and a passage ends a few
-    words further on after every training. Known are runs of 8 words that an older passage has, or
-    a whole passage that one holds, of which from four words on the first and last may be cut, for
-    passages begin and end within words. What is left of a passage that is known in part is new from
-    16 words in a row on; without `grown`, which counts passages, not of one of which at least half
-    the words are known: it is the older one, which now begins earlier or ends later. One without
-    words (spaces, line ends) is known if such a one was there.
+    words further on after every training. Eight words in a row that an older passage has are known,
+    and so is a whole passage that one holds, of which from four words on the first and last may be
+    cut, for passages begin and end within words. What is left of a passage that is known in part is
+    new from 16 words in a row on; without `grown`, which counts passages, not of one of which at
+    least half the words are known: it is the older one, which now begins earlier or ends later. One
+    without words (spaces, line ends) is known if such a one was there.
 
     `held` are places of documents whose text has not changed (`held_in`): there it is known where
     it was of the same verdict or of one that says more (recall, cannot be told, guess), however the

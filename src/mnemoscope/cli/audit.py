@@ -496,15 +496,28 @@ def _report(made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAn
     """Say what came of an audit, write what was asked for beside it, and judge it."""
     _print_record(made.folder, made.record, is_gated=bool(gates))
     spans = made.passages.select(_SPAN_FACTS)
-    answer.facts.update({**made.record, "folder": made.folder, "spans": spans})
+    from mnemoscope.audits.exports import recalled_lines
+    from mnemoscope.audits.records import read_sarif
+
+    log, names = read_sarif(made.folder), [row["document"] for row in made.record["documents"]]
+    lines = {name: found for name in names if (found := recalled_lines(log, name))}
+    facts = {"folder": made.folder, "spans": spans, "recalled_lines": lines}
+    answer.facts.update({**made.record, **facts})
     judge_found(made, gates, flags, gated_audits(), answer)
 
 
 def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
-    from mnemoscope.audits.records import WINDOWS_LINES, copies_said
+    from mnemoscope.audits.exports import lines_said, recalled_lines
+    from mnemoscope.audits.records import WINDOWS_LINES, copies_said, read_sarif
     from mnemoscope.audits.shares import number_of, share_beside, share_words
-    from mnemoscope.audits.verdict import distance_said, error_rate, is_near, is_nearly_same
+    from mnemoscope.audits.verdict import (
+        distance_said,
+        error_rate,
+        error_rate_briefly,
+        is_near,
+        is_nearly_same,
+    )
     from mnemoscope.words import plural
 
     for row in record["documents"]:
@@ -518,6 +531,7 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         print(said)
     whole = record["summary"]
     found = [row for row in record["documents"] if row["reproduced"]["characters"]]
+    log = read_sarif(out)
     if whole["documents"] > 1:
         found.sort(key=lambda row: -row["recalled"]["share"])
         for row in found[:_DOCUMENTS]:
@@ -526,9 +540,13 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
                 for kind, said in _KINDS.items()
                 if number_of(row, kind) or kind != "undecided"
             ]
-            print(f"{printable(row['document'])}: {', '.join(shares)}")
+            ranges = recalled_lines(log, row["document"])
+            lines = f"; recalled on {lines_said(ranges)}" if ranges else ""
+            print(f"{printable(row['document'])}: {', '.join(shares)}{lines}")
         if len(found) > _DOCUMENTS:
             print(f"... and {plural(len(found) - _DOCUMENTS, 'more document')}.")
+    elif ranges := [one for row in found for one in recalled_lines(log, row["document"])]:
+        print(f"Recalled on {lines_said(ranges)}.")
     beside = record["verdict"]["beside"]
     has_parts = beside is not None and beside["in_recalled"]
     parts = dict.fromkeys(_KINDS, "") | {
@@ -548,7 +566,8 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         print(f"With {copies}: {_share(whole['near'])} recalled or nearly so.")
     print(record["verdict"]["sentence"])
     if found:
-        print(error_rate(record["verdict"], record.get("unread")))
+        at_length = error_rate(record["verdict"], record.get("unread"))
+        print(error_rate_briefly(record["verdict"]) if is_gated else at_length)
     reference = record["reference"]
     distance = distance_said(reference)
     is_said = beside is not None and reference is not None and is_near(reference.get("apart"))
