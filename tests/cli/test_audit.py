@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import polars as pl
 import pytest
@@ -192,6 +193,14 @@ def test_a_dry_run_fails_for_strict_as_the_audit_would(call, document, tmp_path)
     (texts / "short.txt").unlink()
     whole = call(*plan, "--strict")
     assert (whole.status, "Failed" in whole.out) == (0, False)
+
+
+def test_who_stops_before_anything_is_kept_is_told_so(call, document, tmp_path, monkeypatch):
+    asked = ("audit", "embedded", document, "-o", tmp_path / "out", *BRIEFLY)
+    monkeypatch.setattr("mnemoscope.audits.scan._part", Mock(side_effect=KeyboardInterrupt))
+    stopped = call(*asked)
+    assert (stopped.status, (tmp_path / "out").exists()) == (130, False)
+    assert f"{tmp_path / 'out'}: nothing was kept yet." in stopped.err
 
 
 def run_saying(errors, words):

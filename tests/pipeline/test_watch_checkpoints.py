@@ -54,6 +54,14 @@ def test_what_each_checkpoint_knows_is_found(tiny, tracked):
     assert memorized["forgotten"].to_list() == [300] * memorized.height
     others = found.filter(~pl.col("planted"))
     assert others["first_memorized"].null_count() == others.height
+    page = (tracked / "watch.html").read_text()  # which shows the first rows, and these first
+    shown = [f"document:{n}" for n in range(table.height) if f">document:{n}<" in page]
+    assert {*shown} & {*memorized["window"]}
+    ever, never = (
+        [page.index(f">{one}<") for one in shown if one in {*part["window"]}]
+        for part in (memorized, others)
+    )
+    assert max(ever) < min(never, default=len(page))
     turnover = pl.read_parquet(tracked / "turnover.parquet").rows()
     n, rest = memorized.height, others.height
     assert turnover == [(100, 200, 0, n, 0, rest), (200, 300, 0, 0, n, rest)]

@@ -601,9 +601,12 @@ def kept_clean(out: Path | None) -> Iterator[None]:
             remove_torn(folder)
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             files = [one for one in out.rglob("*") if not one.is_dir()]
-            if not was_there and all(one.name.startswith((FOUNDED, LOCK_FILE)) for one in files):
+            is_empty = all(one.name.startswith((FOUNDED, LOCK_FILE)) for one in files)
+            if is_empty and isinstance(error, KeyboardInterrupt):
+                say(f"{out}: nothing was kept yet.")
+            if is_empty and not was_there:
                 shutil.rmtree(out, ignore_errors=True)
             raise
         finally:  # while it is held: the folder of an audit holds the audit alone

@@ -233,11 +233,21 @@ def write_watch_page(
         further=results.further,
         figures=results.figures,
         tables=tuple(
-            table_of(name, frame, f"{name}.parquet") for name, frame in results.frames.items()
+            table_of(name, _found_first(frame), f"{name}.parquet")
+            for name, frame in results.frames.items()
         ),
     )
     write_sections(folder / PAGE, f"{read.run}: what comes out, step by step", [section])
     return results
+
+
+def _found_first(frame: pl.DataFrame) -> pl.DataFrame:
+    """Windows in the order of what came out at the last check, then ever; the control behind."""
+    if "first_memorized" not in frame.columns:
+        return frame
+    is_control = pl.col("source") == CONTROL
+    order = [pl.col("is_memorized") & ~is_control, "is_memorized", "n_memorized"]
+    return frame.sort(order, descending=True, maintain_order=True)
 
 
 def watch_results(history: History) -> AnalysisResult:
