@@ -270,6 +270,12 @@ def watch(
     ),
     most: MostWindows = None,
     length: int = Option(64, min=2, help="Tokens in a window."),
+    stride: int | None = Option(
+        None,
+        min=1,
+        help="Tokens from window to window (default: --length, so that they lie side by side). An "
+        "audit's is 8, which takes 8 times as long.",
+    ),
     scan: bool = Option(
         False, "--scan", help="Only find what is memorized, without scores and levels: faster."
     ),
@@ -324,6 +330,7 @@ def watch(
             most=most or WatchAsked.most,
             whole=most is None and any(one.in_each for one in gates),
             length=length,
+            stride=stride,
             seed=seed,
             decode=not scan,
             dtype=dtype,

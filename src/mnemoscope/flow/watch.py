@@ -81,7 +81,8 @@ class WatchAsked:
     columns: Mapping[str, str] = field(default_factory=dict)
     most: int | None = 2000  # windows to draw of each; None keeps all
     whole: bool = False  # keep all windows of `sequences`, whatever `most` says of the control
-    length: int = 64  # tokens of a window; those of a text follow one another
+    length: int = 64  # tokens of a window
+    stride: int | None = None  # from window to window; None: they lie side by side
     seed: int = 0
     # also continue each window to get its score, not only whether it is memorized
     decode: bool = True
@@ -129,6 +130,15 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
     tokenizer = load_tokenizer(first.name, revision=first.revision, trust_remote_code=trust)
     most = None if asked.whole else asked.most
     read, windows = _windows(asked, asked.sequences, "document", tokenizer, most)
+    stride = asked.stride or asked.length
+    if stride < asked.length:
+        n = len(windows) + windows.n_left_out
+        drawn = f"; {len(windows):,} are drawn (--most)" if windows.n_left_out else ""
+        say(
+            f"{asked.sequences}: --stride {stride} makes {n:,} windows, up to "
+            f"{asked.length / stride:.3g} times as many as side by side, and each checkpoint takes "
+            f"as many times longer{drawn}."
+        )
     if asked.whole and asked.most is not None and (n := len(windows)) > asked.most:
         say(
             f"{asked.sequences}: a condition in doc asks all {n:,} windows, so each checkpoint "
@@ -149,6 +159,7 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
             source=asked.sequences,
             control=asked.control,
             columns=dict(asked.columns),
+            stride=asked.stride,
             given=[*asked.checkpoints],
         )
         if late := history.steps_after(checkpoints[-1].step):
@@ -185,8 +196,8 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
 def _windows(
     asked: WatchAsked, path: str, source: str, tokenizer: Any, most: int | None
 ) -> tuple[ReadResult, WatchedWindows]:
-    length = asked.length
-    read = read_sequences(path, tokenizer, length=length, stride=length, columns=asked.columns)
+    length, stride = asked.length, asked.stride or asked.length
+    read = read_sequences(path, tokenizer, length=length, stride=stride, columns=asked.columns)
     read = read.as_given(path)
     frame = read.frame
     name = pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")
