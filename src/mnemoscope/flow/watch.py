@@ -130,20 +130,7 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
     tokenizer = load_tokenizer(first.name, revision=first.revision, trust_remote_code=trust)
     most = None if asked.whole else asked.most
     read, windows = _windows(asked, asked.sequences, "document", tokenizer, most)
-    stride = asked.stride or asked.length
-    if stride < asked.length:
-        n = len(windows) + windows.n_left_out
-        drawn = f"; {len(windows):,} are drawn (--most)" if windows.n_left_out else ""
-        say(
-            f"{asked.sequences}: --stride {stride} makes {n:,} windows, up to "
-            f"{asked.length / stride:.3g} times as many as side by side, and each checkpoint takes "
-            f"as many times longer{drawn}."
-        )
-    if asked.whole and asked.most is not None and (n := len(windows)) > asked.most:
-        say(
-            f"{asked.sequences}: a condition in doc asks all {n:,} windows, so each checkpoint "
-            f"takes {n / asked.most:.1f} times as long as with {asked.most:,}. --most draws fewer."
-        )
+    _say_cost(asked, windows)
     unread = [(one.name, one.reason) for one in read.not_checked(asked.length)]
     if asked.control is not None:
         windows += _windows(asked, asked.control, CONTROL, tokenizer, asked.most)[1]
@@ -191,6 +178,24 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
                     name = None if is_step else Path(one.name).name
                     history.add(one.step, check, key, model.fingerprint, name)
                 progress.advance(1)
+
+
+def _say_cost(asked: WatchAsked, windows: WatchedWindows) -> None:
+    """Say how much longer each checkpoint takes where more is asked than by default."""
+    stride = asked.stride or asked.length
+    if stride < asked.length:
+        n = len(windows) + windows.n_left_out
+        drawn = f"; {len(windows):,} are drawn (--most)" if windows.n_left_out else ""
+        say(
+            f"{asked.sequences}: --stride {stride} makes {n:,} windows, up to "
+            f"{asked.length / stride:.3g} times as many as side by side, and each checkpoint takes "
+            f"as many times longer{drawn}."
+        )
+    if asked.whole and asked.most is not None and (n := len(windows)) > asked.most:
+        say(
+            f"{asked.sequences}: a condition in doc asks all {n:,} windows, so each checkpoint "
+            f"takes {n / asked.most:.1f} times as long as with {asked.most:,}. --most draws fewer."
+        )
 
 
 def _windows(
