@@ -141,6 +141,10 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert [one["baselineState"] for one in results] == ["unchanged"] * len(results) != []
     assert {one["level"] for one in results} == {"warning"}  # known, so the gate passes
     assert call(*gate, "--sarif", sarif).status == 3
+    log = (older / "audit.sarif").rename(tmp_path / "kept.sarif")
+    assert "audit.sarif: missing, and needed for --sarif only. " in call(*gate, *beside).err
+    assert call(*gate, *beside[:-2]).status == 0
+    log.rename(older / "audit.sarif")
     results = check_sarif(json.loads(sarif.read_text()))
     assert {one["level"] for one in results if one["ruleId"] == "recalled-passage"} == {"error"}
     assert len(call("audit", "--help").out.splitlines()) <= 40

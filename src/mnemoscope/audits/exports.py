@@ -20,6 +20,7 @@ from mnemoscope.audits.passages import (
     wordings_said,
 )
 from mnemoscope.audits.records import (
+    SARIF,
     AuditRecord,
     Sarif,
     read_audit_record,
@@ -33,6 +34,7 @@ from mnemoscope.columns import schema_of
 from mnemoscope.conditions import SHORT, Case, GateResult, failure_of, junit_suite
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
+from mnemoscope.errors import UserError
 from mnemoscope.version import __version__
 from mnemoscope.words import plural
 
@@ -286,6 +288,11 @@ def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path | None) ->
     """
     if baseline is None:
         return read_sarif(folder)
+    if not (baseline / SARIF).is_file():
+        raise UserError(
+            f"{baseline / SARIF}: missing, and needed for --sarif only. Copy it, or leave out "
+            "--sarif."
+        )
     record, (other, before) = read_audit_record(folder), read_verdicts(baseline)
     held, held_here = held_in(record, other, before), held_in(other, record, passages)
     now, then = read_sarif(folder), read_sarif(baseline)
