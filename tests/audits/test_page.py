@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
 from mnemoscope.audits.brief import render_brief
 from mnemoscope.audits.documents import read_documents
-from mnemoscope.audits.exports import about, beside_baseline, junit_xml, sarif_log
+from mnemoscope.audits.exports import (
+    about,
+    beside_baseline,
+    junit_xml,
+    recalled_lines,
+    sarif_log,
+    with_levels,
+)
 from mnemoscope.audits.gate import PASSAGES, judge
 from mnemoscope.audits.page import (
     chance,
@@ -438,9 +445,9 @@ def test_a_passage_whose_verdict_changes_is_one_for_counts_sentence_and_logs():
     (case,) = ElementTree.fromstring(junit_xml(record, frame, [])).iter("testcase")
     lines = case.find("system-out").text.split("\n")
     assert lines[0].startswith("1 recalled passage: ")
-    assert lines[1] == f"characters 0 to 40 ({shares_said(first)}): why 1"
+    assert lines[1] == f"characters 0 to 40 ({shares_said(first)})"
     assert lines[3] == "1 passage of which it cannot be told: rule and reference disagree"
-    assert lines[4] == "characters 100 to 110: why 0"
+    assert lines[4] == "characters 100 to 110"
     rows = pl.DataFrame([WROTE | row for row in frame.rows(named=True)])
     (result,) = check_sarif(sarif_log(RECORD, rows, {"d": "x" * 200}))
     assert shares_said(first) in result["message"]["text"]
@@ -782,4 +789,17 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
         assert one.strictly().is_failed
     listed = suite.find("testcase[@name='recalled.txt']/system-out").text
     assert listed.startswith(f"1 recalled passage: {LEARNED}")
-    assert f"characters 5 to 25: {UNPRINTABLE[:9]}" in listed
+    assert listed.splitlines()[1:] == ["characters 5 to 25", "    | the passage"]
+    result = {"ruleId": "recalled-passage", "level": "warning", "locations": [
+        {"physicalLocation": {"artifactLocation": {"uri": "recalled.txt"}, "region": {
+            "charOffset": 5, "charLength": 20, "startLine": 2, "endLine": 4, "endColumn": 1}}}
+    ]}  # fmt: skip
+    log = {"runs": [{"results": [result, result | {"ruleId": "near-copy"}]}]}
+    named = record | {"documents": documents[1:]}
+    placed = junit_xml(named, frame, judged, log=log)
+    assert "characters 5 to 25, lines 2 to 3\n    | the passage" in placed
+    assert recalled_lines(log, "recalled.txt") == [(2, 3)]
+    levels = [one["level"] for one in with_levels(log, judged)["runs"][0]["results"]]
+    assert levels == ["error" if failed else "warning", "warning"]
+    known = {"runs": [{"results": [result | {"baselineState": "unchanged"}]}]}
+    assert with_levels(known, judged) == known

@@ -5,7 +5,7 @@ A model on disk is loaded, and a small audit of pieces of the documents is timed
 """
 
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -99,8 +99,12 @@ def plan_audit(
     beside: Container[str],
     unread: Sequence[Document] = (),
     timed: Timed | None = None,
+    tell_short: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
-    """Say it line by line, with the time if pieces were `timed`; errors as `tokens.tokenize`."""
+    """Say it line by line, with the time if pieces were `timed`.
+
+    `tell_short` hears of each document shorter than one window. Errors as `tokens.tokenize`.
+    """
     cutter = WindowCutter(tokenizer)
     sizes = [len(tokenize(one.text, cutter).ids) for one in reading.documents]
     counts = [
@@ -108,6 +112,8 @@ def plan_audit(
         for one, n in zip(reading.documents, sizes, strict=True)
     ]
     n_windows = sum(n for *_, n in counts)
+    for name in (name for name, _, n in counts if not n):
+        tell_short(name)
     for name, characters, n in counts[:_NAMED]:
         said = f"{n:,} windows" if n else "shorter than one window, not asked"
         yield f"{name}: {characters:,} characters, {said}"

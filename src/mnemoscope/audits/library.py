@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
@@ -116,6 +116,13 @@ class Audit:
             f"<b>{escape(self.record['verdict']['sentence'])}</b><ul>{shares}</ul>"
             f"<table><tr><th>verdict</th><th>document</th><th>passage</th></tr>{rows}</table>"
         )
+
+
+class Plan(NamedTuple):
+    """What a dry run says, and the documents of which the audit would ask nothing."""
+
+    said: str
+    unasked: list[str]
 
 
 _WORDS_OF_NAME, _LONGEST_NAME = 20, 255
@@ -303,7 +310,7 @@ def planned(
     redo: bool = False,
     named: Mapping[str, Any],
     **settings: Any,
-) -> str:
+) -> Plan:
     """What `audit` would ask, of which documents, and what it takes; errors as there.
 
     Models on disk are loaded, and pieces of the documents are asked to measure the time.
@@ -345,8 +352,9 @@ def planned(
         beside={name for name, one in (("reference", other), ("cnn", study)) if one is not None},
         unread=unread,
         timed=timed,
+        tell_short=(unasked := [one.name for one in reading.skipped]).append,
     )
-    return "\n".join([*left_out, *lines])
+    return Plan("\n".join([*left_out, *lines]), unasked)
 
 
 def _check_study(study: str | Path | None, settings: AuditSettings) -> None:
@@ -437,7 +445,7 @@ def audit_api(
     command: Sequence[str] = (),
     redo: bool = False,
     **settings: Any,
-) -> Audit | str:
+) -> Audit | Plan:
     """Audit a model behind an API; with `dry_run` nothing is asked, and the estimate is given.
 
     `tokenizer` is that of the model, at `revision`; without it words are counted. `prices` are
@@ -459,7 +467,9 @@ def audit_api(
         auditing.case, auditing.operator = lines
         estimate = estimate_cost(auditing, price_in=prices[0], price_out=prices[1])
         if dry_run or folder is None:
-            return estimate
+            short = (one for one in auditing.texts if len(one.tokens.ids) < asked.length)
+            names = [*(one.name for one in reading.skipped), *(one.name for one in short)]
+            return Plan(estimate, names)
         say(f"Estimate: {estimate}")
         return _made(folder, make_audit(auditing, reading, folder, command=command, redo=redo))
 
@@ -611,9 +621,12 @@ def kept_clean(out: Path | None) -> Iterator[None]:
             remove_torn(folder)
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             files = [one for one in out.rglob("*") if not one.is_dir()]
-            if not was_there and all(one.name.startswith((FOUNDED, LOCK_FILE)) for one in files):
+            is_empty = all(one.name.startswith((FOUNDED, LOCK_FILE)) for one in files)
+            if is_empty and isinstance(error, KeyboardInterrupt):
+                say(f"{out}: nothing was kept yet.")
+            if is_empty and not was_there:
                 shutil.rmtree(out, ignore_errors=True)
             raise
         finally:  # while it is held: the folder of an audit holds the audit alone
