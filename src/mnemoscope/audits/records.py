@@ -22,7 +22,7 @@ from mnemoscope.parse import read_json
 from mnemoscope.store import Store, made_by, other_state_remedy
 from mnemoscope.version import __version__
 
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 """Of `audit.json` and the tables; raised when a column or key changes its meaning."""
 
 ARTEFACT = "audit"
