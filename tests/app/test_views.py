@@ -408,7 +408,7 @@ def test_no_flag_is_named_to_who_has_none(tmp_path, models):
     (tmp_path / "t.jsonl").write_text('{"a": "b"}\n')
     with pytest.raises(UserError, match="column text=NAME") as refused:
         read_visit(None, tmp_path / "t.jsonl")
-    assert in_browser(refused.value).endswith("without a column 'text'. Call it so; it has a.")
+    assert in_browser(refused.value).endswith("Call it so; it has a. Or paste its lines as text.")
     (tmp_path / "t.txt").write_bytes(b"caf\xe9 \xff" * 50)
     with pytest.raises(UserError, match="its encoding") as refused:
         read_visit(None, tmp_path / "t.txt")
