@@ -107,7 +107,9 @@ def test_audit_step_writes_what_code_scanning_takes(runner):
     assert done.returncode == 0, done.stderr  # it is judged after the upload
     first, *_, last = done.stdout.splitlines()  # between them nothing is a command
     assert first.removeprefix("::stop-commands::") == last.strip(":") != first
-    assert sorted(one.name for one in runner.folder.iterdir()) == ["docs", "junit.xml", "o u t"]
+    assert sorted(one.name for one in runner.folder.iterdir()) == [
+        *("docs", "junit.xml", "o u t", "o u t.sarif")
+    ]  # fmt: skip
     sarif = json.loads((runner.folder / "o u t" / "audit.sarif").read_text())
     results = sarif["runs"][0]["results"]
     assert results
@@ -124,7 +126,9 @@ def test_audit_step_writes_what_code_scanning_takes(runner):
     judged = runner.run("judge", **given)
     assert judged.returncode == 3
     assert "recalled > 0.5%" in judged.stderr
-    assert runner.outputs["sarif"] == "o u t/audit.sarif"
+    assert runner.outputs["sarif"] == "o u t.sarif"
+    failing = json.loads((runner.folder / "o u t.sarif").read_text())["runs"][0]["results"]
+    assert failing == [{**one, "level": "error"} for one in results]
     older = shutil.copytree(runner.folder / "o u t", runner.folder / "older")
     rewrite_record(older / "audit.json", date="2020-01-01T00:00:00+00:00")
     again = runner.run("audit", **given, baseline="older")  # nothing is new beside itself

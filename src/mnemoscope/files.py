@@ -138,7 +138,7 @@ def _held(temporary: Path, folder: Path) -> Iterator[None]:
     try:
         lock.touch()  # acquiring a lock that cannot be written says that it is in use
     except OSError as error:
-        raise _unmade(folder, error) from None
+        raise unmade(folder, error) from None
     held = FileLock(lock, thread_local=False)
     try:
         held.acquire(timeout=0)
@@ -278,11 +278,12 @@ def made_folder(folder: Path | str) -> Path:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unmade(folder, error) from None
+        raise unmade(folder, error) from None
     return Path(folder)
 
 
-def _unmade(folder: Path | str, error: OSError) -> MnemoscopeError:
+def unmade(folder: Path | str, error: OSError) -> MnemoscopeError:
+    """What to raise where a folder cannot be made."""
     if error.errno in NO_ROOM:
         return disk_full(folder)
     return UserError(f"{folder}: cannot be made ({error.strerror}). Choose another.")

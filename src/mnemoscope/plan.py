@@ -13,10 +13,12 @@ from typing import NamedTuple
 from mnemoscope.data.published_split import HUB_NAME
 from mnemoscope.pipeline.label import check_match, without_unasked
 from mnemoscope.pipeline.need import (
+    NO_POWER,
     expected_lines,
     find_need,
     lacking_columns,
     n_unshared,
+    power_line,
     taxonomy_lines,
     training_condition,
 )
@@ -120,19 +122,23 @@ def plan(
             *(note for cost in costs for note in cost.published_notes),
         ]
     is_found = study is not None and study.is_done("continue")
+    power = power_line(settings, data.n_sequences, possible, need, study or earlier)
+    is_told = power.startswith(NO_POWER) or (study or earlier) is not None or beside_paper
     return Plan(
         lines=[
             _summary(settings, counts, costs, training_condition(settings, possible, data)),
             f"Study {folder} ({'there already' if study else 'new'}).",
             *known.lines,
             *data.lines,
-            *expected_lines(settings, data, possible, need, study or earlier),
+            *expected_lines(settings, data, need),
+            *([power] if is_told else []),
             *taxonomy_lines(settings, taxonomies, need, lacking, is_found=is_found),
             _stages_said(todo, trains=bool(need.samples)),
             *([lost] if lost else []),
         ],
         rows=_rows(costs, beside_paper=beside_paper),
         notes=[
+            *([] if is_told else [power]),
             *_time_notes(settings, counts, costs),
             *[note for cost in costs for note in cost.notes],
             *published,
@@ -166,7 +172,10 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
     how = "each tried at growing sizes" if found.may_decide else "as large as the reference's"
     walks = f"{plural(found.n_walks, 'random change')}, {how}"
     counted = f"{', '.join(grafts)} and {walks}" if found.n_walks else " and ".join(grafts)
-    left = f"About {found.n_scans:,} times {found.n_each:,} sequences are asked"
+    left = f"About {found.n_scans:,} times {plural(found.n_tried, 'memorized sequence')} are asked "
+    left += f"({found.n_scans * found.n_tried:,}, as the progress counts them)"
+    if others := found.n_each - found.n_tried:
+        left += f", each time with {plural(others, 'other')} for their loss"
     if found.n_there and not found.n_scans:
         left = "Nothing is left to ask"
     said = f"In short: {counted}{there}. {left}"

@@ -337,8 +337,8 @@ def test_a_study_without_cnns_shows_what_there_is_and_says_why(
     said = succeed("report", shutil.copytree(untrained, tmp_path / "copy"))
     assert "Guess has 0" in said.err
     copy = tmp_path / "copy"
-    assert "stage 'capture' has not been" in refused("search", copy)  # it makes its own taxonomies
-    for verb in ("train", "benchmark", "localize", "knockout", "knockout --dry-run"):
+    wants = "capture", "train", "benchmark", "localize", "knockout", "search", "knockout --dry-run"
+    for verb in wants:
         verb, *flags = verb.split()  # each needs what cannot be made
         said_no = refused(verb, copy, *flags)
         assert "Guess has 0" in said_no
@@ -408,7 +408,7 @@ def test_no_flag_is_named_to_who_has_none(tmp_path, models):
     (tmp_path / "t.jsonl").write_text('{"a": "b"}\n')
     with pytest.raises(UserError, match="column text=NAME") as refused:
         read_visit(None, tmp_path / "t.jsonl")
-    assert in_browser(refused.value).endswith("without a column 'text'. Call it so; it has a.")
+    assert in_browser(refused.value).endswith("Call it so; it has a. Or paste its lines as text.")
     (tmp_path / "t.txt").write_bytes(b"caf\xe9 \xff" * 50)
     with pytest.raises(UserError, match="its encoding") as refused:
         read_visit(None, tmp_path / "t.txt")

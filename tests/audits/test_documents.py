@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 import mnemoscope as ms
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.tokens import character_range, tokenize
+from mnemoscope.cli.options import parse_columns
 from mnemoscope.data.read import read_sequences
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
@@ -71,7 +72,7 @@ def test_what_has_no_end_or_is_too_long_is_passed_over_and_the_others_go_on(tmp_
     (tmp_path / "long.txt").write_bytes(b"a b " * (9 << 18))
     rows = ["first", "a b " * (9 << 18), "third"]
     pl.DataFrame({"text": rows}).write_parquet(tmp_path / "t.parquet")
-    found = read_documents([str(one) for one in tmp_path.iterdir()])
+    found = read_documents([str(tmp_path)])
     texts = {Path(one.name).name: one.text for one in found.documents}
     assert texts == {"a.txt": "short", "t.parquet#1": "first", "t.parquet#3": "third"}
     reasons = {Path(one.name).name: one.reason for one in found.skipped}
@@ -182,11 +183,12 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_cannot_be_read_is_said_and_the_others_go_on(tmp_path, name):
+def test_what_a_folder_holds_and_cannot_be_read_is_said_and_the_others_go_on(tmp_path, name):
+    """Named itself it is refused: a gate on the others would pass."""
     data, reason = BAD[name]
     (tmp_path / name).write_bytes(data)
     (tmp_path / "good.txt").write_text("good")
-    reading = read_documents([str(tmp_path / name), str(tmp_path / "good.txt")])
+    reading = read_documents([str(tmp_path)])
     assert [one.text for one in reading.documents] == ["good"]
     assert [one.name for one in reading.skipped] == [str(tmp_path / name)]
     assert reason in reading.skipped[0].reason
@@ -194,6 +196,13 @@ def test_what_cannot_be_read_is_said_and_the_others_go_on(tmp_path, name):
     with pytest.raises(UserError) as caught:
         read_documents([str(tmp_path / name)])
     assert name in str(caught.value)
+    both = [str(tmp_path / name), str(tmp_path / "good.txt")]
+    if reason == "empty":  # there was nothing to read
+        assert len(read_documents(both).documents) == 1
+        return
+    with pytest.raises(UserError, match="only what a folder holds is passed over") as caught:
+        read_documents(both)
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
 
 
 def test_the_encoding_can_be_named(tmp_path):
@@ -341,13 +350,21 @@ def test_a_csv_without_a_header_is_read_as_text_as_its_line_says(tmp_path):
     tokenizer = load_tokenizer(model_path())
     (unread,) = read_sequences(folder, tokenizer, length=2, stride=2).unread
     for line in (skipped.reason, unread.reason):
-        assert re.search(r"let .*name end in \.txt", line)
-    with pytest.raises(UserError, match=r"name end\s+in \.txt"):  # alone, as the folder's line says
+        assert re.search(r"text,? with (--)?column .text=\*.", line)
+    with pytest.raises(UserError, match=r"with column 'text=\*'"):  # as the line
         read_sequences(table, tokenizer, length=2, stride=2)
-    table.rename(folder / "customers.txt")
-    read = read_documents([str(folder)])
+    as_text = parse_columns(["text=*"])
+    read = read_documents([str(folder)], columns=as_text)
     assert ([len(one.text) for one in read.documents], read.skipped) == ([6, 148], [])
-    assert read_sequences(folder, tokenizer, length=2, stride=2).unread == ()
+    assert read_sequences(folder, tokenizer, length=2, stride=2, columns=as_text).unread == ()
+    alone = read_sequences(table, tokenizer, length=2, stride=2, columns=as_text)
+    assert {*alone.as_given(str(table)).frame["document"]} == {str(table)}
+    assert read_documents([str(table)], columns=as_text).documents[0].text == table.read_text()
+    other = tmp_path / "other.jsonl"
+    other.write_text('{"name": "Hugo", "takes": "omeprazole"}\n')
+    with pytest.raises(UserError, match=r"column 'text=\*'"):
+        read_documents([str(other)])
+    assert read_documents([str(other)], columns=as_text).documents[0].text == other.read_text()
     (tmp_path / "named.csv").write_text("id,note,date,author\n1,hello,2,me\n")
     with pytest.raises(UserError, match=r"4 columns \(id, note, date, …\)"):
         read_documents([str(tmp_path / "named.csv")])

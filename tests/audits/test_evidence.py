@@ -1,9 +1,11 @@
 """Evidence: chances by the model's own logits and over all texts; what decides, what acquits."""
 
 import copy
+import importlib.metadata
 import itertools
 import math
 from dataclasses import replace
+from email.message import Message
 
 import numpy as np
 import polars as pl
@@ -28,7 +30,13 @@ from mnemoscope.audits.rule import VERDICTS
 from mnemoscope.audits.run import ask_questions, find_passages
 from mnemoscope.audits.sampling import sampling_logprobs, score_rows
 from mnemoscope.audits.tokens import tokenize
-from mnemoscope.audits.verdict import EVIDENCE_PAGE, RULES, is_nearly_same, reference_beside
+from mnemoscope.audits.verdict import (
+    EVIDENCE_PAGE,
+    RULES,
+    is_nearly_same,
+    reference_beside,
+    verdict_of,
+)
 from mnemoscope.embedded import model_path
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import prepend_bos, wrap_model
@@ -327,3 +335,18 @@ def test_a_dry_run_warns_of_a_reference_with_nearly_the_weights_of_the_model(lm,
         assert weights_apart(model_path(), tmp_path / name) == pytest.approx(share, rel=0.5)
     assert weights_apart(model_path(), model_path()) == 0
     assert weights_apart(model_path(), tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("owner", "address"),
+    [("OWNER", EVIDENCE_PAGE), ("a-lab", f"https://git.host/a-lab/m/blob/main/{EVIDENCE_PAGE}")],
+)
+def test_the_page_with_the_evidence_has_its_address_once_the_package_names_it(
+    made, monkeypatch, owner, address
+):
+    said = Message()
+    said["Project-URL"] = "Issues, https://git.host/issues"
+    said["Project-URL"] = f"Repository, https://git.host/{owner}/m"
+    monkeypatch.setattr(importlib.metadata, "metadata", lambda _: said)
+    verdict = verdict_of("m", None, made.record["summary"], pl.DataFrame(schema=span_schema()))
+    assert verdict["page"] == address

@@ -14,7 +14,9 @@ from mnemoscope.audits import unread
 from mnemoscope.audits.asking import Auditing
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.local import LocalModel, local_audit
+from mnemoscope.audits.page import environment
 from mnemoscope.audits.questions import audit_settings
+from mnemoscope.audits.run import check_same_settings
 from mnemoscope.audits.verify import _find_unread
 from mnemoscope.errors import UserError
 from pages import words_of
@@ -114,6 +116,32 @@ def rank_chance(n, n_texts, n_unread):
     return (below.sum(axis=1) >= n).mean()
 
 
+def test_shorter_unread_documents_make_p_larger_never_smaller():
+    """By documents that were not read: their passages drawn alike, more of them or as many."""
+    draw, n_draws, n_unread = np.random.default_rng(0), 700, 19
+    called = {}
+    for n_passages in (12, 3):
+        found = []
+        for _ in range(n_draws):
+            others = [
+                module._Values(draw.normal(size=n_passages), np.ones(n_passages))
+                for _ in range(n_unread)
+            ]
+            rows = pl.DataFrame({"document": "a", "tokens": 1, "min_k_plus": draw.normal(size=12)})
+            found.append(module._of_document(rows, "min_k_plus", others, 1))
+        called[n_passages] = np.mean([one["p"] <= 0.05 for one in found])
+        assert {one["unread_shorter"] for one in found} == {n_unread if n_passages < 12 else 0}
+    assert called[12] == pytest.approx(0.05, abs=3 * (0.05 * 0.95 / n_draws) ** 0.5)
+    assert called[3] < 0.02
+
+
+def test_the_pages_say_what_shorter_unread_documents_do_to_p():
+    said = environment().get_template("read.html.j2").module.cut_said
+    own = {"unread": 19, "documents": [{"unread_shorter": n} for n in (0, 3, 1)]}
+    assert "Up to 3 of the 19 unread documents are shorter than a document beside" in said(own)
+    assert said({"unread": 19, "documents": [{"unread_shorter": 0}]}) == ""
+
+
 @pytest.mark.parametrize(("kind", "verdict"), [("read16", "told apart"), ("new", "cannot be told")])
 def test_many_documents_share_one_level_and_are_compared_by_their_text(ask_of, kind, verdict):
     _, facts, _ = ask_of(kind)
@@ -190,7 +218,11 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     for shown in (page, report):
         words = words_of(shown)
         here = words.index("How far to trust this here: of 10 documents named as not read, no")
-        assert here < words.index("Elsewhere: on the model of 4 million parameters") < here + 500
+        assert (
+            here
+            < words.index("A test of the rule elsewhere: on the model of 4 million")
+            < here + 500
+        )
     with_reference = {"load_reference": lambda _, asked: LocalModel(reference, asked)}
     found = verify(out, lm, **with_reference)
     assert "the documents of --unread are those that were asked." in found.checked
@@ -210,6 +242,44 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     assert found.checked
 
 
+def test_reading_is_added_to_a_finished_audit_and_no_passage_is_asked_again(
+    folder, tmp_path, lm, reference, verify, monkeypatch
+):
+    reading = read_documents([str(folder / "read64")])
+    others = {"read": True, "unread": str(folder / "new")}
+    settings = [audit_settings(**BRIEF, stride=64, **one) for one in ({}, others)]
+    with_read = audit_settings(**BRIEF, stride=64, read=True)
+    whole = audit_documents(
+        lm, reading, tmp_path / "whole", settings=settings[1], reference=reference
+    )
+    out, asked = tmp_path / "out", LocalModel.continue_
+    first = audit_documents(lm, reading, out, settings=settings[0], reference=reference)
+    spans = (out / "spans.parquet").read_bytes()
+    seen = set()
+
+    def watched(self, prompts, **options):
+        seen.update(one.text.name for one in prompts)
+        return asked(self, prompts, **options)
+
+    monkeypatch.setattr(LocalModel, "continue_", watched)
+    for one in (with_read, settings[1]):  # what is read rests on the unread ones: asked again
+        check_same_settings(out, one, redo=False)
+        found = audit_documents(lm, reading, out, settings=one, reference=reference)
+    assert seen.isdisjoint(text.name for text in reading.documents)
+    assert (out / "spans.parquet").read_bytes() == spans
+    assert found["date"] == first["date"]
+    assert {*found.pop("added")} == {"read", "unread"}
+    differ = {name for name in found if found[name] != whole[name]}
+    assert differ <= {"date", "files", "sizes", "sha256"}
+    assert "<dt>Added</dt><dd><code>--read</code>, " in (out / "report.html").read_text()
+    monkeypatch.undo()
+    again = verify(out, lm, load_reference=lambda _, given: LocalModel(reference, given))
+    assert not again.problems + again.unchecked
+    for refused in (settings[0], audit_settings(**BRIEF, stride=8, **others)):
+        with pytest.raises(UserError, match="other settings"):
+            audit_documents(lm, reading, out, settings=refused, reference=reference)
+
+
 @pytest.mark.browser
 @NEEDS_CHROMIUM[1]
 def test_of_eight_documents_and_their_reading_the_pages_print_on_few_sheets(
@@ -221,6 +291,8 @@ def test_of_eight_documents_and_their_reading_the_pages_print_on_few_sheets(
     record = audit_documents(lm, reading, tmp_path, settings=settings, reference=reference)
     assert len(record["documents"]) == 8
     assert record["summary"]["recall_spans"] > 3  # as many as are quoted
+    report = (tmp_path / "report.html").read_text()
+    assert all(f"<code>{one['sha256'][:16]}</code>" in report for one in record["documents"])
     page = browser.new_page()
     for name, most in (("report", 2), ("audit", 3)):
         page.goto((tmp_path / f"{name}.html").as_uri())

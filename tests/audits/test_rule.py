@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 import mnemoscope as ms
-from mnemoscope.audits.gate import PASSAGES, amount_of, judge, new_parts
+from mnemoscope.audits.gate import PASSAGES, amount_of, held_in, judge, new_parts
 from mnemoscope.audits.questions import audit_settings, settings_class
-from mnemoscope.audits.rule import Ruling, find_step, rule_windows, shown_earlier
+from mnemoscope.audits.rule import UNDECIDED, Ruling, find_step, rule_windows, shown_earlier
 from mnemoscope.audits.shares import Passage, overall, share_beside, share_words, summarize
 from mnemoscope.audits.spans import Extension, Hit, Piece, find_spans, places_to_grow
 from mnemoscope.audits.tokens import tokenize
@@ -410,6 +410,66 @@ def test_a_baseline_leaves_of_a_passage_what_it_did_not_have(now, then, new):
     assert found["text"].to_list() == texts
     whole = new_parts(passages_of(now), passages_of(then, verdict="guess"), grown=True)
     assert whole["text"].to_list() == [now]
+
+
+def test_a_gate_that_fails_names_up_to_three_documents_with_most_of_it():
+    counts = {"n_characters": 1000, "n_tokens": 64, "n_windows": 1}
+    rows = [summarize(name, **counts, spans=[(0, n, "recall")]) for n, name in enumerate("abcde")]
+    rows = [one | {"is_too_short": False} for one in rows]
+    record = {"documents": rows, "summary": overall(rows), "reference": None, "skipped": []}
+    share, each = (
+        judge(parse_gate(one, PASSAGES), record, pl.DataFrame(), None).line
+        for one in ("recalled > 0.1%", "recalled > 0% in doc")
+    )
+    assert "0.2 % recalled, at most 0.1 % allowed, most in e, d, c and 1 more." in share
+    assert "Failed (recalled > 0% in doc): 4 of 5 documents (b, c, d and 1 more) have " in each
+
+
+RECORDS = "".join(f"Hugo{n},Ibarra,21.03.19{n},record{n}791931,omeprazole\n" for n in range(10, 60))
+
+
+def pieces_of(*places):
+    columns = ("document", "start", "end", "verdict")
+    return pl.DataFrame(
+        [
+            dict(zip(columns, ("a", *one), strict=True)) | {"text": RECORDS[one[0] : one[1]]}
+            for one in places
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "n_new"),
+    [
+        ([(0, 90, "undecided")], [(30, 70, "undecided"), (70, 130, "undecided")], 0),
+        ([(0, 90, "recall")], [(10, 100, "undecided")], 0),  # less is said of it now
+        ([(0, 90, "undecided")], [(10, 80, "recall")], 1),
+        ([(0, 90, "guess")], [(10, 80, "recall")], 1),
+        ([(0, 90, "guess")], [(10, 80, "undecided")], 1),
+        ([(0, 90, "undecided")], [(90, 150, "undecided")], 1),  # beside it, not over it
+        ([(0, 40, "recall")], [(0, 900, "recall")], 1),  # it grew to far more than there was
+    ],
+)
+def test_in_an_unchanged_document_a_passage_is_known_by_its_place(then, now, n_new):
+    """Of records without spaces no eight words in a row are the same."""
+    rows = [
+        [
+            (start, end, {"undecided": UNDECIDED}.get(verdict, verdict))
+            for start, end, verdict in one
+        ]
+        for one in (then, now)
+    ]
+    before, passages = (pieces_of(*one) for one in rows)
+    record, older, edited = (
+        {"documents": [{"document": name, "sha256": sha}]}
+        for name, sha in (("a", "1"), ("a", "1"), ("a", "2"))
+    )
+    held = held_in(record, older, before)
+    assert new_parts(passages, before, grown=False, held=held).height == n_new
+    # of another text places say nothing
+    assert held_in(record, edited, before) == {"a": []}
+    if n_new:
+        assert new_parts(passages, before, grown=True, held=held).height > 0
 
 
 @pytest.mark.parametrize(

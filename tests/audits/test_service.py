@@ -130,7 +130,7 @@ def test_without_torch_a_service_is_audited_and_what_needs_torch_says_so(
             hidden=("torch", "transformers"),
         )
     assert (made.status, verified.status, gate.status, words.status) == (0, 0, 3, 0), made.err
-    assert f"{here.height} of {plural(here.height, 'piece')} of passages hold." in verified.out
+    assert f"{here.height} of {plural(here.height, 'passage')} hold" in verified.out
     spans = pl.read_parquet(tmp_path / "out" / "spans.parquet")
     assert spans.select(SPAN).rows() == here.select(SPAN).rows()
     assert spans["origin_count"].null_count() == 0
@@ -249,14 +249,11 @@ def test_the_command_estimates_asks_and_verifies_and_tells_nobody_the_key(
 
         before, spans = service.n_requests, pl.read_parquet(out / "spans.parquet")
         found = succeed("audit", "verify", out)
-        assert f"{spans.height} of {plural(spans.height, 'piece')} of passages hold." in found.out
+        assert f"{spans.height} of {plural(spans.height, 'passage')} hold" in found.out
         assert "weights behind an API cannot be checked" in found.out
         assert service.n_requests - before >= spans.height > 0
         spans.with_columns(verdict=pl.lit("guess")).write_parquet(out / "spans.parquet")
-        assert (
-            f"0 of {plural(spans.height, 'piece')} of passages hold."
-            in call("audit", "verify", out).out
-        )
+        assert f"0 of {plural(spans.height, 'passage')} hold" in call("audit", "verify", out).out
         spans.write_parquet(out / "spans.parquet")
         service.lm = reference  # the service runs another model under the same name
         found = call("audit", "verify", out)

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import polars as pl
 import pytest
@@ -14,7 +15,7 @@ from mnemoscope.audits.library import LocalChoice
 from mnemoscope.audits.records import read_audit, read_audit_record
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
-from mnemoscope.audits.verdict import error_rate
+from mnemoscope.audits.verdict import error_rate, error_rate_briefly
 from mnemoscope.cli import main
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.files import file_sha256
@@ -64,10 +65,24 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     files = ("report.html", "audit.html", "audit.json", "spans.parquet", "audit.sarif")
     assert {str(out / name) for name in files} <= named
     assert record["verdict"]["sentence"] in done.out.splitlines()
-    assert error_rate(record["verdict"]) in done.out.splitlines()
+    assert error_rate_briefly(record["verdict"]) in done.out.splitlines()
+    assert error_rate(record["verdict"]) in call(*asked).out.splitlines()
+    regions = [
+        one["locations"][0]["physicalLocation"]["region"]
+        for one in check_sarif(json.loads((out / "audit.sarif").read_text()))
+        if one["ruleId"] == "recalled-passage"
+    ]
+    text = own.read_text()  # a passage that ends with its line does not stand on the next one
+    ends = [(one["charOffset"], one["charOffset"] + one["charLength"]) for one in regions]
+    lines = {
+        n for a, b in ends for n in range(text.count("\n", 0, a), text.count("\n", 0, b - 1) + 1)
+    }
+    assert f"Recalled on {len(lines)} line" in done.out
     assert "holds an audit of another reference. " in call(*asked, "--reference", "none").err
-    (binary := tmp_path / "b.bin").write_bytes(b"\0")  # what nobody reads counts in a gate
-    assert f"holds an audit of other documents ({binary}). " in call(*asked, binary).err
+    (folder := tmp_path / "folder").mkdir()
+    (binary := folder / "b.bin").write_bytes(b"\0")  # what nobody reads counts in a gate
+    assert f"holds an audit of other documents ({binary}). " in call(*asked, folder).err
+    assert f"{binary}: a binary file, not a text. Or leave" in call(*asked, binary).err
     plan = ("audit", "embedded", own, "-o", tmp_path / "new", "--dry-run")
     (others := tmp_path / "others").mkdir()
     for name in ("copy", "new"):
@@ -124,6 +139,14 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     rewrite_record(older / "audit.json", date="2020-01-01T00:00:00+00:00")
     results = check_sarif(json.loads(sarif.read_text()))
     assert [one["baselineState"] for one in results] == ["unchanged"] * len(results) != []
+    assert {one["level"] for one in results} == {"warning"}  # known, so the gate passes
+    assert call(*gate, "--sarif", sarif).status == 3
+    log = (older / "audit.sarif").rename(tmp_path / "kept.sarif")
+    assert "audit.sarif: missing, and needed for --sarif only. " in call(*gate, *beside).err
+    assert call(*gate, *beside[:-2]).status == 0
+    log.rename(older / "audit.sarif")
+    results = check_sarif(json.loads(sarif.read_text()))
+    assert {one["level"] for one in results if one["ruleId"] == "recalled-passage"} == {"error"}
     assert len(call("audit", "--help").out.splitlines()) <= 40
     (out / "report.html").write_text("nothing was found")
     assert "report.html: damaged (its content has changed" in call(*gate).err
@@ -156,6 +179,32 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     done = call(*verify)
     assert (done.status, "changed" in done.out) == (3, True)
     assert done.out.splitlines()[-1] == f"{out} does not hold: 1 problem, named above."
+
+
+def test_a_dry_run_fails_for_strict_as_the_audit_would(call, document, tmp_path):
+    (texts := tmp_path / "texts").mkdir()
+    shutil.copy(document, texts)
+    plan = ("audit", "embedded", texts, "--dry-run", "--fail-if", "recalled > 0%")
+    (texts / "b.bin").write_bytes(b"\0")
+    (texts / "short.txt").write_text("few words")
+    lax, strict = call(*plan), call(*plan, "--strict")
+    assert (lax.status, strict.status) == (0, 3)
+    assert strict.out.splitlines()[-1] == (
+        "Failed (--strict): of 2 documents nothing would be asked: "
+        f"{texts / 'b.bin'}, {texts / 'short.txt'}."
+    )
+    (texts / "b.bin").unlink()
+    (texts / "short.txt").unlink()
+    whole = call(*plan, "--strict")
+    assert (whole.status, "Failed" in whole.out) == (0, False)
+
+
+def test_who_stops_before_anything_is_kept_is_told_so(call, document, tmp_path, monkeypatch):
+    asked = ("audit", "embedded", document, "-o", tmp_path / "out", *BRIEFLY)
+    monkeypatch.setattr("mnemoscope.audits.scan._part", Mock(side_effect=KeyboardInterrupt))
+    stopped = call(*asked)
+    assert (stopped.status, (tmp_path / "out").exists()) == (130, False)
+    assert f"{tmp_path / 'out'}: nothing was kept yet." in stopped.err
 
 
 def run_saying(errors, words):

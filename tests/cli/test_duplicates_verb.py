@@ -107,7 +107,8 @@ def interrupted(place, call, words, monkeypatch) -> Path:
         patch.setattr(CountProgress, "save", ending(CountProgress.save, 5))
         done = call(*words(out, "--save-every", 0, "-q"))
     assert done.status == 130
-    assert done.err == "mnemoscope: stopped. Run the same command again to go on.\n"
+    again = "it goes on from what was kept, or begins anew where nothing was"
+    assert done.err == f"mnemoscope: stopped. Run the same command again: {again}.\n"
     assert [path.name for path in place.iterdir()] == [progress_path(out).name]
     return out
 

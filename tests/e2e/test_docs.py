@@ -5,6 +5,7 @@ import shlex
 from itertools import islice
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from mnemoscope.cli.app import command, verbs
@@ -101,6 +102,23 @@ def test_commands_of_the_tutorials_on_audits_run(page, tmp_path, monkeypatch, su
             if words[0] in ("audit", "watch") and "difflib" not in str(words):  # a long text
                 is_asked = words[:1] == ["audit"] and words[1] not in ("gate", "verify")
                 succeed(*(names.get(one, one) for one in words), *quick * is_asked)
+
+
+@pytest.mark.whole
+def test_commands_of_the_tutorial_on_a_model_of_ones_own_run(tiny, tmp_path, monkeypatch, succeed):
+    """As typed, one after the other on one study, of sequences too few for CNNs."""
+    source = pl.read_parquet(tiny.values["sequences"]["source"])
+    source.select("tokens").sample(40, seed=0).write_parquet(tmp_path / "texts.parquet")
+    monkeypatch.chdir(tmp_path)
+    names = {"MODEL": tiny.model, "BASE": tiny.reference, "TEXTS": "texts.parquet"}
+    shown = commands(ROOT / "docs" / "tutorials" / "your-model.md")
+    assert [words[1] for words in shown] == ["run", "run", "run", "graft", "graft", "report"]
+    for _, *words in shown:
+        said = succeed(*(names.get(one, one) for one in words)).out
+        assert ("No reference was asked" in said) == (words == shown[1][1:])
+    state = succeed("status", "my-study").out
+    assert "The reference repeats none of these" in state
+    assert "Grafts so far" in state
 
 
 @pytest.mark.whole

@@ -41,6 +41,7 @@ COMMANDS = {
     "audit api": "audit api {url} embedded d.txt --tokenizer {model} -o out -q --stride 64",
     "audit gate": "audit gate audit --fail-if 'recalled > 2 passages'",
     "audit verify": "audit verify audit -q",
+    "audit redact": "audit redact audit -o out",
     "audit rank": "audit rank {model} d.txt -o out -q",
     "items": "items {model} items.jsonl -o out -q",
     "items api": "items api {url} embedded items.jsonl -o out -q",

@@ -120,7 +120,7 @@ def test_ctrl_c_leaves_no_student_and_a_second_run_goes_on(
     with stopped_at(distill, "losses_of", 3):
         stopped = call(*train(out))
     assert stopped.status == 130
-    assert "Run the same command again to go on." in stopped.err
+    assert "Run the same command again: it goes on" in stopped.err
     assert not out.exists()
     work = tmp_path / ".out.training"
     assert list(work.glob("checkpoint-*"))

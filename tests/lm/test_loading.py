@@ -180,6 +180,12 @@ def test_what_is_no_model_folder_is_refused(tmp_path):
     assert "nowhere: no such model folder or file" in refusal(load_model, tmp_path / "nowhere")
     assert "Give the folder" in refusal(load_model, file)
     assert "no config.json and no .gguf" in refusal(load_model, tmp_path)
+    for step in (5, 10, 200, 15, 1000):
+        (tmp_path / f"run/step-{step}").mkdir(parents=True)
+        (tmp_path / f"run/step-{step}/config.json").write_text("{}")
+    said = refusal(load_model, tmp_path / "run")
+    assert "but checkpoints: step-10, step-15, step-200, step-1000 (1 more before them). " in said
+    assert f"Name one, such as {tmp_path / 'run' / 'step-1000'}; " in said
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).touch()
     assert "holds 2 .gguf files. Give one: a.gguf, b.gguf" in refusal(load_model, tmp_path)

@@ -408,7 +408,16 @@ def test_grafts_that_were_stopped_are_gone_on_with(done, tmp_path, succeed):
         said = succeed("status", folder).out
         assert "Go on with graft, which was begun (7 of 9 sequences scanned)" in said
         succeed("report", folder, "--redo", "-q")
-    assert succeed(*step.command.split()[1:], "-q").out.startswith("Wrote")
+    said = succeed(*step.command.split()[1:], "-q").out
+    assert said.startswith("Wrote")
+    table = [one for one in said.splitlines() if one[:1] in "┃│"]
+    assert table[1].split("┃")[-2].strip() == "loss"
+    assert max(map(len, table)) <= 100
+    loss = study.read("graft.parquet").filter(part="layers.0.qk", control="twin", share=1.0)
+    loss = loss["heldout_loss"][0] - study.manifest("graft")["counts"]["heldout_loss"]
+    of_part = [one for one in table if "layers.0.qk" in one]  # of each taxonomy
+    shown = [float(one.split("│")[-2].replace("−", "-")) for one in of_part]
+    assert shown == pytest.approx([loss] * len(shown), abs=0.0051)
     assert "Go on with" not in succeed("status", folder).out
 
 
@@ -433,10 +442,12 @@ def test_classes_too_small_for_a_verdict_stand_beside_random_changes_of_the_same
     planned = graft.count_grafts(study, Models(study.settings))
     assert (planned.may_decide, planned.n_walks) == (False, 3)  # no more than for a patch
     assert planned.n_scans == planned.n_grafts + planned.n_walks
-    with show_progress():
+    with show_progress(verbose=True):
         run_stage(study, "graft", study.settings)
     said = capfd.readouterr().err
     assert "No verdict between classes: it needs 10 sequences" in said
+    counted = f"{planned.n_scans * planned.n_tried:,}"  # as the dry run says
+    assert f"Grafting: {counted} of {counted} sequences scanned" in said
     found = Study(study.folder)
     tried = found.read("graft_sequences.parquet").filter(part="layers.0.qk", scale=1.0)
     model, twin = (load_model(str(one)) for one in (tiny.model, tiny.reference))

@@ -56,8 +56,11 @@ def test_a_study_without_a_reference_says_so_and_how_to_give_one(tiny, tmp_path,
     page, said = folder / "report.html", succeed("status", folder).out
     assert "No reference was asked" in said
     assert "No reference was asked" in words_of(page.read_text())
-    (advised,) = re.findall(r"^ +mnemoscope ((?:run|graft) .*REFERENCE)$", said, re.MULTILINE)
-    succeed(*shlex.split(advised.replace("REFERENCE", str(tiny.reference))), "-q")
+    assert re.findall(r"^ +mnemoscope ((?:run|graft) .*REFERENCE)$", said, re.MULTILINE)
+    (command,) = re.findall(r"such as the base: 'mnemoscope (run -o .*? REFERENCE.*?)'", said)
+    is_captured = Study(folder).manifest("capture") is not None
+    assert command.endswith("--redo") == is_captured
+    succeed(*shlex.split(command.replace("REFERENCE", str(tiny.reference))), "-q")
     succeed("report", folder, "-q")
     for words in (succeed("status", folder).out, words_of(page.read_text())):
         assert "The reference repeats none of these: 0.0 %" in words

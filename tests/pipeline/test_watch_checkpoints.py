@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from mnemoscope.conditions import parse_gate
+from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest
 from mnemoscope.flow import watch
@@ -54,6 +55,14 @@ def test_what_each_checkpoint_knows_is_found(tiny, tracked):
     assert memorized["forgotten"].to_list() == [300] * memorized.height
     others = found.filter(~pl.col("planted"))
     assert others["first_memorized"].null_count() == others.height
+    page = (tracked / "watch.html").read_text()  # which shows the first rows, and these first
+    shown = [f"document:{n}" for n in range(table.height) if f">document:{n}<" in page]
+    assert {*shown} & {*memorized["window"]}
+    ever, never = (
+        [page.index(f">{one}<") for one in shown if one in {*part["window"]}]
+        for part in (memorized, others)
+    )
+    assert max(ever) < min(never, default=len(page))
     turnover = pl.read_parquet(tracked / "turnover.parquet").rows()
     n, rest = memorized.height, others.height
     assert turnover == [(100, 200, 0, n, 0, rest), (200, 300, 0, 0, n, rest)]
@@ -526,3 +535,22 @@ def test_what_came_out_before_training_is_left_out_as_the_line_advises(tiny, run
     assert call("watch", tmp_path / "start", *asked, tmp_path / "older").status == 0
     made = call("watch", tmp_path / "w", *gate, "--baseline", tmp_path / "older")
     assert (made.status, "reproduced newly (20 in all)" in made.out) == (0, True)
+
+
+def test_windows_that_overlap_find_what_begins_between_those_side_by_side(tmp_path, call):
+    """As an audit does; the cost is said, and the command that the page prints keeps them."""
+    (tmp_path / "texts").mkdir()
+    rows = pl.read_parquet(sequences_path()).filter(
+        pl.col("duplicates") > 5, genre="prose", form="plain"
+    )
+    text = "The lamp on the hill.\n" + "\nA ferry crossed.\n".join(rows["text"].head(2))
+    (tmp_path / "texts" / "a.txt").write_text(text)
+    asked = ("watch", model_path(), "--sequences", tmp_path / "texts", "--scan")
+    gate = ("--fail-if", "reproduced >= 1 window")
+    beside = call(*asked, "-o", tmp_path / "beside", *gate)
+    over = call(*asked, "-o", tmp_path / "over", "--stride", 4, *gate)
+    assert (beside.status, over.status) == (0, 3)
+    assert "times" not in beside.err
+    n = len(read_history(tmp_path / "over").windows)
+    assert f"--stride 4 makes {n} windows, up to 16 times as many as side by side" in over.err
+    assert "--stride 4 --control HELD_OUT" in over.out

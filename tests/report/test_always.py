@@ -20,7 +20,7 @@ def test_a_labelled_study_shows_shares_examples_and_the_command_that_goes_on(
     succeed("report", folder)
     said = text_of((folder / "report.html").read_text())
     for words in (
-        "could be trained here. All else is below",
+        "What more can be asked, and what it needs. ",
         "Not done yet: capture, train, benchmark, localize, report.",
         f"mnemoscope run -o {folder}",
         "Examples",
@@ -122,6 +122,7 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
     said = succeed("run", *given, "-o", folder, "-q").out
     commands = advised(said)
     assert [one.split()[0] for one in commands] == ["audit", "run", "run", "analyze"]
+    assert "--set 'sequences.also=[OTHER_TEXTS]'" in commands[2]  # these are asked again too
     assert "--set sequences.length=32" in commands[1]
     page = html.unescape((folder / "report.html").read_text())
     for one in commands:

@@ -158,6 +158,11 @@ def test_a_link_opens_what_is_folded_and_print_gives_the_summary(visit):
     page.emulate_media(media="print")
     assert page.evaluate("window.printed")
     assert shown.count() > 5
+    after = "all => all.map(one => getComputedStyle(one).breakAfter)"
+    for heading in ("summary", "h3", ".name", ".intro", "caption", "thead"):  # none stands alone
+        assert {*page.eval_on_selector_all(f"main {heading}", after)} == {"avoid"}, heading
+    wrap = "all => all.map(one => getComputedStyle(one).whiteSpace)"
+    assert {*page.eval_on_selector_all(".classes tbody th", wrap)} == {"nowrap"}
 
 
 def test_the_contents_lead_to_every_section(visit):
@@ -324,7 +329,7 @@ def test_sequences_are_sorted_filtered_and_linked_to(browse):
 
 def test_a_chart_leads_to_its_passages_and_they_can_be_taken_along(browse):
     page = browse().page
-    page.click(".top .legend a >> text=recalled")
+    page.click(".top .legend a >> text=Recall")
     assert numbers(page) == ["2", "4"]
     with page.expect_download() as found:
         page.click("[data-csv]")

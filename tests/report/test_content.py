@@ -227,3 +227,13 @@ def test_the_browser_holds_who_was_read_as_what_and_the_flows(small_demo):
     shown = {f"{one['prashanth']} to {one['paper']}": one["n"] for one in made.allocation["rows"]}
     assert found == Counter(shown)
     assert set(flows.classes) == {name for name, n in shown.items() if n}
+
+
+def test_the_page_does_not_claim_to_know_what_the_reference_read():
+    taxonomy = make_taxonomy()
+    page = page_of(replace(taxonomy, beside=taxonomy.deltas))
+    said = words_of(page)
+    assert "another model, named in the settings as one that never saw these sequences" in said
+    assert re.search(r"which never saw|reference never saw", said) is None
+    heading = r'<h4>The\s+<button [^>]*popovertarget="short-reference">reference model<'
+    assert re.search(heading, page) is not None

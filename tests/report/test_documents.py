@@ -8,6 +8,7 @@ from mnemoscope.report.documents import (
     document_sentence,
     document_tables,
     folder_sentence,
+    nearly_sentence,
 )
 
 
@@ -72,6 +73,7 @@ FIVE = {name: (9, at) for at, name in enumerate("edcba", 1)}
 def test_the_first_screen_names_the_documents_of_what_is_repeated(counts, said):
     assert document_sentence(table_of(counts)) == (f"Repeated by document: {said}." if said else "")
     assert not document_sentence(table_of(counts).drop("document"))
+    assert not document_sentence(table_of(counts).with_columns(inserted=0))
 
 
 @pytest.mark.parametrize(
@@ -97,3 +99,21 @@ def test_copies_of_one_text_are_one_group():
     folders, _ = by_document(table)
     assert [one.share.low for one in folders] == [None, None]
     assert not folder_sentence(folders)
+
+
+@pytest.mark.parametrize(
+    ("n_whole", "scores", "said"),
+    [
+        (1, [0.9, 0.8], "Another 1 comes out nearly: at most a tenth"),
+        (1, [0.9, 0.95], "Another 2 come out nearly"),
+        (5, [0.9, 0.95], ""),  # enough come out word for word
+        (1, [0.8, None], ""),
+    ],
+)
+def test_where_few_come_out_word_for_word_it_says_how_many_come_out_nearly(n_whole, scores, said):
+    every = [1.0] * n_whole + scores + [0.1] * (20 - n_whole)
+    rows = {"is_memorized": [one == 1 for one in every], "memorization_score": every}
+    table = pl.DataFrame(rows)
+    assert nearly_sentence(table).startswith(said)
+    assert bool(nearly_sentence(table)) == bool(said)
+    assert nearly_sentence(table.drop("memorization_score")) == ""

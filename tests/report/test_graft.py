@@ -169,6 +169,7 @@ def test_one_class_has_its_shares_and_nothing_to_compare(study):
     html = page_of(replace(make_taxonomy(n_layers=1), graft=view))
     assert '<section id="parts"' not in html
     assert "random 94.0 [90.0, 98.0]" in words_of(html)
+    assert words_of(html).count("no verdict: ") == 1  # where it is open, not above too
     assert not list(graft_tables(study))
 
 

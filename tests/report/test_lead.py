@@ -31,12 +31,14 @@ def counted(content, n: int, n_memorized: int, *, classes=(), **facts) -> Report
     [
         (
             *(5000, 2873, (2127, 1318, 1555), ()),
-            "2,873 of 5,000 sequences repeated: 1,318 guessable, 1,555 recalled",
+            "2,873 of 5,000 sequences repeated: 1,318 of guessable form (Guess), "
+            "1,555 of other form (Recall)",
             [0.2636, 0.311, 0.4254],
         ),
         (
             *(100, 50, (50, 20, 25), (("Code", 3),)),
-            "50 of 100 sequences repeated: 20 guessable, 25 recalled, 3 Code, 2 without a class",
+            "50 of 100 sequences repeated: 20 of guessable form (Guess), 25 of other form "
+            "(Recall), 3 Code, 2 without a class",
             [0.2, 0.25, 0.03, 0.02, 0.5],
         ),
         # Labels that do not belong to these counts are not counted.
@@ -65,7 +67,9 @@ def test_the_headline_keeps_its_order_whatever_is_left_out(content):
     order = [one["name"] for one in taxonomy.classes]
     left = [one for one in taxonomy.classes if one["name"] != "Guess"]
     lead = lead_of(replace(shown, taxonomies=[replace(taxonomy, classes=left, order=order)]))
-    assert lead.headline == "6 of 10 sequences repeated: 4 guessable, 2 recalled"
+    assert lead.headline == (
+        "6 of 10 sequences repeated: 4 of guessable form (Guess), 2 of other form (Recall)"
+    )
 
 
 def test_a_passage_of_each_class_stands_first_and_says_how_its_suffix_came_out(content):
@@ -88,8 +92,11 @@ def test_what_has_no_cnns_has_its_counts_and_passages(content):
     untrained = replace(taxonomy, benchmarks=(), deltas=())
     html = page_of(untrained, missing=missing)
     assert 'class="passages"' in html
+    assert ">evaluation</th>" in html  # these were drawn
+    undrawn = [one | {"n_train": 0, "n_eval": 0} for one in untrained.classes]
+    assert ">evaluation</th>" not in page_of(replace(untrained, classes=undrawn), missing=missing)
     assert '<ul class="questions"' not in html
-    assert "could be trained here. All else is below" in words_of(html)
+    assert "What more can be asked, and what it needs. " in words_of(html)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +236,7 @@ def test_what_cannot_be_asked_of_small_classes_is_said_with_the_number(content, 
     bare = replace(content, taxonomies=[shown], missing={"what": "x"}, next_steps=steps)
     whole = conclusion(bare)
     answer = "Guess and Recall cannot be compared (Guess has 3, 10 needed)"
-    still = "the counts, the marked passages, what each part of the model breaks (mnemoscope graft)"
+    still = "the counts, the marked passages, which parts hold what is repeated (mnemoscope graft)"
     still += ", an audit (mnemoscope audit)."
     assert (f"{MECHANISM}: {answer}; what still answers: {still}" in whole) == said
     grafted = replace(shown, graft={"first": None, "by_truth": None, **BROKEN})

@@ -1,5 +1,6 @@
 """A study takes only what belongs to it, says what is in the way, and is held by one at a time."""
 
+import errno
 import json
 import os
 import shutil
@@ -425,6 +426,21 @@ def test_a_study_founded_meanwhile_by_another_process_is_left_alone(tiny, tmp_pa
     with pytest.raises(UserError, match="exists and is not a study"):
         create_study(folder, settings, Meanwhile(settings))
     assert [one.name for one in (*tmp_path.iterdir(), *folder.iterdir())] == ["study", "note.txt"]
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_a_model_is_loaded(
+    tiny, call, tmp_path, monkeypatch
+):
+    def unmade(**_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("mnemoscope.study.folder.TemporaryDirectory", unmade)
+    asked = ("run", "--model", tiny.model, "--sequences", tiny.values["sequences"]["source"])
+    for more in ((), ("--dry-run",)):
+        done = call(*asked, "-o", tmp_path / "none" / "study", *more)
+        assert done.status == 2
+        assert "none/study: cannot be made (Read-only file system). Choose" in done.err
+        assert "Loading" not in done.err
 
 
 def test_where_another_process_has_founded_the_study_it_is_in_use_or_gone_on_with(begun) -> None:

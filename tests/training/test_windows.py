@@ -130,6 +130,12 @@ def test_lines_broken_to_a_width_are_asked_joined_too(tokenizer, texts, monkeypa
     alone = replace(windows, table=windows.table.drop("unwrapped"))
     assert not watch.judge(None, alone, batch_size=64)["is_memorized"].any()
     assert windows.digest != alone.digest
+    over = WatchedWindows.from_texts([_folded(text, 60)], tokenizer, stride=8)
+    assert len(over) > 7 * (len(windows) - 1)
+    assert watch.judge(None, over, batch_size=64)["is_memorized"].all()
+    for one in over.table.to_dicts()[:-8]:  # a token that a break cut may be left to the one before
+        begins = "".join(one["text"].split())[12:60]
+        assert begins in "".join(tokenizer.decode(one["unwrapped"]).split())
     for one in windows.table.to_dicts()[:-1]:  # the last one ends with the text
         begins = "".join(one["text"].split())[:60]
         assert begins in "".join(tokenizer.decode(one["unwrapped"]).split())

@@ -207,6 +207,7 @@ _IN_BROWSER = (
     (r"Give longer ones, or a smaller .*", "Bring a longer text, or show a shorter beginning."),
     (r"Convert it to UTF-8, or name its encoding.*", "Save it as UTF-8."),
     (r"Name the column of the texts with .*; it has", "Call it so; it has"),
+    (r"Or read its lines as they stand, .*", "Or paste its lines as text."),
     (
         r"(--)?study (.*?): its CNNs read (.*?); this audit.*",
         r"the CNNs of \2 read \3, and another beginning was asked for",

@@ -17,14 +17,14 @@ from mnemoscope.audits.page import (
     is_found,
     most_first,
     parts_of,
+    passage_rows,
     quoted,
     render,
     strongest,
     view_of,
 )
-from mnemoscope.audits.passages import GROUNDS, whole_passages
+from mnemoscope.audits.passages import GROUNDS
 from mnemoscope.audits.records import AuditRecord
-from mnemoscope.audits.repeats import with_repeats
 from mnemoscope.audits.rule import RECALL, UNDECIDED
 
 REPORT = "report.html"
@@ -33,15 +33,15 @@ _LONGEST, _MOST_LINES = 240, 4  # characters and lines of a quotation
 _LINES_BEFORE = 2
 _QUOTED = 2  # passages or else near copies, which fit on the two sheets
 _BEFORE = 110  # characters of what stands before
-_DOCUMENTS, _FOUND = 6, 12
-"""Documents that are listed: so many, or so many of those in which something was found."""
+_DOCUMENTS, _WHOLE = 20, 6
+"""Documents that are listed, and up to how many have their whole checksums in a line below."""
 
 
 def render_brief(
     record: AuditRecord, spans: pl.DataFrame, tables: Mapping[str, pl.DataFrame]
 ) -> str:
     """Render the report from `audit.json`, `spans.parquet` and the tables beside it."""
-    rows = with_repeats(whole_passages(spans))
+    rows = passage_rows(record, spans)
     recalled, undecided = (
         [row for row in in_order(rows) if row["verdict"] == one] for one in (RECALL, UNDECIDED)
     )
@@ -51,7 +51,6 @@ def render_brief(
     near = sorted(recalled_copies(tables.get("near")).to_dicts(), key=lambda row: -row["matched"])
     origins = tables.get("origins")
     n_found = sum(is_found(one) for one in documents)
-    n_listed = max(_DOCUMENTS, min(n_found, _FOUND))
     return render(
         "brief",
         record=record,
@@ -68,9 +67,10 @@ def render_brief(
         has_chances=any(row["extraction_logprob"] is not None for row in first),
         quoted=[{**row, **_shortened(row)._asdict()} for row in first],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
-        documents=documents[:n_listed],
-        n_more=max(len(documents) - n_listed, 0),
-        n_more_found=max(n_found - n_listed, 0),
+        documents=documents[:_DOCUMENTS],
+        is_short=len(documents) > _WHOLE,
+        n_more=max(len(documents) - _DOCUMENTS, 0),
+        n_more_found=max(n_found - _DOCUMENTS, 0),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mnemoscope.data.folders import last_parts, row_name
-from mnemoscope.data.formats import Skipped, check_there, table_ending, walk_files
+from mnemoscope.data.formats import AS_TEXT, Skipped, check_there, table_ending, walk_files
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.table import read_table
 from mnemoscope.errors import MnemoscopeError, UserError, a_kind, pip_install
@@ -68,8 +68,9 @@ def read_documents(
     `sources` are files, folders (read recursively, as `walk_files`), tables with a column
     `text` (`TABLE_ENDINGS`), data sets of the hub, or `-` for `stdin`. Files in `leave_out` are no
     documents: the audit itself goes there. `columns` of tables are taken by their paths, as a
-    study's are (`take_columns`). Raises UserError: a source that does not exist, an encoding nobody
-    knows, or nothing readable.
+    study's are (`take_columns`); with `AS_TEXT` they are texts. What a folder holds and cannot be
+    read is passed over; what `sources` name themselves is refused. Raises UserError: that, a source
+    that does not exist, an encoding nobody knows, or nothing readable.
     """
     if not isinstance(encoding, str):
         raise UserError(f"--encoding: {a_kind(encoding)}; give a name, such as latin-1.")
@@ -80,6 +81,7 @@ def read_documents(
     check_sources(sources)
     documents: dict[str, Document] = {}
     skipped: dict[str, Skipped] = {}
+    refused: list[Skipped] = []
     for name, path, reason in _files(sources, leave_out):
         shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
         if shown != name:  # nothing that we write could name it
@@ -98,13 +100,16 @@ def read_documents(
                     skipped[one.name] = Skipped(one.name, "empty.")
         except MnemoscopeError as error:
             skipped[name] = Skipped(name, str(error).removeprefix(name).lstrip(":, "))
+            refused += [skipped[name]] * (name in sources)
     passed = list(skipped.values())
-    if documents:
+    if documents and not refused:
         return Reading(list(documents.values()), passed, encoding, dict(columns or {}))
     if not passed:
         raise UserError(f"{', '.join(sources)}: no document in it.")
-    more = f" ({len(passed) - 1} more could not be read either.)" if len(passed) > 1 else ""
-    raise UserError(f"{passed[0].name}: {passed[0].reason}{more}")
+    first, *others = refused if documents else passed
+    more = f" ({len(others)} more could not be read either.)" if others else ""
+    more += " Or leave it out: only what a folder holds is passed over." * bool(documents)
+    raise UserError(f"{first.name}: {first.reason}{more}")
 
 
 def check_sources(sources: Sequence[str]) -> None:
@@ -153,12 +158,13 @@ def _read(
         yield make_document(name, _decode(data, encoding), is_extracted=True)
         return
     ending = path.suffix.lower()
-    if table_ending(path):
+    if table_ending(path) and columns != AS_TEXT:
         frame = read_table(path, columns)
         if "text" not in frame.columns:
             raise UserError(
                 "a table without a column 'text'. Name the column of the texts with --column "
-                f"text=NAME; it has {', '.join(frame.columns[:_NAMED])}."
+                f"text=NAME; it has {', '.join(frame.columns[:_NAMED])}. Or read its lines as they "
+                "stand, as one text, with --column 'text=*'."
             )
         for row, text in enumerate(frame["text"], start=1):
             own = row_name(name, row)

@@ -1,20 +1,26 @@
 """What an audit of a model that runs here would ask, of which documents, and what it would take.
 
-Documents are read and cut into tokens; no weights are loaded. `mnemoscope audit --dry-run`.
+A model on disk is loaded, and a small audit of pieces of the documents is timed.
+`mnemoscope audit --dry-run`.
 """
 
-from collections.abc import Container, Iterator, Sequence
+import time
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from mnemoscope.audits.asking import Auditing
 from mnemoscope.audits.documents import Document, Reading
-from mnemoscope.audits.questions import ReadSettings, asked_of
+from mnemoscope.audits.questions import QUESTIONS, ReadSettings, asked_of
 from mnemoscope.audits.read import foreseen
 from mnemoscope.audits.reference import WINDOWS, places_beside
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
-from mnemoscope.audits.tokens import tokenize
+from mnemoscope.audits.tokens import Text, Tokens, tokenize
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.study.cost import ASSUMED_FLOPS, device_kind
 from mnemoscope.words import about, plural
@@ -23,6 +29,63 @@ _NAMED = 20
 _NEARLY = 0.02
 """Difference of weights below which a reference may be a copy: at 8 bits it is 0.007."""
 _TENSORS, _MOST_WEIGHTS = 32, 100_000  # that are compared, and of each
+_PIECE = 16  # windows of a piece that is timed
+_ENOUGH_SECONDS = 10.0
+"""After which no more pieces are timed."""
+_NOT_TIMED = ("cnn", "ordinary", "origins")  # what they take follows from no window
+
+
+class Timed(NamedTuple):
+    """Windows that were asked, with all that follows from them, and the seconds it took."""
+
+    windows: int
+    seconds: float
+
+    @property
+    def a_window(self) -> float:
+        """Seconds a window."""
+        return self.seconds / self.windows
+
+
+def time_pieces(audit: Auditing, *, enough: float = _ENOUGH_SECONDS) -> Timed:
+    """Audit pieces of the documents, those of `--unread` too, drawn by a seed, and time it.
+
+    More and more, until `enough` seconds are over. The first piece warms up and does not count,
+    unless it is the only one. Nothing is kept.
+    """
+    from mnemoscope.audits.run import ask_questions, find_passages
+
+    settings = audit.settings
+    off = {QUESTIONS[one].fields[0]: None for one in ("origins", "ordinary", "unread")}
+    asked = settings.model_copy(update=off)
+    pieces = [*_pieces([*audit.texts, *(audit.unread or ())], settings)]
+    order = np.random.default_rng(0).permutation(len(pieces))
+    done = warm = Timed(0, 0.0)
+    first, n = 0, 1
+    while first < len(order) and done.seconds < enough and warm.seconds < 3 * enough:
+        some = [pieces[at] for at in order[first : first + n]]
+        started = time.monotonic()
+        small = replace(audit, texts=some, settings=asked, unread=[], kept=None, cnn=None)
+        find_passages(small)
+        ask_questions(small)
+        seconds = time.monotonic() - started
+        n_windows = sum(len(coarse_starts(len(one.tokens.ids), settings)) for one in some)
+        if first:
+            done = Timed(done.windows + n_windows, done.seconds + seconds)
+        else:
+            warm = Timed(n_windows, seconds)
+        first, n = first + n, 2 * n
+    return done if done.windows else warm
+
+
+def _pieces(texts: Sequence[Text], settings: AuditSettings) -> Iterator[Text]:
+    """The texts in pieces of so many windows, each a text of its own."""
+    for number, (document, own) in enumerate(texts):
+        starts = coarse_starts(len(own.ids), settings)
+        for at in range(0, len(starts), _PIECE):
+            first, last = starts[at], starts[at : at + _PIECE][-1] + settings.length
+            part = Tokens(own.ids[first:last], own.starts[first:last], own.ends[first:last])
+            yield Text(replace(document, name=f"{number} {first}"), part)
 
 
 def plan_audit(
@@ -35,8 +98,13 @@ def plan_audit(
     reference: Path | None,
     beside: Container[str],
     unread: Sequence[Document] = (),
+    timed: Timed | None = None,
+    tell_short: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
-    """Say it line by line; errors as `tokens.tokenize`."""
+    """Say it line by line, with the time if pieces were `timed`.
+
+    `tell_short` hears of each document shorter than one window. Errors as `tokens.tokenize`.
+    """
     cutter = WindowCutter(tokenizer)
     sizes = [len(tokenize(one.text, cutter).ids) for one in reading.documents]
     counts = [
@@ -44,6 +112,8 @@ def plan_audit(
         for one, n in zip(reading.documents, sizes, strict=True)
     ]
     n_windows = sum(n for *_, n in counts)
+    for name in (name for name, _, n in counts if not n):
+        tell_short(name)
     for name, characters, n in counts[:_NAMED]:
         said = f"{n:,} windows" if n else "shorter than one window, not asked"
         yield f"{name}: {characters:,} characters, {said}"
@@ -54,17 +124,6 @@ def plan_audit(
         f"In all {plural(len(counts), 'document')}, {sum(n for _, n, _ in counts):,} characters: "
         f"{n_windows:,} windows of {settings.length} tokens, at one token in {settings.stride}."
     )
-    n_tokens, kind = n_windows * settings.length, device_kind(device)
-    n_parameters = _count_parameters(weights)
-    seconds = 2 * n_parameters * n_tokens / ASSUMED_FLOPS[kind]
-    least = about(seconds).removeprefix("about ")
-    took = f": at least {least} (assumed for {kind}, not measured)" if n_parameters else ""
-    near = ", near copies" * ("near" in asked_of("here", settings, beside))
-    yield (
-        f"{n_tokens:,} tokens through the model{took}. On top come up to "
-        f"{2 * (settings.stride - 1)} windows around each place where it begins right{near} and "
-        "the tests of each passage: of documents that it repeats, several times as long."
-    )
     if reference is not None:
         n_beside = len(places_beside(sizes, settings))
         yield (
@@ -73,12 +132,14 @@ def plan_audit(
             f"{min(WINDOWS, sum(sizes) // settings.length)} of shuffled tokens (how far are they "
             "apart?)."
         )
+    n_unread = sum(
+        len(coarse_starts(len(tokenize(one.text, cutter).ids), settings)) for one in unread
+    )
     if unread:
-        starts = (coarse_starts(len(tokenize(one.text, cutter).ids), settings) for one in unread)
         yield (
             f"{plural(len(unread), 'document')} of --unread "
             f"{'is' if len(unread) == 1 else 'are'} asked in the same way: "
-            f"{sum(map(len, starts)):,} windows more."
+            f"{n_unread:,} windows more."
         )
     if isinstance(settings, ReadSettings) and settings.read:
         yield from foreseen(len(counts), len(unread), has_twin=reference is not None)
@@ -90,7 +151,43 @@ def plan_audit(
             "copy of the model, rounded or with noise, it cannot serve as a control. The audit "
             "measures that, and says so."
         )
-    yield "No model was loaded, and nothing was written."
+    asked = asked_of("here", settings, beside)
+    yield _time_said(n_windows + n_unread, asked, settings, timed, weights, device_kind(device))
+    yield "Nothing was written."
+
+
+def _time_said(
+    n_windows: int,
+    asked: Container[str],
+    settings: AuditSettings,
+    timed: Timed | None,
+    weights: Path,
+    kind: str,
+) -> str:
+    """How long it takes: measured on pieces of the documents, else the least that is assumed."""
+    more = [
+        said
+        for name, said in (("near", "near copies"), ("unread", "--unread"), ("read", "--read"))
+        if name in asked
+    ]
+    follows = (
+        ", ".join(
+            [f"up to {2 * (settings.stride - 1)} windows around each that begins right", *more]
+        )
+        + " and the tests of each passage"
+    )
+    left_out = [QUESTIONS[one].title for one in _NOT_TIMED if one in asked]
+    but = f" Not counted: {'; '.join(left_out)}." * bool(left_out)
+    if timed is not None and timed.windows:
+        return (
+            f"Time: {about(timed.a_window * n_windows)}, with {follows}; measured here on "
+            f"{timed.windows:,} of the {n_windows:,} windows.{but}"
+        )
+    n_parameters = _count_parameters(weights)
+    seconds = 2 * n_parameters * n_windows * settings.length / ASSUMED_FLOPS[kind]
+    least = about(seconds).removeprefix("about ")
+    took = f"at least {least} (assumed for {kind}, not measured)" if n_parameters else "not known"
+    return f"Time: {took} for the windows alone. On top come {follows}: several times as long.{but}"
 
 
 def weights_apart(model: Path, reference: Path) -> float | None:

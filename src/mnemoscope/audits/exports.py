@@ -4,12 +4,13 @@ import re
 from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from textwrap import indent
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import polars as pl
 
-from mnemoscope.audits.gate import TO_DO_HERE, new_copies, new_parts
+from mnemoscope.audits.gate import TO_DO_HERE, held_in, new_copies, new_parts
 from mnemoscope.audits.near import TABLE
 from mnemoscope.audits.passages import (
     numbered,
@@ -18,13 +19,22 @@ from mnemoscope.audits.passages import (
     whole_passages,
     wordings_said,
 )
-from mnemoscope.audits.records import AuditRecord, Sarif, read_near, read_sarif, read_verdicts
+from mnemoscope.audits.records import (
+    SARIF,
+    AuditRecord,
+    Sarif,
+    read_audit_record,
+    read_near,
+    read_sarif,
+    read_verdicts,
+)
 from mnemoscope.audits.rule import RECALL, UNDECIDED
-from mnemoscope.audits.verdict import LEARNED, error_rate
+from mnemoscope.audits.verdict import LEARNED, error_rate_briefly
 from mnemoscope.columns import schema_of
 from mnemoscope.conditions import SHORT, Case, GateResult, failure_of, junit_suite
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
+from mnemoscope.errors import UserError
 from mnemoscope.version import __version__
 from mnemoscope.words import plural
 
@@ -123,6 +133,81 @@ def sarif_of(
     }
 
 
+def with_levels(log: Mapping[str, Any], judged: Iterable[GateResult]) -> Sarif:
+    """A log in which what a condition failed for is an error; all else stays a warning.
+
+    GitHub fails the check of a pull request for new errors alone. Near copies are errors where the
+    condition counts them, and what an older result knew is none.
+    """
+    failed = [one for one in judged if one.is_failed and not one.is_only_strict]
+    failed = [one for one in failed if one.gate.kind not in ("guessed", "undecided")]
+    (run,) = log["runs"]
+
+    def is_error(result: Mapping[str, Any]) -> bool:
+        place = result["locations"][0].get("physicalLocation", {}).get("artifactLocation", {})
+        return result.get("baselineState", "new") == "new" and any(
+            (result["ruleId"] != _NEAR["id"] or one.gate.kind == "near")
+            and (not one.gate.in_each or place.get("uri") in map(address_of, one.failing))
+            for one in failed
+        )
+
+    results = [{**one, "level": "error"} if is_error(one) else one for one in run["results"]]
+    return {**log, "runs": [{**run, "results": results}]}
+
+
+class Lines(NamedTuple):
+    """Where a finding stands: its characters, and its lines from 1, the last one included."""
+
+    start: int
+    end: int
+    first: int
+    last: int
+
+
+def lines_of(log: Mapping[str, Any], rules: Sequence[str] = ()) -> dict[str, list[Lines]]:
+    """Where the findings of an audit's log stand, by the addresses of documents that are files.
+
+    Of all rules or of these. A row of a table is no file, and has no lines of one.
+    """
+    found: dict[str, list[Lines]] = {}
+    for one in log["runs"][0]["results"]:
+        place = one["locations"][0]["physicalLocation"]
+        uri, region = place["artifactLocation"]["uri"], place["region"]
+        if "#" not in uri and (not rules or one["ruleId"] in rules):
+            start, last = region["charOffset"], region["endLine"]
+            last -= region["endColumn"] == 1 and last > region["startLine"]  # it ends with the line
+            lines = Lines(start, start + region["charLength"], region["startLine"], last)
+            found.setdefault(uri, []).append(lines)
+    return found
+
+
+def recalled_lines(log: Mapping[str, Any], document: str) -> list[tuple[int, int]]:
+    """Lines of a document on which something is recalled, as ranges; both ends included."""
+    found = lines_of(log, [_RULE["id"]]).get(address_of(document), [])
+    ranges: list[tuple[int, int]] = []
+    for one in sorted(found, key=lambda one: one.first):
+        if ranges and one.first <= ranges[-1][1] + 1:
+            ranges[-1] = ranges[-1][0], max(ranges[-1][1], one.last)
+        else:
+            ranges.append((one.first, one.last))
+    return ranges
+
+
+_RANGES = 5  # of lines that are named
+
+
+def lines_said(ranges: Sequence[tuple[int, int]]) -> str:
+    """Ranges of lines in words, and how many lines they are.
+
+    >>> lines_said([(3, 5), (17, 17)])
+    '4 lines (3 to 5, 17)'
+    """
+    n = sum(last - first + 1 for first, last in ranges)
+    shown = [f"{a}" if a == b else f"{a} to {b}" for a, b in ranges[:_RANGES]]
+    more = ", …" if len(ranges) > _RANGES else ""
+    return f"{plural(n, 'line')} ({', '.join(shown)}{more})"
+
+
 def beside_baseline(
     log: Mapping[str, Any],
     older: Mapping[str, Any],
@@ -192,28 +277,40 @@ def _near_said(row: Mapping[str, Any]) -> str:
     return f"{place}: {row['matched']} of {row['tokens']} tokens match; {row['reason']}"
 
 
-def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path) -> Sarif:
+def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path | None) -> Sarif:
     """`audit.sarif` of a finished audit, with what is new, unchanged and gone since an older one.
+
+    As it is without an older one.
 
     A passage is new where less than half of a recalled piece of it was there (`gate.new_parts`),
     and gone where no word of any is left; a near copy is new likewise (`gate.new_copies`).
     Errors as `records.read_verdicts`.
     """
-    (now, own), (then, older) = (
-        (read_sarif(at), frame.with_columns(passage=pl.Series(numbered(frame), dtype=pl.Int64)))
-        for at, frame in ((folder, passages), (baseline, read_verdicts(baseline)[1]))
+    if baseline is None:
+        return read_sarif(folder)
+    if not (baseline / SARIF).is_file():
+        raise UserError(
+            f"{baseline / SARIF}: missing, and needed for --sarif only. Copy it, or leave out "
+            "--sarif."
+        )
+    record, (other, before) = read_audit_record(folder), read_verdicts(baseline)
+    held, held_here = held_in(record, other, before), held_in(other, record, passages)
+    now, then = read_sarif(folder), read_sarif(baseline)
+    own, older = (
+        frame.with_columns(passage=pl.Series(numbered(frame), dtype=pl.Int64))
+        for frame in (passages, before)
     )
     near, known = (recalled_copies(read_near(at)) for at in (folder, baseline))
     new_near = {*new_copies(near, older, known, grown=False)["copy"]}
     gone_near = {*new_copies(known, own.clear(), near, grown=False)["copy"]}
     own, older = own.filter(verdict=RECALL), older.filter(verdict=RECALL)
-    new = {*new_parts(own, older, grown=False)["passage"]}
-    gone = new_parts(older, own, grown=False)
+    new = {*new_parts(own, older, grown=False, held=held)["passage"]}
+    gone = new_parts(older, own, grown=False, held=held_here)
     kept = {*older.join(gone, on=["passage", "text"], how="anti")["passage"]}
-    each, before = (frame["passage"].unique(maintain_order=True) for frame in (own, older))
+    each, earlier = (frame["passage"].unique(maintain_order=True) for frame in (own, older))
     is_new = [one in new for one in each]
     is_new += [one in new_near for one in range(near.height)]
-    is_gone = [one not in kept for one in before]
+    is_gone = [one not in kept for one in earlier]
     is_gone += [one in gone_near for one in range(known.height)]
     return beside_baseline(now, then, is_new, is_gone)
 
@@ -221,8 +318,9 @@ def sarif_beside(folder: Path, passages: pl.DataFrame, baseline: Path) -> Sarif:
 def about(record: AuditRecord) -> dict[str, str]:
     """What an audit is, and what it says, in a few lines."""
     facts = {"case": record["case"], "operator": record["operator"], "date": record["date"]}
-    verdict = record["verdict"]
-    said = {"verdict": verdict["sentence"], "error rate": error_rate(verdict, record.get("unread"))}
+    verdict, unread = record["verdict"], record.get("unread")
+    said = {"verdict": verdict["sentence"], "error rate": error_rate_briefly(verdict)}
+    said |= {"error rate here": unread["sentence"]} if unread else {}
     return {name: one for name, one in {**facts, **said}.items() if one is not None}
 
 
@@ -267,24 +365,28 @@ def junit_xml(
     frame: pl.DataFrame,
     judged: Sequence[GateResult],
     near: pl.DataFrame | None = None,
+    log: Mapping[str, Any] | None = None,
 ) -> str:
     """Make a JUnit report that fails where a condition of a gate does.
 
     Each document is a test, which fails if a condition on each document holds of it; the passages
     called recall, those of which it cannot be told, and near copies stand in its output; beside a
-    baseline also how many are known. Documents that were too short or not read are skipped tests.
+    baseline also how many are known. `log` is the audit's, which has the lines of what is recalled.
+    Documents that were too short or not read are skipped tests.
     """
     whole, frame = frame, max((one.counted for one in judged), key=len, default=frame)
     is_compared = any(one.baseline is not None for one in judged)
     near = next((one.copies for one in judged if one.copies is not None), near)
     cases, copies = [], recalled_copies(near).to_dicts()
+    places = {} if log is None else lines_of(log)
     for row in record["documents"]:
         name = row["document"]
         own = whole_passages(frame.filter(document=name))
-        lines = [*_found_of(own)]
+        at = places.get(address_of(name), []) if places else []
+        lines = [*_found_of(own, at)]
         for one in copies:
             if one["document"] == name:
-                lines += [f"near copy, {_near_said(one)}", f"    {one['text']!r}"]
+                lines += [f"near copy, {_near_said(one)}", _quoted(one["text"])]
         if is_compared:
             lines = [*_known_said(whole_passages(whole.filter(document=name)), own), *lines]
         skipped = SHORT if row["is_too_short"] else None
@@ -304,8 +406,11 @@ def _known_said(
         yield f"recalled passages: {max(n - n_new, 0):,} known, {n_new:,} new"
 
 
-def _found_of(passages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Lines on the passages of a document that are recalled, and on those that cannot be told."""
+def _found_of(passages: Sequence[Mapping[str, Any]], places: Sequence[Lines]) -> Iterator[str]:
+    """Lines on the passages of a document that are recalled, and on those that cannot be told.
+
+    `places` are its findings. The reasons of passages stand in `audit.html` and the log.
+    """
     kinds = (
         (RECALL, "recalled passage", f": {LEARNED}"),
         (UNDECIDED, "passage", " of which it cannot be told: rule and reference disagree"),
@@ -315,6 +420,13 @@ def _found_of(passages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if own:
             yield f"{plural(len(own), noun)}{meaning}"
         for one in own:
+            over = [at for at in places if at.start < one["end"] and one["start"] < at.end]
+            lines = f", lines {over[0].first} to {over[-1].last}" if over else ""
             mixed = f" ({said})" if (said := shares_said(one)) else ""
-            yield f"characters {one['start']} to {one['end']}{mixed}: {one['reason']}"
-            yield f"    {one['text']!r}"
+            yield f"characters {one['start']} to {one['end']}{lines}{mixed}"
+            yield _quoted(one["text"])
+
+
+def _quoted(text: str) -> str:
+    """A passage as it stands, each line behind a bar."""
+    return indent(text, "    | ", lambda _: True)

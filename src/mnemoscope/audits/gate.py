@@ -1,6 +1,7 @@
 """Conditions under which an audit fails: a share or a number of passages, in all or in each."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing_extensions import TypedDict
 
 from mnemoscope.audits.passages import numbered, stretch_of, whole_passages
 from mnemoscope.audits.records import PLACE, AuditRecord, read_near, read_verdicts
-from mnemoscope.audits.rule import RECALL, UNDECIDED
+from mnemoscope.audits.rule import RECALL, UNDECIDED, VERDICTS
 from mnemoscope.audits.shares import (
     KINDS,
     Counts,
@@ -29,6 +30,7 @@ from mnemoscope.conditions import (
     Gate,
     GateResult,
     Measures,
+    first_names,
     lacking,
     newer,
     refuse_same,
@@ -46,6 +48,7 @@ _DECIDE = ("prefix", "suffix", "stride", "threshold", "patterns", "chat_template
 """Settings that decide which passages an audit has."""
 _DECIDE_NEAR = ("near_length", "near_gap")
 """Settings that decide which near copies it has."""
+_EDGE_CHARACTERS = 96  # likewise, of texts with few spaces, where the document is unchanged
 _EDGE = 16  # words; fewer between and beside known ones are an edge that moved, or an edit
 PASSAGES = Measures(
     KINDS,
@@ -95,7 +98,8 @@ def judge(
                 "0."
             )
         passages = passages.with_columns(passage=pl.Series(numbered(passages), dtype=pl.Int64))
-        passages = new_parts(passages, before, grown=not gate.of_number)
+        held = held_in(record, older, before)
+        passages = new_parts(passages, before, grown=not gate.of_number, held=held)
         if near is not None and known is not None:
             copies = new_copies(near, before, known, grown=False)
             near = copies if gate.of_number else new_copies(near, before, known, grown=True)
@@ -128,7 +132,8 @@ def judge(
         said = f"{shown[name]}{where}; {gate.allowed}{beside}"
         said += ("" if found else passed_over + near_said) + swapped
         if found:
-            too_many = f"{len(found):,} of {plural(len(rows), 'document')}"
+            named = f" ({first_names([*found])})" if len(found) > 1 else ""
+            too_many = f"{len(found):,} of {plural(len(rows), 'document')}{named}"
             said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
         found_of = passages, most, n_asked, unread, lacks, found
         result = GateResult(gate, bool(found), said, *found_of, baseline=compared, **asides)
@@ -136,12 +141,21 @@ def judge(
     whole = amount_of(gate, overall(rows))
     in_all = "" if baseline is None else f" ({_said(gate, summary, ranged=False)} in all)"
     shown_whole = _said(gate, summary) if baseline is None else gate.say(whole, new)
-    said = f"{shown_whole}{in_all}, {gate.allowed}{beside}"
     is_failed = gate.holds(whole)
+    names = [row["document"] for row in record["documents"]]
+    where = _most_of(gate, rows, names) if is_failed else ""
+    said = f"{shown_whole}{in_all}, {gate.allowed}{where}{beside}"
     said += ("" if is_failed else passed_over + near_said) + swapped
     figures = passages, whole, n_asked, unread, lacks
     result = GateResult(gate, is_failed, said, *figures, baseline=compared, **asides)
     return _advised(result)
+
+
+def _most_of(gate: Gate, rows: Sequence[Counts], names: Sequence[str]) -> str:
+    """In which of several documents there is most of what a gate failed for; up to three."""
+    amounts = zip((amount_of(gate, row) for row in rows), names, strict=True)
+    found = [name for n, name in sorted(amounts, key=lambda one: -one[0]) if n]
+    return f", most in {first_names(found)}" if len(rows) > 1 and found else ""
 
 
 def _said(gate: Gate, counts: Counts, new: str = "", *, ranged: bool = True) -> str:
@@ -251,16 +265,39 @@ def _undecided_shares(counts: Counts, passages: pl.DataFrame) -> list[float]:
     return adding_up(shares, share_beside(counts, "undecided")["share"])
 
 
-def new_parts(passages: pl.DataFrame, before: pl.DataFrame, *, grown: bool) -> pl.DataFrame:
+Held = Mapping[str, Sequence[tuple[int, int, str]]]
+"""Of documents start, end and verdict of each piece of an older audit's passages, in order."""
+
+
+def held_in(record: AuditRecord, older: AuditRecord, before: pl.DataFrame) -> Held:
+    """Where the passages of an older audit are in documents whose text has not changed.
+
+    By the names that the documents have in `record`; `before` are the older passages.
+    """
+    places: dict[str, list[tuple[int, int, str]]] = {}
+    for document, *place in before.select("document", "start", "end", "verdict").iter_rows():
+        places.setdefault(document, []).append((place[0], place[1], place[2]))
+    named = {row["sha256"]: row["document"] for row in older["documents"]}
+    ours = ((row["document"], named.get(row["sha256"], "")) for row in record["documents"])
+    return {name: sorted(places.get(there, [])) for name, there in ours}
+
+
+def new_parts(
+    passages: pl.DataFrame, before: pl.DataFrame, *, grown: bool, held: Held | None = None
+) -> pl.DataFrame:
     """What passages have that no passage of an older audit with the same verdict has: rows of them.
 
     By words, wherever they stand now: documents are edited and renamed, and a passage ends a few
-    words further on after every training. Known are runs of 8 words that an older passage has, or
-    a whole passage that one holds, of which from four words on the first and last may be cut, for
-    passages begin and end within words. What is left of a passage that is known in part is new from
-    16 words in a row on; without `grown`, which counts passages, not of one of which at least half
-    the words are known: it is the older one, which now begins earlier or ends later. One without
-    words (spaces, line ends) is known if such a one was there.
+    words further on after every training. Eight words in a row that an older passage has are known,
+    and so is a whole passage that one holds, of which from four words on the first and last may be
+    cut, for passages begin and end within words. What is left of a passage that is known in part is
+    new from 16 words in a row on; without `grown`, which counts passages, not of one of which at
+    least half the words are known: it is the older one, which now begins earlier or ends later. One
+    without words (spaces, line ends) is known if such a one was there.
+
+    `held` are places of documents whose text has not changed (`held_in`): there it is known where
+    it was of the same verdict or of one that says more (recall, cannot be told, guess), however the
+    passages were cut. What was less, such as a guess that is now recalled, is new.
     """
     older: dict[str, list[str]] = {
         str(verdict): part["text"].to_list() for (verdict,), part in before.group_by("verdict")
@@ -269,10 +306,26 @@ def new_parts(passages: pl.DataFrame, before: pl.DataFrame, *, grown: bool) -> p
     rows = []
     for row in passages.iter_rows(named=True):
         verdict, text = row["verdict"], row["text"]
-        for start, end in _unknown(text, known.get(verdict, _Known()), grown=grown):
+        at = _held_of(row, held[row["document"]]) if held else ()
+        for start, end in _unknown(text, known.get(verdict, _Known()), grown=grown, held=at):
             place = {"start": row["start"] + start, "end": row["start"] + end}
             rows.append({**row, **place, "text": text[start:end]})
     return pl.DataFrame(rows, schema=passages.schema)
+
+
+def _held_of(
+    row: Mapping[str, Any], places: Sequence[tuple[int, int, str]]
+) -> list[tuple[int, int]]:
+    """Ranges of a passage's characters that were of its verdict, or of one that says more."""
+    strongest = VERDICTS[: VERDICTS.index(row["verdict"]) + 1]
+    found = []
+    for start, end, verdict in places[: bisect_left(places, (row["end"],))][::-1]:
+        if end <= row["start"]:
+            break
+        if verdict in strongest:
+            place = max(start, row["start"]) - row["start"], min(end, row["end"]) - row["start"]
+            found.append(place)
+    return found[::-1]
 
 
 def new_copies(
@@ -310,13 +363,17 @@ class _Known(NamedTuple):
         return f"{end}{' '.join(words)}{end}" in self.lines
 
 
-def _unknown(text: str, older: _Known, *, grown: bool) -> Iterator[tuple[int, int]]:
-    """Ranges of characters of a passage that are new."""
+def _unknown(
+    text: str, older: _Known, *, grown: bool, held: Sequence[tuple[int, int]] = ()
+) -> Iterator[tuple[int, int]]:
+    """Ranges of characters of a passage that are new; `held` are ranges that are known."""
     found = list(_WORD.finditer(text))
     words = [one[0] for one in found]
     known = older.hold(words) if words else text in older.texts
-    if not known and len(words) >= _RUN:
-        covered = [False] * len(words)
+    if not grown and 2 * _shared((0, len(text)), held) >= len(text):
+        return
+    if not known and (len(words) >= _RUN or held):
+        covered = [2 * _shared(one.span(), held) >= len(one[0]) for one in found]
         for at, run in enumerate(_runs(words)):
             if run in older.runs:
                 covered[at : at + _RUN] = [True] * _RUN
@@ -325,10 +382,17 @@ def _unknown(text: str, older: _Known, *, grown: bool) -> Iterator[tuple[int, in
             return
         for is_covered, part in groupby(range(len(words)), key=covered.__getitem__):
             places = list(part)
-            if known and not is_covered and len(places) >= _EDGE:
-                yield found[places[0]].start(), found[places[-1]].end()
+            start, end = found[places[0]].start(), found[places[-1]].end()
+            is_long = len(places) >= _EDGE or (held and end - start >= _EDGE_CHARACTERS)
+            if known and not is_covered and is_long:
+                yield start, end
     if not known:
         yield 0, len(text)
+
+
+def _shared(place: tuple[int, int], held: Sequence[tuple[int, int]]) -> int:
+    """Characters of a place that lie in one of the ranges."""
+    return sum(max(min(place[1], end) - max(place[0], start), 0) for start, end in held)
 
 
 class _Compared(TypedDict):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
@@ -116,6 +116,13 @@ class Audit:
             f"<b>{escape(self.record['verdict']['sentence'])}</b><ul>{shares}</ul>"
             f"<table><tr><th>verdict</th><th>document</th><th>passage</th></tr>{rows}</table>"
         )
+
+
+class Plan(NamedTuple):
+    """What a dry run says, and the documents of which the audit would ask nothing."""
+
+    said: str
+    unasked: list[str]
 
 
 _WORDS_OF_NAME, _LONGEST_NAME = 20, 255
@@ -300,24 +307,43 @@ def planned(
     revision: str | None = None,
     encoding: str = "utf-8",
     columns: Mapping[str, str] | None = None,
+    redo: bool = False,
     named: Mapping[str, Any],
     **settings: Any,
-) -> str:
-    """What `audit` would ask, of which documents, and what it takes; errors as there."""
+) -> Plan:
+    """What `audit` would ask, of which documents, and what it takes; errors as there.
+
+    Models on disk are loaded, and pieces of the documents are asked to measure the time.
+    """
     asked = audit_settings(**settings)
     own = LocalChoice(model, revision, **named)
     other = own.beside(reference)
     _check(own, other, documents)
     _check_study(study, asked)
+    from mnemoscope.audits.records import check_folder
+
+    if out is not None:
+        check_folder(out)
     reading = _read(documents, out, encoding, columns)
-    from mnemoscope.audits.dry_run import plan_audit
+    from mnemoscope.audits.dry_run import plan_audit, time_pieces
+    from mnemoscope.audits.run import check_same_settings
+    from mnemoscope.audits.tokens import cut_texts
     from mnemoscope.audits.unread import unread_documents
     from mnemoscope.lm.tokenizer import load_tokenizer
+    from mnemoscope.study.shapes import is_on_disk
+
+    if out is not None:
+        check_same_settings(out, asked, redo=redo)
 
     place, left_out = place_of(own.name), list[str]()
     unread = unread_documents(asked, reading.documents, tell=left_out.append)
     trust = own.trust_remote_code
     tokenizer = load_tokenizer(place, revision=revision, trust_remote_code=trust)
+    timed = None
+    if all(is_on_disk(one.name, one.revision) for one in (own, other) if one is not None):
+        auditing = _local_audit(own, other, reading, asked)
+        auditing.unread = cut_texts(auditing.model.splitter, unread)
+        timed = time_pieces(auditing)
     lines = plan_audit(
         *(reading, tokenizer, asked),
         weights=Path(place),
@@ -325,8 +351,10 @@ def planned(
         reference=Path(place_of(other.name, "reference")) if other else None,
         beside={name for name, one in (("reference", other), ("cnn", study)) if one is not None},
         unread=unread,
+        timed=timed,
+        tell_short=(unasked := [one.name for one in reading.skipped]).append,
     )
-    return "\n".join([*left_out, *lines])
+    return Plan("\n".join([*left_out, *lines]), unasked)
 
 
 def _check_study(study: str | Path | None, settings: AuditSettings) -> None:
@@ -417,7 +445,7 @@ def audit_api(
     command: Sequence[str] = (),
     redo: bool = False,
     **settings: Any,
-) -> Audit | str:
+) -> Audit | Plan:
     """Audit a model behind an API; with `dry_run` nothing is asked, and the estimate is given.
 
     `tokenizer` is that of the model, at `revision`; without it words are counted. `prices` are
@@ -439,7 +467,9 @@ def audit_api(
         auditing.case, auditing.operator = lines
         estimate = estimate_cost(auditing, price_in=prices[0], price_out=prices[1])
         if dry_run or folder is None:
-            return estimate
+            short = (one for one in auditing.texts if len(one.tokens.ids) < asked.length)
+            names = [*(one.name for one in reading.skipped), *(one.name for one in short)]
+            return Plan(estimate, names)
         say(f"Estimate: {estimate}")
         return _made(folder, make_audit(auditing, reading, folder, command=command, redo=redo))
 
@@ -591,9 +621,12 @@ def kept_clean(out: Path | None) -> Iterator[None]:
             remove_torn(folder)
         try:
             yield
-        except BaseException:
+        except BaseException as error:
             files = [one for one in out.rglob("*") if not one.is_dir()]
-            if not was_there and all(one.name.startswith((FOUNDED, LOCK_FILE)) for one in files):
+            is_empty = all(one.name.startswith((FOUNDED, LOCK_FILE)) for one in files)
+            if is_empty and isinstance(error, KeyboardInterrupt):
+                say(f"{out}: nothing was kept yet.")
+            if is_empty and not was_there:
                 shutil.rmtree(out, ignore_errors=True)
             raise
         finally:  # while it is held: the folder of an audit holds the audit alone

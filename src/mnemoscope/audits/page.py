@@ -4,6 +4,7 @@ Every text is escaped. What a question adds is drawn by its template (`questions
 """
 
 import math
+import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -58,6 +59,10 @@ _ROWS = 10  # of a table that has no view of its own
 _TITLES = {RECALL: "Recalled", UNDECIDED: "Cannot be told", GUESS: "Guessed"}
 _MARKS = {UNDECIDED: "undecided"}  # classes of the style sheet, where not called as the kind is
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+HIDDEN = "█"
+_NO_TEXT = {"document", "verdict", "reason", "kind", "by", "broken_by", "rule_says"}
+_NO_TEXT |= {"found", "in", "unit", "reference_says", "grafts_say", "cnn_says", "needs_say"}
+"""Columns whose strings hold nothing of a text: redacted pages show them."""
 _CONTEXT = 600  # characters around a span that are shown of longer ones
 
 
@@ -93,7 +98,7 @@ def render_page(
     `tables` are those of the questions that were asked. The same audit always gives the same page.
     """
     tables = tables or {}
-    rows = with_repeats(whole_passages(frame))
+    rows = passage_rows(record, frame)
     shown = in_order(rows)[:MOST_CARDS]
     is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
     documents, n_characters = [], 0
@@ -122,6 +127,27 @@ def render_page(
         documents=documents,
         n_sheets=_sheets(len(shown), n_characters),
     )
+
+
+def passage_rows(record: AuditRecord, frame: pl.DataFrame) -> Sequence[Mapping[str, Any]]:
+    """Whole passages as pages show them; `hidden` on pages that are redacted."""
+    rows = with_repeats(whole_passages(frame))
+    return [hidden(one) for one in rows] if "redacted" in record else rows
+
+
+def hidden(value: Any, name: str = "") -> Any:
+    """Values of a table, each character but white space `HIDDEN` unless they are names or verdicts.
+
+    >>> hidden([{"document": "a.txt", "text": "Ah, no."}])
+    [{'document': 'a.txt', 'text': '███ ███'}]
+    """
+    if isinstance(value, Mapping):
+        return {key: hidden(one, key) for key, one in value.items()}
+    if isinstance(value, list):
+        return [hidden(one, name) for one in value]
+    if isinstance(value, str) and name not in _NO_TEXT:
+        return re.sub(r"\S", HIDDEN, value)
+    return value
 
 
 def _sheets(n_cards: int, n_characters: int) -> int:
@@ -326,12 +352,15 @@ def _headings(documents: tuple[tuple[str, str | None], ...]) -> dict[str, Headin
 def passage_tests(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """The tests that were asked of a passage: name, what it says, and what it is shown as.
 
-    Of grafts it is what they found: what was learned often survives most of them.
+    Of grafts it is what they found, for what was learned often survives most of them: only beside a
+    reference that writes the passage too is that a sign of a guess.
     """
     names = {"rule_says": "rule", "reference_says": "reference", **THIRD}
     for column, name in names.items():
         if says := row[column]:
-            kept = f"comes out after {row['grafts_survived']} of {row['grafts']}"
+            kept = f"still comes out after {row['grafts_survived']} of {row['grafts']}"
+            if says == GUESS and row["reference_says"] != GUESS:
+                kept += ", as what was learned often does: no sign against recall"
             yield name.removeprefix("the "), says, kept if column == "grafts_say" else says
 
 
@@ -358,9 +387,8 @@ def environment(*first: str) -> jinja2.Environment:
         "shell": shlex.join,
         "figure": _figure,
         "moment": _moment,
-        "tested": lambda record: error_rate(record["verdict"], record.get("unread")).replace(
-            " %", f"{JOINT}%"
-        ),
+        "joined": _joined,
+        "tested": lambda record: _joined(error_rate(record["verdict"], record.get("unread"))),
         "how_tested": how_tested,
         "begun": lambda text: text[0].upper() + text[1:],
     }
@@ -394,6 +422,11 @@ def environment(*first: str) -> jinja2.Environment:
     return made
 
 
+def _joined(text: str) -> str:
+    """A sentence whose percentages do not break before their sign."""
+    return text.replace(" %", f"{JOINT}%")
+
+
 def _moment(date: str) -> str:
     """A date of `audit.json` in words: `30 November 2026, 21:55 UTC`."""
     found = datetime.fromisoformat(date)
@@ -403,7 +436,7 @@ def _moment(date: str) -> str:
 def _ends(share: Mapping[str, Any]) -> str:
     if share.get("low") is None:
         return ""
-    return f"{100 * share['low']:.1f} to {100 * share['high']:.1f}\u00a0%"
+    return f"{100 * share['low']:.1f} to {100 * share['high']:.1f}{JOINT}%"
 
 
 def _settings_said(record: AuditRecord) -> Iterator[list[str]]:
@@ -432,7 +465,7 @@ def chance(logprob: float | None) -> str:
     if logprob == -math.inf:
         return "never"
     if logprob > math.log(0.001):
-        return f"{100 * math.exp(logprob):.1f} %"
+        return f"{100 * math.exp(logprob):.1f}{JOINT}%"
     if logprob > math.log(1e-6):
         return f"1 in {math.exp(-logprob):,.0f}"
     return f"1 in {_power(-logprob / math.log(10))}"

@@ -318,6 +318,7 @@ def _of_document(
         "score": value,
         "p": p,
         "as_high": int((beside >= value).sum()),
+        "unread_shorter": sum(len(one.scores) < n for one in others),
         "verdict": READ if is_read else OPEN,
         "bits": None,
         "bits_a_token": None,

@@ -22,7 +22,7 @@ from mnemoscope.parse import read_json
 from mnemoscope.store import Store, made_by, other_state_remedy
 from mnemoscope.version import __version__
 
-SCHEMA_VERSION = 12
+SCHEMA_VERSION = 13
 """Of `audit.json` and the tables; raised when a column or key changes its meaning."""
 
 ARTEFACT = "audit"
@@ -99,6 +99,8 @@ class AuditRecord(TypedDict):
     read: NotRequired[_Said]
     origins: NotRequired[_Said]
     unread: NotRequired[_Unread]
+    added: NotRequired[dict[str, str]]
+    redacted: NotRequired[str]  # SHA-256 of `audit.json`; of pages without the text alone
     settings: dict[str, Value]
     encoding: str
     columns: NotRequired[dict[str, str]]
@@ -137,6 +139,17 @@ def prepare_folder(out: Path) -> None:
     for name in ("texts", PARTS, "study"):
         if (out / name).is_symlink():
             raise UserError(f"{out / name}: a link that leaves the output folder. Remove it.")
+
+
+def check_folder(out: Path) -> None:
+    """Refuse what `prepare_folder` would, and leave no folder that was not there."""
+    new = [one for one in (out, *out.parents) if not one.exists()]
+    try:
+        prepare_folder(out)
+    finally:
+        for one in new:
+            with suppress(OSError):
+                one.rmdir()
 
 
 def read_audit_record(out: Path) -> AuditRecord:

@@ -8,6 +8,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ from mnemoscope.audits.records import (
     changed_files,
     other_audit,
     prepare_folder,
+    read_audit,
     read_audit_record,
 )
 from mnemoscope.audits.reference import apart, beside_model
@@ -57,6 +59,8 @@ from mnemoscope.store import Store, store_of_parts
 from mnemoscope.study.folder import versions
 
 _READERS = ("pypdf", "python-docx", "inscriptis")
+ADDED = ("unread", "read")
+"""Questions that may be added to a finished audit, since no verdict on a passage rests on them."""
 
 
 def make_audit(
@@ -69,6 +73,8 @@ def make_audit(
 ) -> AuditRecord:
     """Audit the documents of `reading`, which are the texts of `audit`; a stopped run goes on.
 
+    To a finished audit that asked all but `ADDED` these are added, and nothing is asked again.
+
     Gives what `audit.json` holds. `command` is recorded; `redo` makes the audit again, and writes
     over one of other documents or settings. Raises UserError: another audit is in the folder, or no
     document is as long as a window.
@@ -79,13 +85,16 @@ def make_audit(
     skipped: list[Skipped] = [
         {"document": one.name, "reason": one.reason} for one in reading.skipped
     ]
-    done = _finished_audit(out, key, audit, skipped, redo=redo)
+    earlier = None if redo else _asked_less(out, audit, skipped)
+    done = None if earlier else _finished_audit(out, key, audit, skipped, redo=redo)
     if done is not None:
         say(f"{out}: this audit is already there.")
         return done
     if audit.model.kind == "here":  # the answers of a service are kept each by itself
         audit.kept = made_folder(out / PARTS / key[:16])
     date = _founded(out, key)
+    if earlier is not None:
+        return _extended(out, key, date, audit, *earlier, command=command)
     find_passages(audit)
     audit.apart = apart(audit)
     answers = ask_questions(audit)
@@ -103,8 +112,8 @@ def make_audit(
         "date": date,
         "case": audit.case,
         "operator": audit.operator,
-        "command": [one.encode("utf-8", "backslashreplace").decode() for one in command],
-        "versions": versions("tokenizers", *_READERS),
+        "command": _printable(command),
+        "versions": _versions(),
         "model": model.record,
         **({"api": model.api} if model.api else {}),
         **others,
@@ -122,6 +131,79 @@ def make_audit(
     _write(out, cast(AuditRecord, record), audit, tables)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     return read_audit_record(out)
+
+
+def _printable(command: Sequence[str]) -> list[str]:
+    return [one.encode("utf-8", "backslashreplace").decode() for one in command]
+
+
+def _asked_less(
+    out: Path, audit: Auditing, skipped: list[Skipped]
+) -> tuple[AuditRecord, pl.DataFrame, list[str]] | None:
+    """The finished audit that lacks nothing but some of `ADDED`, its passages, and what to ask."""
+    if not (out / RECORD).is_file():
+        return None
+    try:
+        record, passages = read_audit(out)
+    except (DamagedDataError, UserError):  # of which `_finished_audit` says what it is
+        return None
+    lacking = [name for name in ADDED if name in audit.asked() and name not in record]
+    less = audit.settings.model_copy(update={name: record["settings"][name] for name in lacking})
+    is_it = (
+        bool(lacking)
+        and record["key"] == audit_key(replace(audit, settings=less))
+        and (record["skipped"], record["versions"]) == (skipped, _versions())
+        and not changed_files(out, record)
+    )
+    # What `read` says rests on the unread documents.
+    again = [name for name in ADDED if name in lacking or (name == "read" and name in record)]
+    return (record, passages, again) if is_it else None
+
+
+def _extended(
+    out: Path,
+    key: str,
+    date: str,
+    audit: Auditing,
+    earlier: AuditRecord,
+    passages: pl.DataFrame,
+    added: Sequence[str],
+    *,
+    command: Sequence[str],
+) -> AuditRecord:
+    """Ask a finished audit's documents what was `added`, and write all again; its date stays."""
+    store, reference = audit_store(out), earlier["reference"]
+    audit.passages, answers = passages, dict[str, Answer]()
+    audit.apart = None if reference is None else reference.get("apart")
+    tables = {
+        name: store.frame(ARTEFACT, file)
+        for name in QUESTIONS
+        if (file := f"{name}.parquet") in earlier["files"]
+    }
+    for name in added:
+        _ask(audit, name, QUESTIONS[name], answers, span_schema())
+    tables |= {name: one.table for name, one in answers.items() if one.table is not None}
+    facts = {name: dict(one.facts) for name, one in answers.items() if one.facts is not None}
+    unread = facts.get("unread") or earlier.get("unread")
+    said = verdict_of(
+        earlier["model"]["name"], reference, earlier["summary"], audit.passages, unread
+    )
+    record = {
+        **{name: one for name, one in earlier.items() if name != "sha256"},
+        "key": key,
+        "command": _printable(command),
+        "settings": audit.settings.model_dump(),
+        "added": {**earlier.get("added", {}), **dict.fromkeys(added, date)},
+        "verdict": said,
+        **facts,
+    }
+    _write(out, cast(AuditRecord, record), audit, tables)
+    shutil.rmtree(out / PARTS, ignore_errors=True)
+    return read_audit_record(out)
+
+
+def _versions() -> dict[str, str]:
+    return versions("tokenizers", *_READERS)
 
 
 def _now() -> str:
@@ -305,7 +387,9 @@ def check_same_settings(out: Path, settings: AuditSettings, *, redo: bool) -> No
         return
     others = ""
     with suppress(DamagedDataError, UserError):  # of which `make_audit` says what it is
-        others = _other_settings(read_audit_record(out), settings)
+        record = read_audit_record(out)
+        lacking = {one: record["settings"][one] for one in ADDED if one not in record}
+        others = _other_settings(record, settings.model_copy(update=lacking))
     if others:
         raise other_audit(out, [others])
 

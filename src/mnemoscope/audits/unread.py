@@ -195,7 +195,10 @@ def sentence_of(counts: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         said += ", nor is a near copy" if not passages else ", and no near copy"
     if not passages and not near:
         bound = share_words(rate.high or 0.0)
-        return f"{said}; by the 95 % interval in at most {bound} of such documents."
+        return (
+            f"{said}: 0 of {n:,} accused wrongly (95 % interval 0 to {bound} of such documents, "
+            "which narrows as more are named)."
+        )
     explained = ""
     if known := counts["known_from"]:
         those = "the words" if len(known) == passages else f"those of {len(known):,} of them"

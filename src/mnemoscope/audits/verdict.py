@@ -16,6 +16,7 @@ from mnemoscope.audits.repeats import repeats
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.shares import Summary, share_words
 from mnemoscope.stats import clopper_pearson
+from mnemoscope.version import page_address
 from mnemoscope.words import plural
 
 LEARNED = "evidence that the model learned these words, from this text or another that holds them"
@@ -157,7 +158,7 @@ def verdict_of(
         "words": RULES[rule].words,
         "tested": RULES[rule].tested,
         "tested_on": TESTED_ON,
-        "page": EVIDENCE_PAGE,
+        "page": page_address(EVIDENCE_PAGE),
     }
 
 
@@ -372,19 +373,35 @@ def error_rate(verdict: Verdict, unread: Mapping[str, Any] | None = None) -> str
     Behind what `unread` of `audit.json` says, which was measured on the audited model.
     """
     tested = verdict["tested"]
-    called, right = tested["called"], tested["called"] - tested["wrong"]
-    bound = clopper_pearson(float(tested["wrong"]), called).high or 0.0
-    which = f"all {called}" if right == called else f"{right} of {called}"
+    which, bound = _right(verdict)
     more = f", and of {tested['undecided']} it could not tell" if tested["undecided"] else ""
-    lead = "Elsewhere:" if unread and unread["documents"] else "How far to trust this:"
+    has_own = unread and unread["documents"]
+    lead = "A test of the rule elsewhere:" if has_own else "How far to trust this:"
     return (
         f"{lead} on {verdict['tested_on']}, where it is known what was read, "
         f"{which} passages called recalled had been read (by the 95 % interval at most "
-        f"{share_words(bound)} of such calls are wrong); of {tested['never']} "
+        f"{bound} of such calls are wrong); of {tested['never']} "
         f"lists that count or repeat and had not been read it called {tested['wrong'] or 'none'} "
         f"recalled. It misses many: of {tested['trained']} "
         f"passages that had been read and came out it called {tested['missed']} guessed{more}."
     )
+
+
+def error_rate_briefly(verdict: Verdict) -> str:
+    """What `error_rate` says at length, in one line for logs."""
+    which, bound = _right(verdict)
+    return (
+        f"How far to trust this: where it is known what was read, {which} passages called recalled "
+        f"had been read (95 % interval: at most {bound} had not); it misses many. report.html says "
+        "more."
+    )
+
+
+def _right(verdict: Verdict) -> tuple[str, str]:
+    """How many calls were right, and the upper end of the share that was wrong, in words."""
+    called, wrong = verdict["tested"]["called"], verdict["tested"]["wrong"]
+    bound = clopper_pearson(float(wrong), called).high or 0.0
+    return f"{called - wrong} of {called}" if wrong else f"all {called}", share_words(bound)
 
 
 def how_tested(verdict: Verdict) -> str:
@@ -393,7 +410,8 @@ def how_tested(verdict: Verdict) -> str:
     lists = tested["never_undecided"]
     more = f" Of {lists} of these lists the rule could not tell." if lists else ""
     return (
-        f"Tested on {tested['trained']} passages that the model had been trained on, and on "
+        f"Whichever model is audited, the test is of {verdict['tested_on']}: of "
+        f"{tested['trained']} passages that it had been trained on, and of "
         f"{tested['never']} that it had not and repeats all the same: lists that count or repeat, "
         f"made from {tested['forms']} templates.{more} The interval takes passages as "
         "independent, which those of one template are not. Of other models and other texts it may "

@@ -14,7 +14,7 @@ import polars as pl
 from mnemoscope.audits import unread as unread_question
 from mnemoscope.audits.asking import AskedModel, Auditing, ModelRecord, Prompt
 from mnemoscope.audits.documents import Document, read_documents
-from mnemoscope.audits.passages import GROUNDS
+from mnemoscope.audits.passages import GROUNDS, numbered
 from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.records import (
     ARTEFACT,
@@ -137,7 +137,10 @@ def verify_audit(
             problems += check(audit, audit_store(out).frame(ARTEFACT, file))
     if not unread_gone and not found.unchecked and not problems:
         problems += _unread_again(out, record, audit, search=search)
-    n_hold = sum(ok and there for ok, there in zip(holds, is_there, strict=True))
+    passages = numbered(frame)  # a row is one, or a piece of one
+    broken = {one for one, ok in zip(passages, holds, strict=True) if not ok}
+    there = {one for one, ok in zip(passages, is_there, strict=True) if ok}
+    n_hold = len(there - broken)
     is_own = (by := record["versions"]["mnemoscope"]) == __version__
     if not problems and not found.unchecked:
         problems += _not_following(out, record, frame, found.same, with_pages=is_own)
@@ -149,9 +152,9 @@ def verify_audit(
             )
     is_whole = not problems and not found.unchecked
     return Verification(
-        frame.height,
+        len({*passages}),
         n_hold,
-        sum(holds) - n_hold,
+        len({*passages} - broken) - n_hold,
         problems,
         found.unchecked + unread_gone,
         notes,

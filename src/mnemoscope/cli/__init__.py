@@ -51,7 +51,8 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
             raise
         return _complain(str(error), status=2)
     except KeyboardInterrupt:
-        return _complain("stopped. Run the same command again to go on.", status=_INTERRUPTED)
+        again = "it goes on from what was kept, or begins anew where nothing was"
+        return _complain(f"stopped. Run the same command again: {again}.", status=_INTERRUPTED)
     except SystemExit as error:  # of a library or plugin; nothing of ours leaves so
         if isinstance(error.__context__, BrokenPipeError):  # whoever read the output, as `head`
             return 1

@@ -121,6 +121,7 @@ def panels() -> dict[str, dict[str, Callable[..., None]]]:
             "audit api": audit.with_settings(audit.audit_api),
             "audit gate": audit.audit_gate,
             "audit verify": audit.audit_verify,
+            "audit redact": audit.audit_redact,
             "audit rank": audit.with_settings(audit.audit_rank),
             "items": items.items,
             "items api": items.items_api,

@@ -31,7 +31,7 @@ from mnemoscope.errors import UserError, check_installed, printable
 from mnemoscope.parse import parse_yaml, read_bounded
 
 if TYPE_CHECKING:
-    from mnemoscope.audits.library import Audit
+    from mnemoscope.audits.library import Audit, Plan
     from mnemoscope.audits.records import AuditRecord
     from mnemoscope.audits.shares import Share
     from mnemoscope.conditions import Gate
@@ -178,18 +178,18 @@ def audit(
     check_sources(documents)
     if dry_run:
         named = {"dtype": dtype or "float32", "device": device or "auto"}
-        said = planned(
+        plan = planned(
             *(model, documents, out),
             reference=reference,
             study=study,
             revision=revision,
             encoding=encoding,
             columns=parse_columns(column),
+            redo=redo,
             named={**named, "trust_remote_code": trust_remote_code},
             **_settings(settings, **fields),
         )
-        print(*map(printable, said.splitlines()), sep="\n")
-        answer.facts["estimate"] = said
+        _say_plan(plan, gate, answer)
         return
     folder = needed_out(out, "audit")
     with shown(quiet):
@@ -248,6 +248,7 @@ def audit_api(
 
     Example: mnemoscope audit api http://localhost:8000/v1 NAME README.md -o audit --dry-run
     """
+    from mnemoscope.audits.library import Plan
     from mnemoscope.audits.library import audit_api as make
 
     given = _settings(settings, asks_service=True, **fields)
@@ -277,9 +278,8 @@ def audit_api(
             redo=redo,
             **given,
         )
-    if isinstance(made, str):
-        print(made)
-        answer.facts["estimate"] = made
+    if isinstance(made, Plan):
+        _say_plan(made, gate, answer)
         return
     _report(made, condition, gate, answer)
 
@@ -361,14 +361,15 @@ def audit_verify(
     for line in found.not_checked:
         print(f"Not checked: {line}")
     if found.n_spans or not found.problems:
-        whole = plural(found.n_spans, "piece") + " of passages"
+        whole = plural(found.n_spans, "passage")
         if found.n_open:
             print(
                 f"{folder}: {found.n_hold + found.n_open} of {whole} written again by the model; "
                 f"of {found.n_open} the document, named above, could not be compared."
             )
         else:
-            print(f"{folder}: {found.n_hold} of {whole} hold.")
+            hold = "holds" if found.n_spans == 1 else "hold"
+            print(f"{folder}: {found.n_hold} of {whole} {hold}.")
     if found.problems:
         problems = plural(len(found.problems), "problem")
         print(f"{folder} does not hold: {problems}, named above.")
@@ -388,6 +389,24 @@ def audit_verify(
         "it protects all of the above, and date, case and operator, which nothing else does. "
         f"SHA-256 {found.sha256}"
     )
+
+
+def audit_redact(
+    folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
+    out: Folder = None,
+    answer: JsonAnswer = ANSWER,
+) -> None:
+    """Write the pages of a finished audit without any text of its documents.
+
+    Names, positions, figures, verdicts and checksums stay.
+
+    Example: mnemoscope audit redact audit -o shared
+    """
+    from mnemoscope.audits.redact import redact_audit
+
+    pages = redact_audit(folder, needed_out(out, "audit redact"))
+    print(f"Wrote {' and '.join(map(str, pages))}. Names of documents and the command stand there.")
+    answer.facts.update(folder=folder, pages=pages)
 
 
 def audit_rank(
@@ -480,19 +499,45 @@ def _condition(flags: GateFlags, *, has_near: bool, out: Path | None) -> "list[G
     return gates
 
 
+def _say_plan(plan: "Plan", gate: GateFlags, answer: JsonAnswer) -> None:
+    """Say what a dry run found; with `--strict` it fails where the audit would fail anyway."""
+    from mnemoscope.conditions import first_names
+    from mnemoscope.words import plural
+
+    print(*map(printable, plan.said.splitlines()), sep="\n")
+    answer.facts["estimate"] = plan.said
+    if gate.strict and plan.unasked:
+        said = f"of {plural(len(plan.unasked), 'document')} nothing would be asked"
+        print(printable(f"Failed (--strict): {said}: {first_names(plan.unasked)}."))
+        raise typer.Exit(GATE_FAILED)
+
+
 def _report(made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAnswer) -> None:
     """Say what came of an audit, write what was asked for beside it, and judge it."""
     _print_record(made.folder, made.record, is_gated=bool(gates))
     spans = made.passages.select(_SPAN_FACTS)
-    answer.facts.update({**made.record, "folder": made.folder, "spans": spans})
+    from mnemoscope.audits.exports import recalled_lines
+    from mnemoscope.audits.records import read_sarif
+
+    log, names = read_sarif(made.folder), [row["document"] for row in made.record["documents"]]
+    lines = {name: found for name in names if (found := recalled_lines(log, name))}
+    facts = {"folder": made.folder, "spans": spans, "recalled_lines": lines}
+    answer.facts.update({**made.record, **facts})
     judge_found(made, gates, flags, gated_audits(), answer)
 
 
 def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
-    from mnemoscope.audits.records import WINDOWS_LINES, copies_said
+    from mnemoscope.audits.exports import lines_said, recalled_lines
+    from mnemoscope.audits.records import WINDOWS_LINES, copies_said, read_sarif
     from mnemoscope.audits.shares import number_of, share_beside, share_words
-    from mnemoscope.audits.verdict import distance_said, error_rate, is_near, is_nearly_same
+    from mnemoscope.audits.verdict import (
+        distance_said,
+        error_rate,
+        error_rate_briefly,
+        is_near,
+        is_nearly_same,
+    )
     from mnemoscope.words import plural
 
     for row in record["documents"]:
@@ -506,6 +551,7 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         print(said)
     whole = record["summary"]
     found = [row for row in record["documents"] if row["reproduced"]["characters"]]
+    log = read_sarif(out)
     if whole["documents"] > 1:
         found.sort(key=lambda row: -row["recalled"]["share"])
         for row in found[:_DOCUMENTS]:
@@ -514,9 +560,13 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
                 for kind, said in _KINDS.items()
                 if number_of(row, kind) or kind != "undecided"
             ]
-            print(f"{printable(row['document'])}: {', '.join(shares)}")
+            ranges = recalled_lines(log, row["document"])
+            lines = f"; recalled on {lines_said(ranges)}" if ranges else ""
+            print(f"{printable(row['document'])}: {', '.join(shares)}{lines}")
         if len(found) > _DOCUMENTS:
             print(f"... and {plural(len(found) - _DOCUMENTS, 'more document')}.")
+    elif ranges := [one for row in found for one in recalled_lines(log, row["document"])]:
+        print(f"Recalled on {lines_said(ranges)}.")
     beside = record["verdict"]["beside"]
     has_parts = beside is not None and beside["in_recalled"]
     parts = dict.fromkeys(_KINDS, "") | {
@@ -536,7 +586,8 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         print(f"With {copies}: {_share(whole['near'])} recalled or nearly so.")
     print(record["verdict"]["sentence"])
     if found:
-        print(error_rate(record["verdict"], record.get("unread")))
+        at_length = error_rate(record["verdict"], record.get("unread"))
+        print(error_rate_briefly(record["verdict"]) if is_gated else at_length)
     reference = record["reference"]
     distance = distance_said(reference)
     is_said = beside is not None and reference is not None and is_near(reference.get("apart"))

@@ -19,14 +19,14 @@ class Gated(NamedTuple):
     check: Callable[[Path], None]  # refuses a folder without such a result
     judge: "Callable[[Gate, Any, Path | None], GateResult]"
     junit: "Callable[[Any, Sequence[GateResult]], str]"
-    sarif: "Callable[[Any, Path], Sarif] | None"  # beside a baseline, where there is such a log
+    sarif: "Callable[[Any, Path | None], Sarif] | None"  # beside a baseline, if there is one
 
 
 def gated_audits() -> Gated:
     """Audits."""
     from mnemoscope.audits.exports import junit_xml, sarif_beside
     from mnemoscope.audits.gate import PASSAGES, judge
-    from mnemoscope.audits.records import check_is_audit, read_near
+    from mnemoscope.audits.records import check_is_audit, read_near, read_sarif
 
     return Gated(
         PASSAGES,
@@ -34,7 +34,9 @@ def gated_audits() -> Gated:
         lambda gate, made, baseline: judge(
             gate, made.record, made.passages, baseline, read_near(made.folder) if baseline else None
         ),
-        lambda made, judged: junit_xml(made.record, made.passages, judged, read_near(made.folder)),
+        lambda made, judged: junit_xml(
+            *(made.record, made.passages, judged, read_near(made.folder), read_sarif(made.folder))
+        ),
         lambda made, baseline: sarif_beside(made.folder, made.passages, baseline),
     )
 
@@ -103,10 +105,10 @@ def read_gate(
                 f"--baseline {flags.baseline}: the folder that is judged, beside which nothing is "
                 "new, so it never fails. Keep the older result in another folder."
             )
-    elif flags.sarif is not None:
+    elif flags.sarif is not None and not flags.fail_if:
         raise UserError(
-            "--sarif: for what is new since an older result. Add --baseline; the log of all "
-            "findings is in the folder."
+            "--sarif: for what a gate fails for, or what is new. Add --fail-if or --baseline; the "
+            "log of all findings is in the folder."
         )
     if flags.strict and not flags.fail_if:
         raise UserError("--strict: for a gate. Add --fail-if.")
@@ -144,8 +146,11 @@ def judge_found(
     if flags.junit is not None:
         write_text(flags.junit, of.junit(found, results))
         print(f"Wrote {flags.junit}.")
-    if flags.sarif is not None and flags.baseline is not None and of.sarif is not None:
-        write_bytes(flags.sarif, json_bytes(of.sarif(found, flags.baseline)))
+    if flags.sarif is not None and of.sarif is not None:
+        from mnemoscope.audits.exports import with_levels
+
+        log = with_levels(of.sarif(found, flags.baseline), results)
+        write_bytes(flags.sarif, json_bytes(log))
         print(f"Wrote {flags.sarif}.")
     if results:
         judged(results, answer, **more)

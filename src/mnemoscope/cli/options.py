@@ -220,9 +220,9 @@ class GateFlags:
         Option("--strict", help="Also fail on what was left out, or swapped."),
     ] = False
     junit: Annotated[Path | None, Option("--junit", help="Write a JUnit report.")] = None
-    sarif: Annotated[Path | None, Option("--sarif", help="Write SARIF that says what is new.")] = (
-        None
-    )
+    sarif: Annotated[
+        Path | None, Option("--sarif", help="Write SARIF: what fails, what is new.")
+    ] = None
 
 
 MODEL, LOCAL, STAGE, ANSWER = ModelFlags(), EngineFlags(), StageFlags(), JsonAnswer()

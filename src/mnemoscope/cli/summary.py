@@ -19,12 +19,13 @@ from mnemoscope.pipeline.label import (
 from mnemoscope.pipeline.reference import control_words
 from mnemoscope.pipeline.trainings import chooses_reader
 from mnemoscope.plan import Plan
-from mnemoscope.report.documents import document_sentence
+from mnemoscope.report.documents import document_sentence, nearly_sentence
 from mnemoscope.report.published import console
 from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
+from mnemoscope.taxonomy.names import form_words
 from mnemoscope.taxonomy.sample import SampleKey
-from mnemoscope.words import count, figure, is_whole_kind, percent, plural
+from mnemoscope.words import UNKNOWN, count, decimal, figure, is_whole_kind, percent, plural
 
 # In one column the better of its sources counts.
 _COLUMNS = list(
@@ -109,12 +110,12 @@ def print_grafts(study: Study) -> None:
         view = graft_of(study, key.taxonomy) if key.is_main else None
         if view is None:
             continue
-        heads = [f"{one} (n = {count(n)})" for one, n in view["counts"].items()]
-        beside = [f"{one}, random" for one in view["classes"]]
+        heads = [f"{one}\nn = {count(n)}" for one, n in view["counts"].items()]
+        beside = [f"{one},\nrandom" for one in view["classes"]]
         if view["first"]:
             beside = ["at random", "difference", "finding"]
         title = f"{key.taxonomy}: left of each class with the reference's part, %"
-        table = Table("part", *heads, *beside, title=title, title_justify="left")
+        table = Table("part", *heads, *beside, "loss", title=title, title_justify="left")
         for row in view["rows"][:_MOST_PARTS]:
             found, cells = row["found"], [figure(one) for one in row["cells"]]
             if not view["first"]:
@@ -124,7 +125,9 @@ def print_grafts(study: Study) -> None:
                 difference = figure(found["specific"], signed=True)
                 cells += [f"{found['broken']} {left}", difference, found["words"]]
             everywhere = ", all layers" if is_whole_kind(row["part"]) else ""
-            table.add_row(row["part"] + everywhere, *cells)
+            cells += [""] * (len(beside) - len(cells) + len(heads))  # a part without a finding
+            loss = UNKNOWN if row["loss"] is None else decimal(row["loss"])
+            table.add_row(row["part"] + everywhere, *cells, loss)
         page.print(table)
         if (more := len(view["rows"]) - _MOST_PARTS) > 0:
             page.print(f"And {plural(more, 'more part')}, in the report.")
@@ -137,6 +140,8 @@ def print_grafts(study: Study) -> None:
             if is_compared
             else "Random: what is left under random changes as large as the reference's, a mean."
         )
+    if notes:
+        page.print("Loss: by how much it rises on text that is not repeated, nats a token.")
     for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
         page.print(line)
     for why, command in untried_parts(study, shlex.quote(str(study.folder))):
@@ -164,10 +169,17 @@ def _print_repeated(study: Study) -> None:
     if rows.height:
         n_memorized = int(rows["is_memorized"].sum())
         console().print(f"{n_memorized:,} of {plural(rows.height, 'sequence')} {way}.")
-        if by_document := document_sentence(rows):
-            console().print(by_document, soft_wrap=True)
+        for said in (_form(study), document_sentence(rows), nearly_sentence(rows)):
+            if said:
+                console().print(said, soft_wrap=True)
     if said := control_words(study):
         console().print(said, soft_wrap=True)
+
+
+def _form(study: Study) -> str:
+    """What the classes say of a text, where some of their sequences are memorized."""
+    counts = [one.counts.items() for one in samples_of(study).values()]
+    return form_words(name for each in counts for name, n in each if n)
 
 
 def _groups(n: int | None, n_groups: int | None) -> str:

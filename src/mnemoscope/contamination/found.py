@@ -186,8 +186,13 @@ def _place(where: str | None, row: Mapping[str, Any]) -> Sarif:
     return {"physicalLocation": {"artifactLocation": place, **region}}
 
 
-def items_sarif_beside(found: Items, baseline: Path) -> Sarif:
-    """The log with what is new, unchanged and gone since an older one; errors as `read_found`."""
+def items_sarif_beside(found: Items, baseline: Path | None) -> Sarif:
+    """The log with what is new, unchanged and gone since an older one, if any.
+
+    Errors as `read_found`.
+    """
+    if baseline is None:
+        return items_sarif(found)
     older = read_found(baseline)
     keys = [one.recalled.select(_ITEM).rows() for one in (found, older)]
     return beside_by_key(items_sarif(found), items_sarif(older), *keys)

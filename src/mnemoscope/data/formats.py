@@ -385,6 +385,10 @@ _EQUALS = "=="
 SNIFFED_ROWS = 100
 
 
+AS_TEXT = {"text": "*"}
+"""Columns by which a table is no table: its file is read as a text, as it stands."""
+
+
 def take_columns(
     frame: pl.DataFrame, columns: Mapping[str, str], *, where: str, name: str | None = None
 ) -> pl.DataFrame:

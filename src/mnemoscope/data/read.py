@@ -13,6 +13,7 @@ import polars as pl
 
 from mnemoscope.data.folders import as_given, last_parts
 from mnemoscope.data.formats import (
+    AS_TEXT,
     Skipped,
     name_below,
     open_raw,
@@ -57,7 +58,7 @@ _SNIFFED_BYTES = 8192
 _SHORTEST_COPY = 5  # tokens; a shorter match proves nothing either way (their script)
 _SHOWN_CHARACTERS = 32
 _AMONG_TEXTS = "a table among texts. Name it alone, in a run of its own"
-_AS_TEXT = ", or let its name end in .txt to have it read as text"
+_READ_SO = ", or have it read as text with --column 'text=*'"
 _WORD = re.compile(r"[^\W_]+")
 _LOOK_LIKE_TEXT = {"a PDF file": b"%PDF-", "a PostScript file": b"%!PS", "an RTF file": b"{\\rtf"}
 
@@ -478,24 +479,27 @@ def read_sequences(
     shorter than one sequence but longer than the prefix, are taken too, padded on the right; with
     `left` they are padded there, so that all suffixes are whole and prefixes differ in length. A
     table's other columns stay, except what a model or `add_features` said of it; `columns` gives it
-    more, by their paths (`take_columns`). The first `prefix` tokens, half unless given, are the
-    prefix: a pair of arrays must agree. Raises UserError: nothing there, nothing that is text, no
-    text as long as a sequence, a file that would be misread, or a table that `check_columns`
-    refuses. DamagedDataError: a torn Parquet, packed or array file.
+    more, by their paths (`take_columns`); `AS_TEXT` has tables read as texts. The first `prefix`
+    tokens, half unless given, are the prefix: a pair of arrays must agree. Raises UserError:
+    nothing there, nothing that is text, no text as long as a sequence, a file that would be
+    misread, or a table that `check_columns` refuses. DamagedDataError: a torn Parquet, packed or
+    array file.
     """
     prefix = length // 2 if prefix is None else prefix
     fewest = {False: length, True: prefix + 1, "left": length - prefix + 1}
     least = fewest[pad]
-    rows = read_rows(source, columns or {}, prefix=prefix)
+    is_text = columns == AS_TEXT and isinstance(source, str | Path) and Path(source).exists()
+    rows = None if is_text else read_rows(source, columns or {}, prefix=prefix)
     if rows is not None:
         result = _read_rows(rows.frame, rows.where, tokenizer, length, stride, limit, least, pad)
         unread = _passed(Path(source)) if isinstance(source, str | Path) else ()
         return replace(result, facts=rows.facts, labels=rows.labels, unread=tuple(unread))
-    if columns:
+    if columns and not is_text:
         raise UserError(f"{source}: texts, which have no columns to take (--column).")
     path = Path(source)
     cutter = WindowCutter(_needed(tokenizer, path), length=length, stride=stride, least=least)
-    return _read_documents(path, WindowCollector(cutter, limit=limit, pad=pad))
+    collector = WindowCollector(cutter, limit=limit, pad=pad)
+    return _read_documents(path, collector, all_text=is_text)
 
 
 def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadResult:
@@ -595,11 +599,11 @@ def count_documents(frame: pl.DataFrame) -> int:
     return frame[name].n_unique()
 
 
-def _read_documents(path: Path, collector: WindowCollector) -> ReadResult:
+def _read_documents(path: Path, collector: WindowCollector, *, all_text: bool) -> ReadResult:
     unread: list[Skipped] = []
     documents: list[Path] = []
     with track("reading", unit="texts") as progress:
-        for document, text in _texts(path, unread):
+        for document, text in _texts(path, unread, all_text=all_text):
             documents.append(document)
             collector.add(text)
             progress.advance()
@@ -636,10 +640,11 @@ def _names(path: Path, documents: Sequence[Path]) -> list[str]:
     return [name_below(file, root) for file in documents]
 
 
-def _texts(path: Path, unread: list[Skipped]) -> Iterator[tuple[Path, str]]:
-    """Every readable text with its path; the others are put on the list."""
+def _texts(path: Path, unread: list[Skipped], *, all_text: bool) -> Iterator[tuple[Path, str]]:
+    """Every readable text with its path, with `all_text` tables too; others go on the list."""
     if path.is_file():
-        refuse_as_prose(path)
+        if not all_text:
+            refuse_as_prose(path)
         text = read_text(path)
         if text is None:
             raise UserError(f"{path}: not a text in UTF-8. Convert it, or give a table.")
@@ -647,15 +652,16 @@ def _texts(path: Path, unread: list[Skipped]) -> Iterator[tuple[Path, str]]:
         return
     files, passed = walk_files(path)
     unread += _skipped(path, passed)
-    if tables := [file for file in files if table_ending(file)]:
+    tables = set() if all_text else {file for file in files if table_ending(file)}
+    if tables:
         are = "is" if len(tables) == 1 else "are"
-        said = f"{plural(len(tables), 'table')} beside them {are} passed over ({tables[0].name})"
+        said = f"{plural(len(tables), 'table')} beside them {are} passed over ({min(tables).name})"
         say(f"{path}: texts; {said}")
     for file in files:
         try:
             text, is_written = None, table_ending(file) in (".csv", ".jsonl")
-            reason = f"{_AMONG_TEXTS}{_AS_TEXT * is_written}."
-            if not table_ending(file):
+            reason = f"{_AMONG_TEXTS}{_READ_SO * is_written}."
+            if file not in tables:
                 text, reason = read_text(file), "a binary file, or a text that is not UTF-8."
         except UserError as error:
             reason = str(error).removeprefix(str(file)).lstrip(":, ")

@@ -556,11 +556,12 @@ def _of_texts(frame: pl.DataFrame, where: str) -> pl.DataFrame:
         shown = ", ".join(names[: min(_NAMED, len(names) - 1)])  # never the whole of a record
         is_header = shown and all(map(_NAME.fullmatch, names))
         way = (
-            "Take one with --column text=NAME (in a corpus, rename it), or let the file's name end "
-            "in .txt to have it read as text."
+            "Take one with --column text=NAME (in a corpus, rename it), or read the file as it "
+            "stands, as one text, with --column 'text=*'."
             if is_header
-            else "Where each line is a record, let the file's name end in .txt to have them read "
-            "as text; where the first line names columns, take one with --column text=NAME."
+            else "Where each line is a record, have the file read as it stands, as one text, with "
+            "--column 'text=*'; where the first line names columns, take one with --column "
+            "text=NAME."
         )
         raise UserError(
             f"{where}: a CSV of {plural(len(names), 'column')}{f' ({shown}, …)' * bool(is_header)} "

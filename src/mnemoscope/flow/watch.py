@@ -81,7 +81,8 @@ class WatchAsked:
     columns: Mapping[str, str] = field(default_factory=dict)
     most: int | None = 2000  # windows to draw of each; None keeps all
     whole: bool = False  # keep all windows of `sequences`, whatever `most` says of the control
-    length: int = 64  # tokens of a window; those of a text follow one another
+    length: int = 64  # tokens of a window
+    stride: int | None = None  # from window to window; None: they lie side by side
     seed: int = 0
     # also continue each window to get its score, not only whether it is memorized
     decode: bool = True
@@ -129,11 +130,7 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
     tokenizer = load_tokenizer(first.name, revision=first.revision, trust_remote_code=trust)
     most = None if asked.whole else asked.most
     read, windows = _windows(asked, asked.sequences, "document", tokenizer, most)
-    if asked.whole and asked.most is not None and (n := len(windows)) > asked.most:
-        say(
-            f"{asked.sequences}: a condition in doc asks all {n:,} windows, so each checkpoint "
-            f"takes {n / asked.most:.1f} times as long as with {asked.most:,}. --most draws fewer."
-        )
+    _say_cost(asked, windows)
     unread = [(one.name, one.reason) for one in read.not_checked(asked.length)]
     if asked.control is not None:
         windows += _windows(asked, asked.control, CONTROL, tokenizer, asked.most)[1]
@@ -149,6 +146,7 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
             source=asked.sequences,
             control=asked.control,
             columns=dict(asked.columns),
+            stride=asked.stride,
             given=[*asked.checkpoints],
         )
         if late := history.steps_after(checkpoints[-1].step):
@@ -182,11 +180,29 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
                 progress.advance(1)
 
 
+def _say_cost(asked: WatchAsked, windows: WatchedWindows) -> None:
+    """Say how much longer each checkpoint takes where more is asked than by default."""
+    stride = asked.stride or asked.length
+    if stride < asked.length:
+        n = len(windows) + windows.n_left_out
+        drawn = f"; {len(windows):,} are drawn (--most)" if windows.n_left_out else ""
+        say(
+            f"{asked.sequences}: --stride {stride} makes {n:,} windows, up to "
+            f"{asked.length / stride:.3g} times as many as side by side, and each checkpoint takes "
+            f"as many times longer{drawn}."
+        )
+    if asked.whole and asked.most is not None and (n := len(windows)) > asked.most:
+        say(
+            f"{asked.sequences}: a condition in doc asks all {n:,} windows, so each checkpoint "
+            f"takes {n / asked.most:.1f} times as long as with {asked.most:,}. --most draws fewer."
+        )
+
+
 def _windows(
     asked: WatchAsked, path: str, source: str, tokenizer: Any, most: int | None
 ) -> tuple[ReadResult, WatchedWindows]:
-    length = asked.length
-    read = read_sequences(path, tokenizer, length=length, stride=length, columns=asked.columns)
+    length, stride = asked.length, asked.stride or asked.length
+    read = read_sequences(path, tokenizer, length=length, stride=stride, columns=asked.columns)
     read = read.as_given(path)
     frame = read.frame
     name = pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")
@@ -233,11 +249,21 @@ def write_watch_page(
         further=results.further,
         figures=results.figures,
         tables=tuple(
-            table_of(name, frame, f"{name}.parquet") for name, frame in results.frames.items()
+            table_of(name, _found_first(frame), f"{name}.parquet")
+            for name, frame in results.frames.items()
         ),
     )
     write_sections(folder / PAGE, f"{read.run}: what comes out, step by step", [section])
     return results
+
+
+def _found_first(frame: pl.DataFrame) -> pl.DataFrame:
+    """Windows in the order of what came out at the last check, then ever; the control behind."""
+    if "first_memorized" not in frame.columns:
+        return frame
+    is_control = pl.col("source") == CONTROL
+    order = [pl.col("is_memorized") & ~is_control, "is_memorized", "n_memorized"]
+    return frame.sort(order, descending=True, maintain_order=True)
 
 
 def watch_results(history: History) -> AnalysisResult:

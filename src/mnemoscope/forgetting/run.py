@@ -466,11 +466,13 @@ def _place(row: Mapping[str, Any]) -> Sarif:
     return place
 
 
-def forgetting_sarif_beside(found: Forgetting, baseline: Path) -> Sarif:
-    """The log with what is new, unchanged and gone since an older one, by text.
+def forgetting_sarif_beside(found: Forgetting, baseline: Path | None) -> Sarif:
+    """The log with what is new, unchanged and gone since an older one, if any, by text.
 
     Errors as `judge_forgetting`.
     """
+    if baseline is None:
+        return forgetting_sarif(found)
     older = read_forgetting(baseline)
     texts = (one.back["text"].to_list() for one in (found, older))
     return beside_by_key(forgetting_sarif(found), forgetting_sarif(older), *texts)

@@ -186,6 +186,15 @@ def _holds(folder: Path, *patterns: str) -> bool:
 def _only_gguf(name: str, folder: Path) -> str:
     found = sorted(path.name for path in folder.glob("*.gguf"))
     if not found:
+        inside = [one for one in folder.glob("*/") if _NUMBER.search(one.name)]
+        inside = sorted(filter(_holds_model, inside), key=lambda one: _numbers(one.name))
+        if inside:
+            named = ", ".join(one.name for one in inside[-_SHOWN:])
+            more = f" ({len(inside) - _SHOWN} more before them)" if len(inside) > _SHOWN else ""
+            raise UserError(
+                f"{name}: no model, but checkpoints: {named}{more}. Name one, such as "
+                f"{inside[-1]}; 'mnemoscope watch {name} --sequences TEXTS -o watch' asks them all."
+            )
         raise UserError(
             f"{name}: no config.json and no .gguf file, so no model. Give a folder as saved by "
             "transformers' save_pretrained."
@@ -339,6 +348,7 @@ def hub_reason(error: BaseException) -> str | None:
 
 
 _NUMBER = re.compile(r"\d+")
+_SHOWN = 4  # checkpoints of a folder, the last ones
 _TRAINERS = re.compile(r"checkpoint-\d+")
 _MOST_LACKING = 1000
 
@@ -481,6 +491,10 @@ def _named(given: Sequence[str]) -> list[Checkpoint]:
         Checkpoint(name, revision, step)
         for (name, revision), step in zip(parts, steps, strict=True)
     ]
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(one) for one in _NUMBER.findall(name)]
 
 
 def _holds_model(folder: Path) -> bool:

@@ -266,6 +266,7 @@ class GraftCounts(NamedTuple):
     n_there: int
     n_scans: int
     n_each: int
+    n_tried: int  # of these memorized, which the progress of the stage counts
     may_decide: bool  # whether classes can be compared, which random changes of equal harm do
 
 
@@ -298,6 +299,7 @@ def count_grafts(study: Study, models: Models) -> GraftCounts:
         n_there=len(every) - len(todo),
         n_scans=sum(replace(one, n_tried=1).size for one in todo),
         n_each=n_tried + _held_out(study, n_tried).height,
+        n_tried=n_tried,
         may_decide=may_decide,
     )
 

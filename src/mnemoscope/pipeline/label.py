@@ -242,8 +242,13 @@ def nothing_to_train(study: Study) -> str | None:
 
 
 def why_without_cnns(study: Study, stage: str) -> str | None:
-    """Why a stage cannot be run: it needs CNNs, and none can be trained; None where it can."""
-    is_of_cnns = stage != "report" and rests_on(stage, "train")  # a report is written without
+    """Why a stage cannot be run: it needs CNNs, and none can be trained; None where it can.
+
+    A search trains CNNs of its own on captured attention. Without a taxonomy that can be trained no
+    sequence is drawn, so nothing is captured; what was captured before can be searched.
+    """
+    first = "train" if study.is_done("capture") else "capture"
+    is_of_cnns = stage != "report" and rests_on(stage, first)  # a report is written without
     is_open = is_of_cnns and not study.is_done(stage) and study.is_done("label")
     return nothing_to_train(study) if is_open else None
 

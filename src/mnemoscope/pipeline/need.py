@@ -220,14 +220,9 @@ def taxonomy_lines(
 def expected_lines(
     settings: StudySettings,
     data: PlannedData,
-    taxonomies: Sequence[Taxonomy],
     need: Need,
-    measured: Study | None = None,
 ) -> Iterator[str]:
-    """How many sequences of a class to expect, and the smallest gain that they should show.
-
-    Gains spread as in the finished benchmark of `measured`, else as is assumed.
-    """
+    """How many sequences of a class to expect."""
     label = settings.label
     drawn = f"{label.n_train:,} train and {label.n_eval:,} test"
     if label.split == "folds":
@@ -254,7 +249,6 @@ def expected_lines(
         yield f"Expected: {expected} {wants}"
     for _, _, words in need.drawn[:_MOST_DRAWN]:
         yield f"Drawn: {words}."
-    yield f"Power: {_power(settings, data.n_sequences, taxonomies, need, measured)}"
 
 
 def measured_spread(study: Study) -> float | None:
@@ -275,6 +269,23 @@ def measured_spread(study: Study) -> float | None:
     return max(found, default=None)
 
 
+NO_POWER = "Power: none."
+
+
+def power_line(
+    settings: StudySettings,
+    n_sequences: int | None,
+    taxonomies: Sequence[Taxonomy],
+    need: Need,
+    measured: Study | None = None,
+) -> str:
+    """The smallest gain that a study should show: of what is drawn, else of equal classes.
+
+    Gains spread as in the finished benchmark of `measured`, else as is assumed.
+    """
+    return f"Power: {_power(settings, n_sequences, taxonomies, need, measured)}"
+
+
 def _power(
     settings: StudySettings,
     n_sequences: int | None,
@@ -282,7 +293,6 @@ def _power(
     need: Need,
     measured: Study | None,
 ) -> str:
-    """The smallest gain that a study should show: of what is drawn, else of equal classes."""
     label, is_folds = settings.label, settings.label.split == "folds"
     n_classes = min((_fewest_classes(settings, one) for one in taxonomies), default=2)
     n_most = label.per_class if n_sequences is None else n_sequences // n_classes

@@ -7,6 +7,7 @@ kept under a name that says which weights gave them.
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mnemoscope.pipeline.questions import StudyModel
 
 _READING = "What the reference repeats too may be guessable."
-_NOT_ASKED = "No reference was asked, so whether another model repeats these too is open."
+_NOT_ASKED = "No reference was asked, so whether another model repeats these too is open"
 _FEW = 0.1
 """Share of the sequences below which the reference is asked of others too: is it not the model?"""
 _MOST_OTHERS = 500
@@ -193,8 +194,11 @@ def also_repeated(study: Study) -> AlsoRepeated | None:
     )
 
 
-def control_words(study: Study) -> str:
-    """What the reference repeats too in words, or that there is none; empty where neither helps."""
+def control_words(study: Study, place: Path | None = None) -> str:
+    """What the reference repeats too in words, or that there is none; empty where neither helps.
+
+    `place` is what the study is called: its folder, unless given.
+    """
     if more := _more_repeated(study):
         n, n_asked = more
         said = f"The reference repeats {n:,} of {plural(n_asked, 'sequence')} that it was asked"
@@ -203,7 +207,16 @@ def control_words(study: Study) -> str:
     if also := also_repeated(study):
         return f"{also.words} {_READING}" if also.n else also.words
     is_open = study.is_done("continue") and study.settings.reference is None
-    return _NOT_ASKED if is_open and study.sequences["is_memorized"].any() else ""
+    if not is_open or not study.sequences["is_memorized"].any():
+        return ""
+    return f"{_NOT_ASKED}. To ask one, such as the base: '{with_reference(study, place)}'."
+
+
+def with_reference(study: Study, place: Path | None = None, name: str = "REFERENCE") -> str:
+    """The run that asks a reference too; what was captured without one is then made anew."""
+    redo = " --redo" * (study.manifest("capture") is not None)
+    folder = shlex.quote(str(place or study.folder))
+    return f"mnemoscope run -o {folder} --reference {shlex.quote(name)}{redo}"
 
 
 def how_to_give(study: Study, name: str = "REFERENCE") -> str:
@@ -214,10 +227,8 @@ def how_to_give(study: Study, name: str = "REFERENCE") -> str:
     folder, named = shlex.quote(str(study.folder)), shlex.quote(name)
     if study.manifest("capture") is None:
         return f"'mnemoscope graft {folder} --reference {named}'"
-    return (
-        f"'mnemoscope run -o {folder} --reference {named} --redo' (the model's maps and CNNs are "
-        f"kept), then 'mnemoscope graft {folder}'"
-    )
+    run = with_reference(study, name=name)
+    return f"'{run}' (the model's maps and CNNs are kept), then 'mnemoscope graft {folder}'"
 
 
 def _name(study: Study) -> str:

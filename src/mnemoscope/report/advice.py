@@ -27,7 +27,7 @@ from mnemoscope.pipeline.causes import (
     spoken_strength,
 )
 from mnemoscope.pipeline.label import SampleEntry, nothing_to_train, samples_of
-from mnemoscope.pipeline.reference import also_repeated, is_swapped
+from mnemoscope.pipeline.reference import also_repeated, is_swapped, with_reference
 from mnemoscope.progress import read_note
 from mnemoscope.stats import FEWEST_GROUPS, rows_of
 from mnemoscope.study.folder import Study
@@ -71,9 +71,19 @@ def missing_of(study: Study) -> str | None:
         return "No model was asked (model.name none), so attention was not looked at."
     if study.is_done("label") and (reason := nothing_to_train(study)) is not None:
         what = reason.removeprefix(f"{study.folder}: ")  # the page may be sent to others
-        return what[:1].upper() + what[1:]
+        return _needed(study) + what[:1].upper() + what[1:]
     lacking = [one.name for one in STAGES if not one.is_optional and not study.is_done(one.name)]
     return f"Not done yet: {', '.join(lacking)}."
+
+
+def _needed(study: Study) -> str:
+    """How many sequences each question needs, where it is these that are missing."""
+    if whole_mask(study.sequences) is not None:
+        return ""
+    return (
+        f"Attention takes {study.settings.label.minimum:,} sequences of each class, for its CNNs; "
+        f"to compare parts of the model takes {FEWEST_GROUPS} of each memorized class. "
+    )
 
 
 class Deciding(NamedTuple):
@@ -102,7 +112,7 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     begun = {one: said for one in ("graft", "knockout") if (said := _begun(study, one))}
     for stage, said in begun.items():
         yield Step(said, f"mnemoscope {stage} {folder}")
-    grafts = list(_grafts(study, folder))
+    grafts = list(_grafts(study, place))
     open_ones = {one.question: one for one in reversed([*deciding(study, place)]) if one.command}
     # One a question, and where the same command answers two of them the first.
     asked = {one.command: Step(one.why, one.command) for one in open_ones.values()}
@@ -117,7 +127,7 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     if missing_of(study) is not None:
         go_on, audits = _go_on(study, place), list(_audit_instead(study, place))
         steps = [go_on, *audits, *grafts, *_cut_shorter(study, place)]
-        steps += _ask_reference(study, folder)
+        steps += _ask_reference(study, place)
         if not any("OTHER_TEXTS" in one.command for one in steps):
             steps += decide
         yield from sorted(steps, key=lambda one: "OTHER_TEXTS" in one.command)
@@ -159,8 +169,9 @@ def _how_far(study: Study, stage: str) -> str:
     return f" ({note['words']})" if note else ""
 
 
-def _grafts(study: Study, folder: str) -> Iterator[Step]:
+def _grafts(study: Study, place: Path) -> Iterator[Step]:
     """The grafts of a study that has none, where they can be made."""
+    folder = shlex.quote(str(place))
     if study.is_done("graft"):
         yield from untried_parts(study, folder)
         return
@@ -168,14 +179,14 @@ def _grafts(study: Study, folder: str) -> Iterator[Step]:
         return
     what = "Which parts of the model hold each class"
     if not _has_two_classes(study):
-        what = "What each part of the model breaks, as too few of a class are there to compare two"
+        what = "Which parts of the model hold what it repeats, all classes together"
     if study.settings.reference is not None:
         how = "--dry-run: how long it takes; --quick: a first look"
         yield Step(f"{what} ({how})", f"mnemoscope graft {folder}")
         return
     why = f"{what}, once a reference is given (a model of the same shape that never saw the "
     why += "texts, such as its base)"
-    command = f"mnemoscope run -o {folder} --reference REFERENCE --redo"
+    command = with_reference(study, place)
     if study.manifest("capture") is None:
         command = f"mnemoscope graft {folder} --reference REFERENCE"
     yield Step(why, command)
@@ -274,22 +285,21 @@ def _go_on(study: Study, place: Path) -> Step:
         elif study.settings.reference is not None and why_no_grafts(study) is None:
             why += "; grafts that were made before it would be dropped"
         return Step(why, f"mnemoscope run -o {folder} {flags} --redo")
-    if study.sequences["is_memorized"].all():
-        why = "Ask about these texts with others beside them that the model never read"
-        also = ", ".join([*study.settings.sequences.also, "OTHER_TEXTS"])
-        return Step(why, anew.format(f"set {shlex.quote(f'sequences.also=[{also}]')}"))
-    why = "Ask about other texts, best some that the model read many times"
-    return Step(why, anew.format("sequences OTHER_TEXTS"))
+    what = _KINDS_OF_TEXT[NON_MEMO] if study.sequences["is_memorized"].all() else _READ
+    why, command = _more_texts(study, place, "Add texts to these, in a new study", what)
+    if not command:  # of the shipped texts there are no more
+        return Step("Ask about other texts", anew.format("sequences OTHER_TEXTS"))
+    return Step(why, command)
 
 
-def _ask_reference(study: Study, folder: str) -> Iterator[Step]:
+def _ask_reference(study: Study, place: Path) -> Iterator[Step]:
     """The control beside the count, where grafts, which ask it too, are out of reach."""
     is_counted = study.is_done("label") and nothing_to_train(study) is not None
     if study.settings.reference is not None or not is_counted or why_no_grafts(study) is None:
         return
     if study.settings.model.name != NO_MODEL and study.sequences["is_memorized"].any():
         why = "What a model that never saw the texts repeats of them too, such as the base"
-        yield Step(why, f"mnemoscope run -o {folder} --reference REFERENCE")
+        yield Step(why, with_reference(study, place))
 
 
 def _audit_instead(study: Study, place: Path) -> Iterator[Step]:
@@ -414,7 +424,7 @@ def _decide_attention(
             *key,
             "A reference (a model that never saw the texts, such as the base) gives a verdict on "
             "attention",
-            f"mnemoscope run -o {folder} --reference REFERENCE --redo",
+            with_reference(study, place),
         )
         return
     gain, n = row["gain"], entry.n_train + entry.n_eval

@@ -68,6 +68,8 @@ from mnemoscope.report.documents import (
     document_sentence,
     document_tables,
     folder_sentence,
+    is_planted,
+    nearly_sentence,
 )
 from mnemoscope.report.grafts import graft_of
 from mnemoscope.report.published import published_view
@@ -342,6 +344,7 @@ class ReportContent:
     control: str = ""  # what the reference repeats too, or that none was asked
     folders: str = ""  # that folders differ in what is repeated of them
     documents: str = ""  # which documents the repeated sequences come from
+    nearly: str = ""  # how many come out nearly, where few come out word for word
 
 
 def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
@@ -360,7 +363,6 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         else []
     )
     folders, documents = _by_document(study, table, taxonomies)
-    is_planted = bool({"inserted", "held_out"} & {*table.columns})  # another truth stands there
     return ReportContent(
         title=study.settings.title or study.settings.model.name,
         model=model_facts(models, "model") if "model" in models else None,
@@ -394,9 +396,10 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         allocation=allocation_of(table),
         browser=_browser(study, table, taxonomies, tokenizer) if tokenizer else None,
         missing=missing,
-        control=control_words(study),
-        folders="" if is_planted else folder_sentence(folders),
-        documents="" if is_planted else document_sentence(table),
+        control=control_words(study, Path(name) if is_trained else None),
+        folders="" if is_planted(table) else folder_sentence(folders),
+        documents=document_sentence(table),
+        nearly=nearly_sentence(table),
     )
 
 

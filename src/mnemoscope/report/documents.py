@@ -24,6 +24,7 @@ _OF_SCORES = (
 )
 _MOST_ROWS = 40
 _MOST_NAMED = 3  # folders or documents in a line
+_FEW = 0.1  # of the sequences are repeated
 _NEARLY = 0.9
 """Share of a suffix's tokens from which a sequence is nearly repeated: 10 % may differ, as in the
 approximate memorization of the Gemma report (arXiv 2403.08295), there by edit distance."""
@@ -99,17 +100,22 @@ def _by_score(part: pl.DataFrame) -> tuple[float | None, float | None]:
     return known["nearly"][0], known["score"][0]
 
 
+def is_planted(table: pl.DataFrame) -> bool:
+    """Whether a table says what the model was taught, which answers more than documents do."""
+    return bool({"inserted", "held_out"} & {*table.columns})
+
+
 def document_sentence(table: pl.DataFrame) -> str:
     """Say which documents the repeated sequences come from, the first few by name.
 
     `table` has `is_memorized`. Empty without `document`, of one document, of documents of fewer
-    than two sequences on average, and where nothing is repeated.
+    than two sequences on average, where nothing is repeated, and of planted texts.
 
     >>> names, repeated = ["a.txt"] * 3 + ["b.txt"] * 2, [True, True, False, False, False]
     >>> document_sentence(pl.DataFrame({"document": names, "is_memorized": repeated}))
     'Repeated by document: a.txt 2 of 3, b.txt 0 of 2.'
     """
-    if not has_values(table, "document"):
+    if not has_values(table, "document") or is_planted(table):
         return ""
     name = pl.col("document").fill_null(NO_DOCUMENT)
     counts = table.group_by(name).agg(n=pl.len(), k=pl.col("is_memorized").sum())
@@ -127,6 +133,22 @@ def document_sentence(table: pl.DataFrame) -> str:
     elif none.height:
         said.append(f"the other {count(none.height)} none")
     return f"Repeated by document: {', '.join(said)}."
+
+
+def nearly_sentence(table: pl.DataFrame) -> str:
+    """Say how many sequences come out nearly, where few come out word for word.
+
+    Few: less than a tenth. Empty without `memorization_score`, and where none comes out nearly.
+
+    >>> near = {"is_memorized": [True] + [False] * 19, "memorization_score": [1.0] + [0.95] * 19}
+    >>> nearly_sentence(pl.DataFrame(near))
+    'Another 19 come out nearly: at most a tenth of the tokens to be written are others.'
+    """
+    if SCORE not in table.columns or table["is_memorized"].sum() >= _FEW * table.height:
+        return ""
+    n = table.filter(~pl.col("is_memorized"), pl.col(SCORE).cast(pl.Float64) >= _NEARLY).height
+    said = "at most a tenth of the tokens to be written are others"
+    return f"Another {count(n)} come{'s' * (n == 1)} out nearly: {said}." if n else ""
 
 
 def folder_sentence(folders: Sequence[Counted]) -> str:

@@ -12,7 +12,7 @@ from mnemoscope.report.style import PAPER_COLOURS, class_colour
 from mnemoscope.stats import FEWEST_GROUPS, NO_ESTIMATE, Estimate
 from mnemoscope.store import Facts
 from mnemoscope.taxonomy import PAPER
-from mnemoscope.taxonomy.names import NON_MEMO, memorized_first
+from mnemoscope.taxonomy.names import NON_MEMO, form_words, memorized_first
 from mnemoscope.words import MINUS, count, is_whole_kind, part_words, plural, ranged, share
 
 MECHANISM = "Mechanism (which parts of the model a class needs)"
@@ -21,7 +21,7 @@ CUTS = "With attention edges cut"
 OWN_CUTS = "With each sequence’s own edges cut"
 _MOST_PARTS = 4  # named in an answer
 _OF_FORM = ("Guess", "Reconstruct", "Code")
-_IN_WORDS = {"Guess": "guessable", "Recall": "recalled"}
+_IN_WORDS = {"Guess": "of guessable form (Guess)", "Recall": "of other form (Recall)"}
 _CLEAREST = (
     *(Standing.BEYOND, Standing.UNDECIDED, Standing.WITHIN, Standing.WORSE),
     *(Standing.UNCONTROLLED, Standing.UNTRAINED),
@@ -39,7 +39,7 @@ class Part(NamedTuple):
     """A part of the bar: a class, or what has none (`name` is empty)."""
 
     name: str
-    words: str  # "1,318 guessable"
+    words: str  # "1,318 of guessable form (Guess)"
     share: float  # of all sequences
     shown: str  # the share as it is printed, as everywhere on the page
     colour: int | None  # None: neutral
@@ -61,10 +61,12 @@ class Badge(NamedTuple):
 class Lead:
     """What the first screen says; `number` is the taxonomy's whose classes it counts, from 1."""
 
-    headline: str  # "2,873 of 5,000 sequences repeated: 1,318 guessable, 1,555 recalled"
+    headline: str  # "2,873 of 5,000 sequences repeated: 1,318 of guessable form (Guess), …"
+    form: str  # what these classes say of a text, and what they do not
     control: str  # what the reference repeats of them, or that none was asked
     folders: str  # that folders differ in what is repeated
     documents: str  # which documents the repeated sequences come from
+    nearly: str  # how many come out nearly, where few are repeated
     parts: Sequence[Part]  # empty where there are no sequences
     number: int | None
     grafted: int | None  # the number of the taxonomy whose grafts stand first
@@ -89,9 +91,11 @@ def lead_of(content: ReportContent) -> Lead:
     counted = [*repeated, (NON_MEMO, f"not {verb}", whole - part, 0)]
     return Lead(
         headline,
+        form_words(name for name, *_ in repeated),
         content.control,
         content.folders,
         content.documents,
+        content.nearly,
         [
             Part(name, f"{count(n)} {words}", n / whole, share(n, whole), place)
             for name, words, n, place in counted
@@ -132,7 +136,7 @@ def _one_a_question(badges: list[Badge]) -> list[Badge]:
 def conclusion(content: ReportContent) -> str:
     """What was found, for a terminal: the count and each question's answer, a line each."""
     lead = lead_of(content)
-    said = [lead.headline, lead.folders, lead.documents, lead.control]
+    said = [lead.headline, lead.form, lead.folders, lead.documents, lead.nearly, lead.control]
     for badge in lead.badges:
         for one in (badge, *badge.beside):
             said += [f"{one.question}: {one.answer}", one.decides]
@@ -241,7 +245,7 @@ def _uncompared(content: ReportContent, number: int) -> Iterator[Badge]:
             yield Badge(MECHANISM, said, Standing.IMPOSSIBLE, target, *decides)
         return
     commands = [one.command for one in content.next_steps]
-    asked = {"graft": "what each part of the model breaks", "audit": "an audit"}
+    asked = {"graft": "which parts hold what is repeated", "audit": "an audit"}
     still = ["the counts", "the marked passages"] if sum(counts.values()) else []
     still += [
         f"{words} (mnemoscope {verb})"

@@ -372,8 +372,8 @@ def _of_the_text(
     more = [f"“{one.name}”" for one, other in strong if one.share - other >= _MORE]
     if text:
         yield (
-            f"The reference model, which never saw the sequences, shows as much of {name} in "
-            f"{', '.join(text)}: that belongs to the text."
+            f"The reference model shows as much of {name} in {', '.join(text)}: that belongs to "
+            "the text."
         )
     if more:
         yield f"The model shows more of {name} than the reference in {', '.join(more)}."

@@ -16,6 +16,7 @@ from functools import cache
 from html import escape
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -37,6 +38,7 @@ from mnemoscope.files import (
     digest,
     hold_folder,
     made_folder,
+    unmade,
     write_text,
 )
 from mnemoscope.parse import parse_json, parse_yaml, read_bounded
@@ -641,6 +643,11 @@ def check_free(folder: Path) -> None:
     above = next(one for one in folder.absolute().parents if one.exists())
     if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"{folder}: nothing can be written to {above}. Choose another with -o.")
+    try:  # rights alone do not say it: a disk is read-only, /proc makes no folders
+        with TemporaryDirectory(dir=above, prefix="."):
+            pass
+    except OSError as error:
+        raise unmade(folder, error) from None
 
 
 def is_study(folder: Path) -> bool:

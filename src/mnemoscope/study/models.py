@@ -120,7 +120,7 @@ class Models:
     def _get(self, role: str, name: str, study: Study | None) -> "LanguageModel":
         if role not in self._loaded:
             _refuse_none(name)
-            say(f"Loading the {role} {name}")
+            say(f"Loading {name}" + " (reference)" * (role == "reference"))
             self._loaded[role] = _load(role, name, self.settings)
         loaded = self._loaded[role]
         if study is not None:

@@ -21,6 +21,10 @@ from mnemoscope.errors import UserError, nearest
 from mnemoscope.taxonomy.nodes import Node, first_yes, parse_node, written_nodes
 
 _Value = float | bool
+_FORM = (
+    "Guess and Recall are forms of text by the paper's rule (does the beginning give the end "
+    "away?), no verdict on the model: an audit weighs evidence and may say “cannot be told”."
+)
 
 
 class Partition(NamedTuple):
@@ -48,6 +52,15 @@ def find_partition(nodes: Sequence[Node]) -> Partition:
     cells = [blocks[index] for index in answers.ravel()]
     shape = repr((len(nodes) + 1, kept, cells))
     return Partition(hashlib.sha256(shape.encode()).hexdigest()[:16], blocks)
+
+
+def form_words(names: Iterable[str]) -> str:
+    """What it says of a text that its class is Guess or Recall; empty where neither is named.
+
+    >>> form_words(["Recite", "Recollect"])
+    ''
+    """
+    return _FORM if {"Guess", "Recall"} & {*names} else ""
 
 
 def match_classes(trained: "Taxonomy", other: "Taxonomy") -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.columns import Column
-from mnemoscope.data.folders import in_folders, unrepeated
+from mnemoscope.data.folders import unrepeated
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.stats import FEWEST_GROUPS
 from mnemoscope.taxonomy.draw import Draw, Pool, draw_balanced, draw_lots, order_keys
@@ -466,14 +466,9 @@ def _how_much_more(
     if n_more < 1:
         return ""
     length = frame["text"].str.len_chars().mean() if "text" in frame.columns else None
-    said = f", {rounded(n_more * float(length)):,} characters" if isinstance(length, float) else ""
-    beside, like = "", "text like this"
-    if apart:
-        beside, like = f" beside {in_folders(apart)}, of which nothing is repeated", "such text"
-    return (
-        f" At the rate found here ({fewest:,} of the scarcest class usable in {n_rows:,}{beside}) "
-        f"that takes about {n_more:,} more sequences of {like}{said}."
-    )
+    said = f" ({rounded(n_more * float(length)):,} characters)" if isinstance(length, float) else ""
+    like = "those it repeats here" if apart else "these"
+    return f" There would be enough in about {n_more:,} more sequences{said} of texts like {like}."
 
 
 def _ways_that_work(asked: _Asked, whole: Draw) -> list[tuple[str, str]]:

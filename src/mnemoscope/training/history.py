@@ -58,6 +58,7 @@ class _Watch(TypedDict):
     run: NotRequired[str | None]
     source: NotRequired[str | None]
     columns: NotRequired[dict[str, str] | None]
+    stride: NotRequired[int | None]
     given: NotRequired[list[str]]
 
 
@@ -268,6 +269,8 @@ def read_history(folder: Path | str) -> History:
             command += ("--column", f"{name}={path}")
         if (length := len(windows["tokens"][0])) != LENGTH:
             command += ("--length", str(length))
+        if (stride := facts.get("stride")) is not None:
+            command += ("--stride", str(stride))
     return History(
         windows,
         pl.concat(checks, how="diagonal"),

@@ -280,13 +280,16 @@ def _wraps(text: str) -> list[tuple[int, int]]:
     return wraps if 2 * len(wraps) > len(found) else []
 
 
-def _unwrapped(texts: Sequence[str], tail: str, cutter: WindowCutter) -> list[list[int] | None]:
+def _unwrapped(
+    texts: Sequence[str], overlaps: Sequence[int], tail: str, cutter: WindowCutter
+) -> list[list[int] | None]:
     """For each window of a document, in order, its tokens with the lines joined (`unwrapped`).
 
-    `tail` follows the last window. Joined lines have fewer tokens, so its first words are needed to
-    fill a window as long as it was.
+    Of each the first `overlaps` characters stand in the one before; `tail` follows the last one.
+    Joined lines have fewer tokens, so its first words fill a window as long as it was.
     """
-    whole = "".join([*texts, tail])
+    own = [text[n:] for text, n in zip(texts, overlaps, strict=True)]
+    whole = "".join([*own, tail])
     wraps = _wraps(whole)
     none: list[list[int] | None] = [None] * len(texts)
     if not wraps:
@@ -298,7 +301,7 @@ def _unwrapped(texts: Sequence[str], tail: str, cutter: WindowCutter) -> list[li
         return none if offsets is None else [[] for _ in texts]
     dropped = np.cumsum([0, *(end - start - 1 for start, end in wraps)]).tolist()
     begins = [start for start, _ in offsets]
-    starts = np.cumsum([0, *map(len, texts[:-1])]).tolist()
+    starts = (np.cumsum([0, *map(len, own[:-1])]) - np.array(overlaps)).tolist()
     places = (bisect_left(begins, at - dropped[bisect_right(ends, at)]) for at in starts)
     firsts = (min(place, len(ids) - cutter.length) for place in places)
     return [ids[first : first + cutter.length] for first in firsts]
@@ -307,14 +310,16 @@ def _unwrapped(texts: Sequence[str], tail: str, cutter: WindowCutter) -> list[li
 def _with_unwrapped(
     frame: pl.DataFrame, cutter: WindowCutter, tails: Mapping[str, str]
 ) -> pl.DataFrame:
-    """Windows with the column `unwrapped`; null where they are no whole text, one after another."""
+    """Windows with the column `unwrapped`; null where they are no whole text, in order."""
     found: list[list[int] | None] = [None] * frame.height
     if {"text", *PLACE} <= {*frame.columns}:
         rows = frame.select("source", "text", *PLACE).with_row_index("row")
         for (_, name), part in rows.group_by("source", "document", maintain_order=True):
-            gaps = (part["start"][1:] - part["end"][:-1]).abs()
+            gaps = part["start"][1:] - part["end"][:-1]  # two tokens may share a character
             if name is not None and not part["start"].null_count() and (gaps <= 1).all():
-                joined = _unwrapped(part["text"].to_list(), tails.get(str(name), ""), cutter)
+                overlaps = [0, *(-gap if gap < -1 else 0 for gap in gaps)]
+                tail = tails.get(str(name), "")
+                joined = _unwrapped(part["text"].to_list(), overlaps, tail, cutter)
                 for row, tokens in zip(part["row"], joined, strict=True):
                     found[row] = tokens
     return frame.with_columns(pl.Series("unwrapped", found, dtype=pl.List(pl.Int32)))
