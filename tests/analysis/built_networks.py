@@ -12,14 +12,15 @@ N_LAYERS = 3
 
 
 def copying_network(
-    sources: Mapping[int, int], *, vocabulary: int, length: int, tokenizer=None
+    sources: Mapping[int, int | tuple[int, ...]], *, vocabulary: int, length: int, tokenizer=None
 ) -> LanguageModel:
     """A GPT-2 of three layers that copies: after position q comes the token at `sources[q]`.
 
     The state is [token, position, copied token], each one-hot. Layer 1 looks from q to
     `sources[q]` and writes that token into the third part, which the head reads; the other layers
     and all MLPs write nothing. So token q + 1 depends on the states of `sources[q]` that enter
-    layers 0 and 1, and on what its own position q holds after layer 1, and on no other.
+    layers 0 and 1, and on what its own position q holds after layer 1, and on no other. Of several
+    sources each gives an equal part.
     """
     width = 2 * vocabulary + length
     first, copied = vocabulary, vocabulary + length  # where positions and copied tokens stand
@@ -41,8 +42,9 @@ def copying_network(
         query, key, value = attention.c_attn.weight.view(width, 3, width).unbind(1)
         for position in range(length):
             key[first + position, first + position] = 1.0
-        for asked, source in sources.items():
-            query[first + asked, first + source] = 100.0
+        for asked, of in sources.items():
+            for source in of if isinstance(of, tuple) else (of,):
+                query[first + asked, first + source] = 100.0
         for token in range(vocabulary):
             value[token, copied + token] = 1.0
             attention.c_proj.weight[copied + token, copied + token] = 1.0

@@ -93,12 +93,35 @@ def test_tokens_that_need_several_states_are_told_from_those_that_need_none() ->
     one = np.zeros((1, 1, 2, 5), dtype=bool)
     one[0, 0, 1, 0] = True
     whole = np.array([[[True, True, True, False, False]]])
-    found = Changes(one, whole, np.array([[True, True, True, False, True]])).shares()
+    fewest = np.array([[1, 2, 2, 0, 0]], dtype=np.int16)
+    found = Changes(one, whole, np.array([[True, True, True, False, True]]), fewest).shares()
     assert {name: values.tolist() for name, values in found.items()} == {
         "depend on no single state": [0.75],
         "depend on no state at all": [0.25],
         "depend on several together": [0.5],
     }
+
+
+def test_a_token_that_four_states_hold_together_changes_with_all_four_alone() -> None:
+    """Built in: token 9 stands four times in the prefix, and each place gives a fourth of it.
+
+    Where two of them are another prefix's, half is left, above a fourth of either other token.
+    """
+    lm = copying_network({8: (0, 1, 2, 3), 9: 4}, vocabulary=VOCABULARY, length=LENGTH)
+    rng = np.random.default_rng(0)
+    tokens, donors = (
+        np.stack([rng.permutation(VOCABULARY)[:LENGTH] for _ in range(30)]) for _ in range(2)
+    )
+    tokens[:, 1:4], tokens[:, 9], tokens[:, 10] = tokens[:, :1], tokens[:, 0], tokens[:, 4]
+    donors = donors[:, :PREFIX]
+    new = (donors[:, :4] != tokens[:, :1]).all(axis=1) & (donors[:, 4] != tokens[:, 4])
+    assert new.sum() > 15
+    for widths, least in (((), PREFIX), ((2,), PREFIX), ((2, 4), 4), ((4, 2, 99), 4)):
+        found = find_changes(lm, tokens, donors, batch_size=16, progress=SILENT, widths=widths)
+        assert found.is_right[:, 1:3].all()
+        assert not found.one[new, :, :, 1].any()
+        assert (found.fewest[new, 1] == least).all()
+        assert (found.fewest[new, 2] == 1).all()  # of one source alone
 
 
 @pytest.mark.parametrize("n_groups", [3, 10])

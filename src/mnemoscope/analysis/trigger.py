@@ -3,11 +3,12 @@
 Source: Huang, Yang, Potts 2024, "Demystifying Verbatim Memorization in Large Language Models",
 arXiv 2407.17817; section 3.3 of the related work: replace one hidden state (layer, position) of
 the trigger by that of a random prompt; it is causal for a memorized token that changes.
+Beyond it: blocks of neighbouring states replaced together, for tokens that are held by several.
 Control: all states of a layer replaced at once.
 Run it: mnemoscope analyze trigger STUDY
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +58,11 @@ class Settings(AnalysisSettings):
     n_sequences: int | None = Field(
         default=60, ge=2, description="Memorized sequences drawn by the seed; null: all."
     )
+    widths: tuple[int, ...] = Field(
+        strict=False,
+        default=(2, 4, 8, 16),
+        description="Neighbouring states of a layer that are replaced together, side by side.",
+    )
 
 
 class Changes(NamedTuple):
@@ -67,6 +73,9 @@ class Changes(NamedTuple):
     # the token is the best one when nothing is replaced, (n, suffix); where it is not, nothing
     # counts as changed
     is_right: npt.NDArray[np.bool_]
+    # fewest neighbouring states of some layer that change it together, (n, suffix): 1, a width, all
+    # of the prefix, or 0 where nothing does
+    fewest: npt.NDArray[np.int16]
 
     @property
     def n_right(self) -> npt.NDArray[np.int64]:
@@ -96,8 +105,9 @@ def find_changes(
     *,
     batch_size: int,
     progress: Progress,
+    widths: Sequence[int] = (),
 ) -> Changes:
-    """Replace every state of every prefix, one by one, by the donor's at the same place.
+    """Replace every state of every prefix by the donor's at the same place: one, blocks, all.
 
     Sequences are (n, T), donors prefixes of others, (n, prefix). Every token is judged after the
     true ones before it: once one token has changed, those that free decoding would write after it
@@ -121,20 +131,46 @@ def find_changes(
             progress.advance(len(right))
         return np.concatenate(parts)
 
-    each, every = np.arange(n), np.arange(prefix)
-    rows, places = each.repeat(prefix), np.tile(every, n)[:, None]
-    single, whole = [], []
-    for layer in layers:
-        single.append(changed(layer, rows, places).reshape(n, prefix, -1) & is_right[:, None])
-        whole.append(changed(layer, each, np.tile(every, (n, 1))) & is_right)
-    return Changes(np.stack(single, axis=1), np.stack(whole, axis=1), is_right)
+    by_width = {
+        width: np.stack([_each_block(changed, layer, n, prefix, width) for layer in layers], axis=1)
+        & is_right[:, None, None]
+        for width in (1, *_narrower(widths, prefix), prefix)
+    }
+    fewest = np.zeros(is_right.shape, dtype=np.int16)
+    for width, found in reversed(by_width.items()):
+        fewest[found.any(axis=(1, 2))] = width
+    return Changes(by_width[1], by_width[prefix][:, :, 0], is_right, fewest)
+
+
+def _narrower(widths: Sequence[int], prefix: int) -> list[int]:
+    """Widths of blocks in order, those between one state and all."""
+    return sorted({width for width in widths if 1 < width < prefix})
+
+
+def _each_block(
+    changed: Callable[[int, _Places, _Places], npt.NDArray[np.bool_]],
+    layer: int,
+    n: int,
+    prefix: int,
+    width: int,
+) -> npt.NDArray[np.bool_]:
+    """Tokens that each block of a layer's states changes, (n, blocks, suffix)."""
+    starts = np.arange(0, prefix, width)
+    places = np.minimum(starts[:, None] + np.arange(width), prefix - 1)  # the last may be shorter
+    rows = np.arange(n).repeat(len(starts))
+    return changed(layer, rows, np.tile(places, (n, 1))).reshape(n, len(starts), -1)
 
 
 def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
     """Each state of each prefix, and of each layer all at once; donors; the sequences."""
     n = int(inputs.table["is_memorized"].sum())
-    n_changes = inputs.load_model().n_layers * (inputs.prefix + 1)
+    n_changes = inputs.load_model().n_layers * _n_blocks(inputs.prefix, settings)
     return min(n, settings.n_sequences or n) * (n_changes + 2)
+
+
+def _n_blocks(prefix: int, settings: Settings) -> int:
+    """How often states of one layer are replaced in a sequence."""
+    return sum(-(-prefix // width) for width in (1, *_narrower(settings.widths, prefix), prefix))
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -146,7 +182,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             "Take a study with more."
         )
     rows = draw_rows(known, settings.n_sequences, settings.seed)
-    changes = _changes(inputs, rows, settings.seed)
+    changes = _changes(inputs, rows, settings)
     near = inputs.near_duplicates(rows["sequence_id"])
     groups = {
         name: places for name, places in members(groups_of(rows)).items() if len(places) >= _MINIMUM
@@ -160,12 +196,14 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             for what, values in changes.shares().items()
         ]
     )
+    fewest = _fewest_frame(changes, {"all": [*range(rows.height)], **groups}, near)
     tokens, by_state = _token_frame(changes), changes.by_state
     states = resampled_means(by_state.reshape(len(by_state), -1), near)
     return AnalysisResult(
-        sentence=_sentence(shares),
+        sentence=_sentence(shares, fewest),
         frames={
             "shares": shares,
+            "fewest": fewest,
             "tokens": tokens,
             "states": frame_of(
                 [
@@ -183,11 +221,11 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     )
 
 
-def _changes(inputs: AnalysisInputs, rows: pl.DataFrame, seed: int) -> Changes:
+def _changes(inputs: AnalysisInputs, rows: pl.DataFrame, settings: Settings) -> Changes:
     """What each replaced state changes, kept in blocks of sequences."""
     lm, half = inputs.model(), inputs.prefix
     ids = inputs.table["sequence_id"]
-    donors = inputs.table[other_rows(inputs.near_duplicates(ids), 1, seed=seed)[0]]
+    donors = inputs.table[other_rows(inputs.near_duplicates(ids), 1, seed=settings.seed)[0]]
     drawn = donors.select(ids, donor_id="sequence_id", donor="tokens")
     both = look_up(rows.select("sequence_id", "tokens"), drawn)
 
@@ -198,12 +236,17 @@ def _changes(inputs: AnalysisInputs, rows: pl.DataFrame, seed: int) -> Changes:
             token_matrix(block, "donor")[:, :half],
             batch_size=inputs.batch_size,
             progress=progress,
+            widths=settings.widths,
         )
         return block.select(
             "sequence_id",
             "donor_id",
             *(
-                pl.Series(name, part.reshape(len(part), -1).tolist(), pl.List(pl.Boolean))
+                pl.Series(
+                    name,
+                    part.reshape(len(part), -1).tolist(),
+                    pl.List(pl.Boolean if part.dtype == bool else pl.Int16),
+                )
                 for name, part in zip(found._fields, found, strict=True)
             ),
         )
@@ -216,17 +259,35 @@ def _changes(inputs: AnalysisInputs, rows: pl.DataFrame, seed: int) -> Changes:
         make,
         label="Replacing states",
         size=_BLOCK,
-        units=lm.n_layers * (half + 1),
+        units=lm.n_layers * _n_blocks(half, settings),
         of_block=lambda block: {"donors": hash_arrays(block["donor_id"])},
         prefix=half,
+        widths=_narrower(settings.widths, half),
     )
     n, suffix = rows.height, inputs.length - half
-    shapes = ((n, lm.n_layers, half, suffix), (n, lm.n_layers, suffix), (n, suffix))
+    shapes = (n, lm.n_layers, half, suffix), (n, lm.n_layers, suffix), (n, suffix), (n, suffix)
     return Changes(
         *(
-            np.array(kept[name].to_list(), dtype=bool).reshape(shape)
+            np.array(kept[name].to_list()).reshape(shape)
             for name, shape in zip(Changes._fields, shapes, strict=True)
         )
+    )
+
+
+def _fewest_frame(
+    changes: Changes, groups: Mapping[str, Sequence[int]], near: npt.NDArray[np.int64]
+) -> pl.DataFrame:
+    """Share of tokens by how many neighbouring states change them at least, by group; 0: none."""
+    widths = sorted({*np.unique(changes.fewest).tolist(), 0, 1})
+    return frame_of(
+        [
+            {"group": name, "n": len(places), "n_groups": n_groups(near[places]), "states": width}
+            | {"share": resampled_mean(shares[places], near[places])}
+            for name, places in groups.items()
+            for width in widths
+            for is_so in [(changes.fewest == width) & changes.is_right]
+            for shares in [is_so.sum(axis=1) / changes.n_right]
+        ]
     )
 
 
@@ -269,7 +330,7 @@ def _change_frame(changes: Changes, rows: pl.DataFrame) -> pl.DataFrame:
     return frame.group_by("sequence_id", "state", "position", maintain_order=True).agg("tokens")
 
 
-def _sentence(shares: pl.DataFrame) -> str:
+def _sentence(shares: pl.DataFrame, fewest: pl.DataFrame) -> str:
     said = shares.filter(group="all")
     single, none, several = (  # in the order of `Changes.shares`
         ranged(row["share"], scale=100, unit=" %") for row in rows_of(said)
@@ -277,8 +338,18 @@ def _sentence(shares: pl.DataFrame) -> str:
     return (
         f"Of the tokens of {said['n'][0]:,} memorized sequences, {single} depend on no single "
         f"hidden state of the prefix: {none} come out after another prefix altogether, once the "
-        f"tokens before them are there, and {several} need the prefix but no one state of it."
+        f"tokens before them are there, and {several} need the prefix but no one state of it"
+        f"{_block_words(fewest)}."
     )
+
+
+def _block_words(fewest: pl.DataFrame) -> str:
+    """How many neighbouring states change tokens that no one state does."""
+    own = fewest.filter(pl.col("group") == "all", pl.col("states") > 1).sort("states")
+    said = [
+        f"{ranged(row['share'], scale=100, unit=' %')} by {row['states']}" for row in rows_of(own)
+    ]
+    return f" (changed by neighbouring states together: {', '.join(said)})" if said else ""
 
 
 def _figures(
