@@ -8,6 +8,7 @@ from mnemoscope.words import MINUS, UNKNOWN
 
 Rows = list[dict[str, Any]]
 
+WAYS = ("gradient ascent", "sparse ascent", "pruning")
 PAGES, OVERVIEW = "docs/analyses", "docs/analyses.md"
 GROUPS = {"n": "sequences", "n_groups": "groups"}
 """How many sequences a row is of, and groups of near duplicates among them."""
@@ -346,11 +347,16 @@ SHOWN: dict[str, dict[str, Table]] = {
                 "best": Cell("after the best prompt", 1, 1),
                 "recovered": Cell("more", 1, 1),
             },
-            {"group": ("unlearned", "unseen", "unseen, model after unlearning")},
+            {
+                "group": (
+                    "unseen",
+                    *(f"{of}{way}" for way in WAYS for of in ("unlearned, ", "unseen, after ")),
+                )
+            },
         ),
         "beside": Table(
             "beside",
-            {"group": "not unlearned", **GROUPS},
+            {"way": "unlearned by", "group": "not unlearned", **GROUPS},
             {
                 "tokens": Cell("tokens in a row before", 1, 1),
                 "after_tokens": Cell("after", 1, 1),
@@ -425,6 +431,12 @@ SHOWN: dict[str, dict[str, Table]] = {
             {"group": "class", **GROUPS},
             {"share": percent("{}, %")},
             across="tokens",
+        ),
+        "fewest": Table(
+            "fewest",
+            {"group": "class", **GROUPS},
+            {"share": percent("{} states, %")},
+            across="states",
         ),
         "tokens": Table(
             "tokens",

@@ -131,20 +131,24 @@ def test_ascent_unlearns_what_it_is_told_and_the_model_stays(taught, monkeypatch
     weights = taught.load_model().model.get_output_embeddings().weight
     before = weights.detach().clone()
     settings = Settings(
-        n_sequences=20, n_unlearned=8, learning_rate=3e-3, shifts=(1, 4), batch_size=8, max_steps=40
-    )
+        n_sequences=20, n_unlearned=8, learning_rate=3e-3, shifts=(1, 4), batch_size=8,
+        max_steps=40, sparse_learning_rate=1e-2, pruned_part=5e-3,
+    )  # fmt: skip
     result = analyse(taught, settings)
     steps = apart(result.frames["unlearning"])
     assert np.array_equal(np.unique(counted, axis=0), [np.arange(64) >= 32])  # suffixes alone
-    assert steps["memorized"][0] == 1
-    assert steps["share"][-1] <= 0.1 < steps["share"][0]
     back = {row["group"]: row for row in apart(result.frames["recovery"]).iter_rows(named=True)}
+    for way in ("gradient ascent", "sparse ascent", "pruning"):
+        own = steps.filter(way=way)
+        assert own["memorized"][0] == 1
+        assert own["share"][-1] <= 0.1 < own["share"][0]
+        gone = back[f"unlearned, {way}"]
+        assert gone["as_it_is"] == pytest.approx(own["tokens"][-1])
+        assert gone["best"] >= 0
+        assert f"after {way}, where" in result.sentence
+    assert {"unseen", "unseen, after pruning"} <= {*back}
     assert back["Recall"]["as_it_is"] == 32
-    assert back["unlearned"]["as_it_is"] == pytest.approx(steps["tokens"][-1])
-    assert back["unlearned"]["best"] >= 0
-    assert {"unseen", "unseen, model after unlearning"} <= set(back)
     assert torch.equal(weights, before)
-    assert "come back" in result.sentence
 
 
 def test_shifts_beyond_the_prefix_are_refused_in_one_line(taught) -> None:

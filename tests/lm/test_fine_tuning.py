@@ -113,3 +113,57 @@ def test_best_tokens_follow_greedy_decoding_up_to_the_first_other(lm) -> None:
         expected.append(right.index(False) if False in right else len(right))
     assert runs.tolist() == expected
     assert max(expected) == 12
+
+
+def in_layers(lm) -> list[str]:
+    """Names of the matrices that are neither embedding."""
+    return [
+        name
+        for name, one in lm.model.named_parameters()
+        if one.ndim > 1 and name.startswith("gpt_neox.layers")
+    ]
+
+
+def plain_gradients(lm, batch) -> dict[str, torch.Tensor]:
+    """Of the mean loss of a batch, by an undisturbed backward of transformers' own loss."""
+    model = copy.deepcopy(lm.model).train()
+    rows = torch.from_numpy(batch).long()
+    model(input_ids=rows, labels=rows, use_cache=False).loss.backward()
+    return {name: one.grad for name, one in model.named_parameters()}
+
+
+def test_sparse_steps_change_the_weights_of_largest_gradient_alone(lm) -> None:
+    batch, part = batches(1)[0], 0.01
+    tuning = FineTuning(lm, StepSettings(1e-3, ascent=True, way="sparse", part=part))
+    for _ in range(3):
+        tuning.train(batch)
+    gradients = plain_gradients(lm, batch)
+    flat = torch.cat([gradients[name].abs().flatten() for name in in_layers(lm)])
+    least = flat.sort(descending=True).values[int(np.ceil(part * len(flat))) - 1]
+    after, before = tuning.lm.model.state_dict(), lm.model.state_dict()
+    for name in dict(lm.model.named_parameters()):
+        changed = after[name] != before[name]
+        if name in in_layers(lm):
+            assert torch.equal(changed, gradients[name].abs() >= least), name
+        else:
+            assert not changed.any(), name
+
+
+def test_pruning_sets_to_zero_what_holds_the_loss_down(lm) -> None:
+    """By the first order no other weights raise the loss by more, when they are gone."""
+    batch, part = batches(1)[0], 0.002
+    tuning = FineTuning(lm, StepSettings(1.0, ascent=True, way="pruning", part=part))
+    first = tuning.train(batch)
+    gradients, before = plain_gradients(lm, batch), dict(lm.model.named_parameters())
+    rise = {name: -(gradients[name] * before[name]).detach() for name in in_layers(lm)}
+    flat = torch.cat([one.flatten() for one in rise.values()])
+    n = int(np.ceil(part * len(flat)))
+    after = dict(tuning.lm.model.named_parameters())
+    gone = {name: (after[name] == 0) & (before[name] != 0) for name in rise}
+    assert sum(int(one.sum()) for one in gone.values()) == n
+    least = min(rise[name][gone[name]].min() for name in rise if gone[name].any())
+    assert least >= flat.sort(descending=True).values[n - 1] - 1e-12
+    for name, one in after.items():
+        kept = ~gone[name] if name in gone else torch.ones_like(one, dtype=torch.bool)
+        assert torch.equal(one[kept], before[name][kept])
+    assert tuning.train(batch) > first

@@ -2,14 +2,16 @@
 
 Source: Huang, Yang, Potts 2024, "Demystifying Verbatim Memorization in Large Language Models",
 arXiv 2407.17817; section 3.4 of the related work: the prompt window shifted, words swapped for
-near-synonyms, after unlearning by gradient ascent. Case, typos and random words are added, and
-texts never learnt as a control: the best of many prompts finds a few more tokens of any text.
+near-synonyms, after unlearning by gradient ascent, sparse fine-tuning or pruning. Case, typos and
+random words are added, and texts never learnt as a control: the best of many prompts finds a few
+more tokens of any text. Sparse and pruned are weights, chosen by their gradients: ours, since the
+original's code has neither.
 Run it: mnemoscope analyze perturb STUDY
 """
 
-from collections.abc import Callable
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +42,7 @@ from mnemoscope.plugin import (
     right_tokens,
     rows_of,
     run_lengths,
-    series_of,
+    series_by,
     share_true,
     suffix_runs,
     token_matrix,
@@ -50,6 +52,11 @@ from mnemoscope.plugin import (
 )
 
 _OTHERS = "Recall, not unlearned"
+
+WAYS = {"ascent": "gradient ascent", "sparse": "sparse ascent", "pruning": "pruning"}
+"""Ways to unlearn, in words: of all weights, of few, or few weights set to zero."""
+
+Way = Literal["ascent", "sparse", "pruning"]
 
 
 class Settings(AnalysisSettings):
@@ -68,18 +75,39 @@ class Settings(AnalysisSettings):
         min_length=1,
         description="Tokens by which the prompt is shifted.",
     )
+    ways: tuple[Way, ...] = Field(
+        strict=False,
+        default=("ascent", "sparse", "pruning"),
+        min_length=1,
+        description="Ways to unlearn: gradient ascent of all weights, of few, or few set to zero.",
+    )
     learning_rate: float = Field(default=5e-5, gt=0, description="Of gradient ascent (AdamW).")
-    batch_size: int = Field(default=16, ge=1, description="Sequences a step of gradient ascent.")
+    sparse_part: float = Field(
+        default=0.01, gt=0, le=1, description="Share of the layers' weights that sparse ascent has."
+    )
+    sparse_learning_rate: float = Field(default=1e-3, gt=0, description="Of sparse ascent.")
+    pruned_part: float = Field(
+        default=2e-4, gt=0, le=0.1, description="Share of the layers' weights pruned in a step."
+    )
+    batch_size: int = Field(default=16, ge=1, description="Sequences a step of unlearning.")
     forgotten: float = Field(
         default=0.1,
         gt=0,
         lt=1,
-        description="Ascent stops when so small a share of the suffixes is reproduced.",
+        description="It stops when so small a share of the suffixes is reproduced.",
     )
-    max_steps: int = Field(default=80, ge=1, description="Steps of gradient ascent, at most.")
+    max_steps: int = Field(default=80, ge=1, description="Steps of unlearning, at most.")
     every: int = Field(
         default=2, ge=1, description="Steps from one look at what is left to the next."
     )
+
+    def steps(self, way: Way) -> StepSettings:
+        """How a copy unlearns in one of the ways."""
+        if way == "ascent":
+            return StepSettings(self.learning_rate, ascent=True, seed=self.seed)
+        rate, part = self.sparse_learning_rate, self.sparse_part
+        part = part if way == "sparse" else self.pruned_part
+        return StepSettings(rate, ascent=True, seed=self.seed, way=way, part=part)
 
 
 def recovery(runs: pl.DataFrame) -> pl.DataFrame:
@@ -110,13 +138,15 @@ def forwards(inputs: AnalysisInputs, settings: Settings) -> int:
     """Prompts before and after, steps of ascent to the last one, and looks on the way."""
     sizes = {name: rows.height for name, rows in _groups(inputs, settings).items()}
     n, n_prompts = sizes["unlearned"], 1 + 2 * len(settings.shifts) + len(WORD_KINDS)
-    asked = sum(sizes.get(name, 0) for name in ("Recall", "Guess", "unseen")) + n + sizes["unseen"]
+    asked = sum(sizes.get(name, 0) for name in ("Recall", "Guess", "unseen"))
+    after = n + sizes["unseen"]
     beside = sum(
         min(sizes.get(name, 0), settings.n_unlearned) for name in (_OTHERS, "Guess", "unseen")
     )
     looks = 1 + -(-settings.max_steps // settings.every)
     steps = settings.max_steps * min(settings.batch_size, n)
-    return asked * n_prompts + 2 * beside + looks * n + steps
+    each = after * n_prompts + 2 * beside + looks * n + steps
+    return asked * n_prompts + len(settings.ways) * each
 
 
 def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
@@ -147,10 +177,10 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     }
     first = {name: prompts for name, prompts in asked.items() if name != "unlearned"}
     before = inputs.shelf("prompted", basis, lambda: _ask(inputs, lm, first))
-    unlearned = cache(lambda: _unlearn(inputs, settings, groups, asked))
-    steps = inputs.shelf("unlearning", basis, lambda: unlearned()["steps"])
-    after = inputs.shelf("prompted-after", basis, lambda: unlearned()["after"])
-    beside = inputs.shelf("beside", basis, lambda: unlearned()["beside"])
+    made = [_kept_unlearning(inputs, settings, way, groups, asked, basis) for way in settings.ways]
+    steps, after, beside = (
+        pl.concat(each[what] for each in made) for what in ("steps", "after", "beside")
+    )
     frames = {**_frames(before, after, inputs), "unlearning": steps, "beside": beside}
     return AnalysisResult(
         sentence=_sentence(frames, settings),
@@ -161,6 +191,24 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             *unseen_note(inputs.table),
         ),
     )
+
+
+def _kept_unlearning(
+    inputs: AnalysisInputs,
+    settings: Settings,
+    way: Way,
+    groups: dict[str, pl.DataFrame],
+    asked: _Asked,
+    basis: Mapping[str, object],
+) -> dict[str, pl.DataFrame]:
+    """`_unlearn` of one way, each table kept, with the way in a column."""
+    unlearned = cache(lambda: _unlearn(inputs, settings, way, groups, asked))
+    found = {}
+    for what in ("steps", "after", "beside"):
+        make = partial(lambda what: unlearned()[what], what)
+        kept = inputs.shelf(f"unlearned-{what}", {**basis, "way": way}, make)
+        found[what] = kept.select(pl.lit(WAYS[way]).alias("way"), pl.all())
+    return found
 
 
 def _groups(inputs: AnalysisInputs, settings: Settings) -> dict[str, pl.DataFrame]:
@@ -237,11 +285,14 @@ class Look(NamedTuple):
 
 
 def _unlearn(
-    inputs: AnalysisInputs, settings: Settings, groups: dict[str, pl.DataFrame], asked: _Asked
+    inputs: AnalysisInputs,
+    settings: Settings,
+    way: Way,
+    groups: dict[str, pl.DataFrame],
+    asked: _Asked,
 ) -> dict[str, pl.DataFrame]:
     """Let a copy of the model forget: the steps, other sequences beside it, prompts afterwards."""
-    steps = StepSettings(settings.learning_rate, ascent=True, seed=settings.seed)
-    tuning, batch_size = FineTuning(inputs.model(), steps), inputs.batch_size
+    tuning, batch_size = FineTuning(inputs.model(), settings.steps(way)), inputs.batch_size
 
     def reproduced(rows: pl.DataFrame) -> npt.NDArray[np.bool_]:
         """Right tokens of each suffix."""
@@ -268,7 +319,8 @@ def _unlearn(
         return Look(tuning.step, loss, tokens.value / right.shape[1], float(memorized), tokens)
 
     first = beside()
-    looks = _climb(tuning, token_matrix(groups["unlearned"]), inputs.prefix, settings, look)
+    rows = token_matrix(groups["unlearned"])
+    looks = _climb(tuning, rows, inputs.prefix, settings, way, look)
     last = (
         beside()
         .drop("n", "n_groups")
@@ -286,12 +338,13 @@ def _climb(
     rows: npt.NDArray[np.int32],
     prefix: int,
     settings: Settings,
+    way: Way,
     look: Callable[[float | None], Look],
 ) -> list[Look]:
     """Go up the loss of the suffixes until so little is left; look at it on the way."""
     counted = np.broadcast_to(np.arange(rows.shape[1]) >= prefix, rows.shape)
     rng, order, looks = np.random.default_rng(settings.seed), list[int](), [look(None)]
-    with track("Unlearning", total=settings.max_steps, unit="steps") as progress:
+    with track(f"Unlearning, {WAYS[way]}", total=settings.max_steps, unit="steps") as progress:
         while tuning.step < settings.max_steps and looks[-1].share > settings.forgotten:
             order = order or rng.permutation(len(rows)).tolist()
             batch, order = order[: settings.batch_size], order[settings.batch_size :]
@@ -306,8 +359,9 @@ def _frames(
     before: pl.DataFrame, after: pl.DataFrame, inputs: AnalysisInputs
 ) -> dict[str, pl.DataFrame]:
     """Prompts by kind, recovery by sequence and in sum."""
-    later = pl.col("group").replace({"unseen": "unseen, model after unlearning"})
-    runs = pl.concat([before, after.with_columns(later)])
+    named = {"unlearned": "unlearned, ", "unseen": "unseen, after "}
+    later = pl.col("group").replace(named) + pl.col("way")
+    runs = pl.concat([before, after.with_columns(later.alias("group")).drop("way")])
     prompts = []
     for (group, kind), part in runs.group_by("group", "kind", maintain_order=True):
         near = inputs.near_duplicates(part["sequence_id"])
@@ -341,7 +395,6 @@ def _frames(
 
 def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
     back = {row["group"]: row for row in rows_of(frames["recovery"])}
-    gone, unseen = back["unlearned"], back["unseen"]
     typo = frames["prompts"].filter(kind="typo", group="Recall")
     word = "a typo" if settings.n_words == 1 else f"{settings.n_words} typos"
     bears = (
@@ -350,12 +403,19 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
         if typo.height
         else ""
     )
+
+    def after(way: Way) -> str:
+        gone = back[f"unlearned, {WAYS[way]}"]
+        return (
+            f"{ranged(gone['recovered'])} after {WAYS[way]}, where the prefix itself brings "
+            f"{ranged(gone['as_it_is'])}"
+        )
+
+    one = back["unseen"]
     return (
-        f"{bears}after unlearning by gradient ascent the prefix itself brings "
-        f"{ranged(gone['as_it_is'])} of {gone['suffix']} tokens, and the best of "
-        f"{gone['n_prompts']:.0f} changed prompts {ranged(gone['best'])}: "
-        f"{ranged(gone['recovered'])} come back; of text never learnt the best prompt "
-        f"finds {ranged(unseen['recovered'])} more."
+        f"{bears}of {one['suffix']} tokens that are unlearned the best of {one['n_prompts']:.0f} "
+        f"changed prompts brings back {'; '.join(after(way) for way in settings.ways)}; of text "
+        f"never learnt it finds {ranged(one['recovered'])} more than the prefix."
     )
 
 
@@ -365,7 +425,10 @@ def _charts(frames: dict[str, pl.DataFrame]) -> tuple[Chart, ...]:
         bars_by(
             "Tokens of the suffix reproduced in a row, by what was done to the prompt "
             "(95 % interval)",
-            prompts.filter(pl.col("group").is_in([*memorized, "unlearned", "unseen"])),
+            prompts.filter(
+                pl.col("group").is_in([*memorized, "unseen"])
+                | pl.col("group").str.starts_with("unlearned")
+            ),
             "group",
             "tokens",
             at="kind",
@@ -380,8 +443,8 @@ def _charts(frames: dict[str, pl.DataFrame]) -> tuple[Chart, ...]:
         ),
         Chart(
             title="Unlearning: tokens of the suffix reproduced in a row (95 % interval)",
-            x_label="steps of gradient ascent",
-            series=(series_of("what is unlearned", frames["unlearning"], "tokens", x="step"),),
+            x_label="steps",
+            series=series_by(frames["unlearning"], "way", "tokens", x="step"),
         ),
     )
 
@@ -389,29 +452,39 @@ def _charts(frames: dict[str, pl.DataFrame]) -> tuple[Chart, ...]:
 def _further(
     frames: dict[str, pl.DataFrame], groups: dict[str, pl.DataFrame], settings: Settings
 ) -> tuple[str, ...]:
-    last = frames["unlearning"].row(-1, named=True)
-    beside = {row["group"]: row for row in rows_of(frames["beside"])}
-    stopped = (
-        "until so little was left"
-        if last["share"] <= settings.forgotten
-        else f"and stopped there, with {last['share']:.0%} of the suffixes left"
-    )
-    unseen, kept = beside["unseen"], beside.get(_OTHERS)
-    right, after = (ranged(unseen[name], scale=100, unit=" %") for name in ("right", "after_right"))
-    others = (
-        ""
-        if kept is None
-        else f", other recalled sequences from {ranged(kept['tokens'])} to "
-        f"{ranged(kept['after_tokens'])} tokens in a row"
-    )
     words = frames["prompts"].filter(kind="case", group="Recall")
     n_words = int(words["n"][0]) if words.height else 0
     return (
-        f"Gradient ascent went {last['step']} steps up the loss of the suffixes, {stopped}. What "
-        f"it does to the rest: right tokens of unseen text go from {right} to {after}{others}.",
+        *_unlearning_words(frames, settings),
         f"Near-synonyms are the nearest words in the model's input embeddings. {n_words} of "
         f"{groups['Recall'].height} recalled prefixes have {settings.n_words} word(s) that are "
         "one token, and were changed.",
         "A shifted window moves prompt and question: of one shifted to the right fewer tokens "
         "are left to reproduce, one shifted to the left must say the end of the prefix first.",
     )
+
+
+def _unlearning_words(frames: dict[str, pl.DataFrame], settings: Settings) -> Iterator[str]:
+    """How far each way went, and what it does to the rest."""
+    for way in settings.ways:
+        last = frames["unlearning"].filter(way=WAYS[way]).row(-1, named=True)
+        beside = {row["group"]: row for row in rows_of(frames["beside"].filter(way=WAYS[way]))}
+        stopped = (
+            "until so little was left"
+            if last["share"] <= settings.forgotten
+            else f"and stopped there, with {last['share']:.0%} of the suffixes left"
+        )
+        unseen, kept = beside["unseen"], beside.get(_OTHERS)
+        right, after = (
+            ranged(unseen[name], scale=100, unit=" %") for name in ("right", "after_right")
+        )
+        others = (
+            ""
+            if kept is None
+            else f", other recalled sequences from {ranged(kept['tokens'])} to "
+            f"{ranged(kept['after_tokens'])} tokens in a row"
+        )
+        yield (
+            f"{WAYS[way].capitalize()} went {last['step']} steps, {stopped}. What it does to the "
+            f"rest: right tokens of unseen text go from {right} to {after}{others}."
+        )

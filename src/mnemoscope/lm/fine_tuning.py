@@ -5,9 +5,11 @@ stays as it is.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +25,11 @@ from mnemoscope.lm.placement import fingerprint_model
 class StepSettings:
     """How `FineTuning` steps: AdamW at a constant rate, gradients clipped.
 
-    `ascent` goes up the loss, which unlearns; `seed` is of the dropout.
+    `ascent` goes up the loss, which unlearns; `seed` is of the dropout. `way` says which weights a
+    step changes: all; `sparse`, the share `part` with the largest gradient in the first step,
+    without weight decay; or `pruning`: in place of AdamW's step the share `part` is set to zero
+    without which, to the first order (−g·w), the loss goes furthest the wanted way. Both are of the
+    layers' matrices alone, neither embeddings nor biases and norms.
     """
 
     learning_rate: float
@@ -32,6 +38,8 @@ class StepSettings:
     clip_norm: float = 1.0
     ascent: bool = False
     seed: int = 0
+    way: Literal["all", "sparse", "pruning"] = "all"
+    part: float = 0.001
 
 
 class FineTuning:
@@ -63,8 +71,9 @@ class FineTuning:
             model.parameters(),
             lr=settings.learning_rate,
             betas=settings.betas,
-            weight_decay=settings.weight_decay,
+            weight_decay=0.0 if settings.way == "sparse" else settings.weight_decay,
         )
+        self._kept: list[torch.Tensor] | None = None  # of `sparse`: where gradients stay
 
     def train(self, tokens: npt.ArrayLike, counted: npt.ArrayLike | None = None) -> float:
         """Make one step on a batch (batch, T); return the loss before it, cross-entropy in nats.
@@ -85,8 +94,15 @@ class FineTuning:
             try:
                 loss = loss_of()
                 (-loss if self._settings.ascent else loss).backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(self.lm.model.parameters(), self._settings.clip_norm)
-                self._optimizer.step()
+                if self._settings.way == "sparse":
+                    self._keep_few()
+                if self._settings.way == "pruning":
+                    self._prune()
+                else:
+                    torch.nn.utils.clip_grad_norm_(
+                        self.lm.model.parameters(), self._settings.clip_norm
+                    )
+                    self._optimizer.step()
                 self._optimizer.zero_grad()
             finally:
                 self.lm.model.eval()
@@ -97,6 +113,29 @@ class FineTuning:
                 "Take a smaller learning_rate."
             )
         return loss.item()
+
+    def _keep_few(self) -> None:
+        """Leave the gradient of the chosen weights alone, which the first step chooses."""
+        weights = [*self.lm.model.parameters()]
+        if self._kept is None:
+            inside = {id(one) for one in _matrices(self.lm)}
+            chosen = _largest([one.grad.abs() for one in _matrices(self.lm)], self._settings.part)
+            masks = iter(chosen)
+            self._kept = [
+                next(masks) if id(one) in inside else torch.zeros_like(one, dtype=torch.bool)
+                for one in weights
+            ]
+        for weight, kept in zip(weights, self._kept, strict=True):
+            if weight.grad is not None:
+                weight.grad.mul_(kept)
+
+    def _prune(self) -> None:
+        """Set to zero the weights without which the loss goes furthest the way that is wanted."""
+        weights = _matrices(self.lm)  # the gradient is that of what goes down
+        gains = [(one.grad * one.detach()).clamp(min=0) for one in weights]
+        with torch.no_grad():
+            for weight, gone in zip(weights, _largest(gains, self._settings.part), strict=True):
+                weight.masked_fill_(gone, 0.0)
 
     def digest(self) -> str:
         """SHA-256 of the copy's weights as they are now (`fingerprint_model`)."""
@@ -112,6 +151,27 @@ class FineTuning:
         return torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), wanted.flatten(), ignore_index=-100
         )
+
+
+def _matrices(lm: LanguageModel) -> list[Any]:
+    """Matrices of the layers that have a gradient."""
+    outside = {
+        id(one.weight)
+        for one in (lm.model.get_input_embeddings(), lm.model.get_output_embeddings())
+        if one is not None
+    }
+    return [
+        one
+        for one in lm.model.parameters()
+        if one.ndim > 1 and id(one) not in outside and one.grad is not None
+    ]
+
+
+def _largest(values: Sequence[torch.Tensor], part: float) -> list[torch.Tensor]:
+    """The share `part` of all values, rounded up, that is the largest, and above 0; as masks."""
+    flat = torch.cat([one.flatten() for one in values])
+    least = flat.topk(math.ceil(part * len(flat))).values[-1]
+    return [(one >= least) & (one > 0) for one in values]
 
 
 @contextmanager
