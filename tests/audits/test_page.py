@@ -37,7 +37,7 @@ from mnemoscope.audits.page import (
 )
 from mnemoscope.audits.passages import shares_said, whole_passages, wordings_said
 from mnemoscope.audits.questions import audit_settings
-from mnemoscope.audits.records import WINDOWS_LINES
+from mnemoscope.audits.records import WINDOWS_LINES, read_audit_record
 from mnemoscope.audits.rule import UNDECIDED as OPEN
 from mnemoscope.audits.rule import VERDICTS, decide
 from mnemoscope.audits.shares import (
@@ -164,6 +164,7 @@ def test_redacted_pages_hold_no_text_of_the_documents_and_every_figure(
     made, tmp_path, succeed, refused
 ):
     said = succeed("audit", "redact", made.out, "-o", tmp_path / "shared").out
+    assert "redacted" not in read_audit_record(made.out)  # which is read once in a process
     sha256 = file_sha256(made.out / "audit.json")
     case = " ".join(made.record["case"].split())  # it is theirs who make the audit
     for name in ("report.html", "audit.html"):

@@ -34,7 +34,7 @@ def redact_audit(folder: Path, out: Path) -> list[Path]:
             table = store.frame(ARTEFACT, file)
             tables[name] = pl.DataFrame(hidden(table.to_dicts()), schema=table.schema)
     texts = {one["document"]: HIDDEN * one["characters"] for one in record["documents"]}
-    record["redacted"] = file_sha256(folder / RECORD)
+    record = record | {"redacted": file_sha256(folder / RECORD)}  # what was read is shared
     pages = {
         REPORT: render_brief(record, spans, tables),
         "audit.html": render_page(record, spans, texts, tables),
