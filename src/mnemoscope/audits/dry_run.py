@@ -143,7 +143,8 @@ def plan_audit(
         )
     if isinstance(settings, ReadSettings) and settings.read:
         yield from foreseen(len(counts), len(unread), has_twin=reference is not None)
-    yield f"Then of each passage: {', '.join(asked_of('here', settings, beside))}."
+    asked = asked_of("here", settings, beside)
+    yield f"Then it is asked: {'; '.join(QUESTIONS[one].title for one in asked)}."
     apart = None if reference is None else weights_apart(weights, reference)
     if apart is not None and apart < _NEARLY:
         yield (
@@ -151,7 +152,6 @@ def plan_audit(
             "copy of the model, rounded or with noise, it cannot serve as a control. The audit "
             "measures that, and says so."
         )
-    asked = asked_of("here", settings, beside)
     yield _time_said(n_windows + n_unread, asked, settings, timed, weights, device_kind(device))
     yield "Nothing was written."
 

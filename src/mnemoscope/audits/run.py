@@ -180,6 +180,8 @@ def _extended(
         for name in QUESTIONS
         if (file := f"{name}.parquet") in earlier["files"]
     }
+    flags = " and ".join(f"--{name}" for name in added)
+    say(f"{out}: its passages stay as they are; only {flags} are asked, in steps of their own.")
     for name in added:
         _ask(audit, name, QUESTIONS[name], answers, span_schema())
     tables |= {name: one.table for name, one in answers.items() if one.table is not None}

@@ -451,7 +451,7 @@ def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> str:
     more += f"training, which is not {'its' if early.height == 1 else 'their'} cause."
     return TO_DO.format(
         f"{history.say_step(before[-1])}, the last check where none of these windows came out "
-        "(audit it before you use it: a check asks at fewer places)"
+        "(audit it before you use it: a check asks at fewer places, and for every token exactly)"
         if before
         else f"before {history.say_step(first)}, the first check, where some come out"
     ) + (more if early.height else "")
@@ -672,10 +672,10 @@ def _further(steps: Sequence[int], followed: pl.DataFrame, history: History) -> 
     lost = seen.drop_nulls("forgotten")
     n_groups, draws = followed["near_duplicates"].n_unique(), ""
     if n_groups < followed.height:
-        draws = f" The windows are {n_groups:,} groups of near duplicates, which intervals draw."
+        draws = f" Near duplicates are one: intervals draw {plural(n_groups, 'group')}."
     yield (
         f"{plural(len(steps), 'check')} of {plural(followed.height, 'window')}: {seen.height:,} "
-        f"were memorized at some check, {lost.height:,} of them were not at a later one. What "
+        f"were memorized at some check, {lost.height:,} of them forgotten at a later one. What "
         f"happened between two checks is not seen.{draws}"
     )
     yield from describe_lacking(steps)
