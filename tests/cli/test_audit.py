@@ -97,8 +97,10 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     alone = ("--unread", own)
     for refused in call_light([(*plan, *alone), (*plan[:-1], *alone)]):
         assert (refused.status, "nothing but the audited documents" in refused.err) == (2, True)
-    assert "reference, grafts, needs" in planned
-    assert "reference, grafts, cnn, needs" in call(*plan, "--study", "auto").out
+    grafts, needs = "whether parts of the reference break it; ", "which earlier tokens it needs"
+    assert f"what the reference says; {grafts}{needs}" in planned
+    said = call(*plan, "--study", "auto").out
+    assert f"{grafts}what the CNNs of a study say; {needs}" in said
     assert "no such folder. Make a study" in call(*plan, "--study", tmp_path / "nowhere").err
     n_tokens = record["documents"][0]["tokens"]
     assert f": {len(coarse_starts(n_tokens, AuditSettings())):,} windows of 64 " in planned

@@ -213,7 +213,10 @@ def test_processes_stay_for_the_next_units_of_a_block(monkeypatch, has_accelerat
             list(run_units([Evaluated("1 / 0")] * 2, None, TWO, needs=needs))
         after = {one.values["value"] for one in run_units(asked, None, TWO, needs=needs)}
     assert products == [[0, 2, 4], [0, 3, 6]]
-    assert bool(seen[0] & seen[1]) is not has_accelerator
+    if has_accelerator:
+        assert not seen[0] & seen[1]
+    else:
+        assert len(seen[0] | seen[1]) <= 2  # of two workers one may take all three units
     assert not after & seen[1]
     assert multiprocessing.active_children() == []
 

@@ -513,7 +513,11 @@ def test_a_small_class_takes_no_interval_from_a_large_one():
 @pytest.mark.parametrize(
     ("counts", "why", "offer"),
     [
-        ({"Guess": 3, "Recall": 198}, None, "What each part of the model breaks"),
+        (
+            {"Guess": 3, "Recall": 198},
+            None,
+            "Which parts of the model hold what it repeats, all classes together",
+        ),
         ({"Guess": 30, "Recall": 198}, None, "Which parts of the model hold each class"),
         ({"Recall": 1}, "1 memorized sequence, 2 needed", None),
     ],
