@@ -187,13 +187,16 @@ def test_redacted_pages_hold_no_text_of_the_documents_and_every_figure(
 
 def test_what_the_reference_does_not_write_comes_first_whatever_survives_grafts():
     rows = [
-        {"verdict": "recall", "tokens": 32, "suffix_pieces": [""] * 32, "number": number}
+        {"verdict": "recall", "tokens": 32, "score": 1.0, "suffix_pieces": [""] * 32}
+        | {"number": number}
         | {"reference_says": "guess" if wrote else "recall", "text": "a" * length}
         for number, wrote, length in ((1, False, 40), (2, False, 900))
     ]
     rows.append(rows[1] | {"number": 3, "reference_says": "guess", "text": "a" * 2000})
     rows += [rows[1] | {"number": 4 + at, "verdict": one} for at, one in enumerate(VERDICTS[::-1])]
-    assert [row["number"] for row in in_order(rows)] == [2, 6, 1, 3, 5, 4]
+    # Longer than all, but no answer is right to the last token.
+    rows.append(rows[1] | {"number": 7, "text": "a" * 3000, "score": 31 / 32})
+    assert [row["number"] for row in in_order(rows)] == [2, 6, 1, 7, 3, 5, 4]
 
 
 @pytest.mark.parametrize("n_found", [0, 9, 23])

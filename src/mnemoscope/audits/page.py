@@ -160,8 +160,9 @@ def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
     Of each those first that are at least half as long as what the model was asked for, since a
     fragment is weak evidence whatever the grounds say of its window; then those that the reference
-    does not write, if it is a control; then the longest, spaces not counted. Grafts do not count
-    here: what was learned very often may survive most of them.
+    does not write, if it is a control; then those of which a whole answer came out word for word;
+    then the longest, spaces not counted. Grafts do not count here: what was learned very often may
+    survive most of them.
     """
     return sorted(
         rows,
@@ -169,6 +170,7 @@ def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
             VERDICTS.index(row["verdict"]),
             2 * row["tokens"] < len(row["suffix_pieces"]),
             row["reference_says"] == GUESS,
+            row["score"] < 1,
             -len("".join(row["text"].split())),
             row["number"],
         ),
