@@ -163,7 +163,9 @@ def test_a_passage_whose_words_the_model_takes_from_another_document_says_so():
         found = Repeat("a", 0, len(award) + 1, 7, False, is_wording)
         assert repeats(rows[:1], rows[1:]) == {1: found}
     assert repeats(rows[:1], []) == {}
-    assert "(“1984” for “1985”): it may know another wording" in wordings_said(rows[0])
+    assert "(“1984” for “1985”): it has these wrong, or knows another wording" in wordings_said(
+        rows[0]
+    )
 
 
 def test_headline_and_card_say_that_a_passage_repeats_another(audited, trained, new_text, tmp_path):

@@ -20,7 +20,7 @@ def test_a_labelled_study_shows_shares_examples_and_the_command_that_goes_on(
     succeed("report", folder)
     said = text_of((folder / "report.html").read_text())
     for words in (
-        "What more can be asked, and what it needs. ",
+        "What more can be asked, and what it needs ",
         "Not done yet: capture, train, benchmark, localize, report.",
         f"mnemoscope run -o {folder}",
         "Examples",
@@ -46,7 +46,7 @@ def test_a_study_whose_classes_are_too_small_has_a_report_whose_command_helps(st
     ms.run(Study(folder).settings, folder, until="report")
     page = (folder / "report.html").read_text()
     assert "Guess has 0" in text_of(page)
-    box = page.split('<div class="missing"')[1].split("</div>")[0]
+    box = page.split('<details class="missing"')[1].split("</div>")[0]
     command, *_ = re.findall("<code>(.*?)</code>", box)
     program, *arguments = html.unescape(command).split()
     assert program == "mnemoscope"
@@ -131,9 +131,13 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
         succeed(*shlex.split(one.replace("OTHER_TEXTS", str(texts))), *quiet)
     assert Study(tmp_path / "study-2").settings.reference == str(tiny.reference)
     again = advised(succeed("status", folder).out)
-    assert not any(f"{folder}-audit" in one for one in again)  # which is there
-    assert again[0].endswith(f"-o {folder}-32-tokens-2")
-    assert again[1].endswith(f"-o {folder}-3")
+    assert again[0] == f"audit verify {folder}-audit"  # which is there
+    assert again[1].endswith(f"-o {folder}-32-tokens-2")
+    assert again[2].endswith(f"-o {folder}-3")
+    said = succeed("report", folder, "-q") and (folder / "report.html").read_text()
+    assert '<a href="../study-audit/report.html">' in said
+    assert "An audit of the same texts finds more, as it begins at many more places" in said
+    succeed(*again[0].split())
     shorter = Study(tmp_path / "study-32-tokens").sequences["document"]
     assert shorter.len() >= 2 * Study(folder).sequences.height
     audit = json.loads((tmp_path / "study-audit" / "audit.json").read_text())
@@ -148,6 +152,7 @@ def test_without_counts_the_remedy_is_the_training_texts(tiny, tmp_path, succeed
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(values))
     folder = tmp_path / "study"
     line = " ".join(succeed("run", tmp_path / "study.yaml", "-o", folder, "-q").out.split())
+    line = " ".join(succeed("status", folder, "--verbose").out.split())
     assert "40 sequences have no class, for want of duplicates" in line
     assert "Give the training texts (features.corpus)" in line
     said = text_of((folder / "report.html").read_text())

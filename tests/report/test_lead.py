@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from mnemoscope.pipeline.reference import AlsoRepeated
 from mnemoscope.report.advice import Step
 from mnemoscope.report.content import ReportContent, Standing
 from mnemoscope.report.lead import MECHANISM, PARTS, Badge, _of_one_set, conclusion, lead_of
@@ -61,6 +62,17 @@ def test_the_headline_and_the_bar_say_the_counts(
     assert [one["aria-label"] for one in bars] == [headline] * bool(shares)
 
 
+def test_the_headline_says_what_the_reference_repeats_of_the_same_in_all_and_by_class(content):
+    shown = counted(content, 10, 6, classes=(4, 4, 2))
+    also = AlsoRepeated(3, 6, Estimate(0.5), [("Guess", 3, 4), ("Recall", 0, 2)])
+    lead = lead_of(replace(shown, also=also))
+    assert lead.headline.endswith("2 of other form (Recall); the reference repeats 3 of these")
+    said = [one.shown.partition(", ")[2] for one in lead.parts]
+    assert said == ["the reference 3", "the reference 0", ""]
+    lead = lead_of(replace(shown, also=also._replace(n=0, classes=[])))
+    assert lead.headline.endswith("; the reference repeats none of these")
+
+
 def test_the_headline_keeps_its_order_whatever_is_left_out(content):
     shown = counted(content, 10, 6, classes=(4, 0, 2), dropped=[("Guess", 4)])
     (taxonomy,) = shown.taxonomies
@@ -96,7 +108,7 @@ def test_what_has_no_cnns_has_its_counts_and_passages(content):
     undrawn = [one | {"n_train": 0, "n_eval": 0} for one in untrained.classes]
     assert ">evaluation</th>" not in page_of(replace(untrained, classes=undrawn), missing=missing)
     assert '<ul class="questions"' not in html
-    assert "What more can be asked, and what it needs. " in words_of(html)
+    assert "What more can be asked, and what it needs " in words_of(html)
 
 
 @pytest.mark.parametrize(
@@ -146,11 +158,15 @@ BROKEN = {
     "rows": [
         {
             **{"part": "layers.0.qk", "cells": [Estimate(0.0), Estimate(0.9, 0.8, 1.0)]},
-            **{"random": [Estimate(0.4), Estimate(1.0, 1.0, 1.0)], "loss": 0.1},
+            **{"random": [Estimate(0.4), Estimate(1.0, 1.0, 1.0)], "loss": 0.1, "random_loss": 0.0},
         },
         {
             **{"part": "layers.1.mlp", "cells": [Estimate(1.0), Estimate(0.2, 0.1, 0.31)]},
-            **{"random": [Estimate(1.0), Estimate(0.9, 0.85, 0.95)], "loss": 0.4},
+            **{
+                "random": [Estimate(1.0), Estimate(0.9, 0.85, 0.95)],
+                "loss": 0.4,
+                "random_loss": 0.0,
+            },
         },
     ],
 }
@@ -175,8 +191,8 @@ def test_a_badge_says_what_grafts_decide(content, finding, said, truth):
     whole = conclusion(shown)
     assert said in whole
     assert OF_TRUTH.get(truth, "") in whole
-    most = f"{PARTS}: Guess breaks most with the queries and keys of layer 0: 0 % of it is left, "
-    most += "with random changes of the same size 40 %."
+    most = f"{PARTS}: 0 to 100 % of the 20 sequences of Guess are left, with random "
+    most += "changes of the same size 40 to 100 %; to tell parts from chance"
     assert (most in whole) == (finding in ("OUT_OF_REACH", "FEW"))
     assert ("Read or not" in whole) == (truth in OF_TRUTH)
     badge = lead_of(shown).badges[0]
@@ -243,12 +259,10 @@ def test_what_cannot_be_asked_of_small_classes_is_said_with_the_number(content, 
     lead = lead_of(replace(bare, taxonomies=[grafted]))
     parts, badge = lead.badges
     (cost,) = parts.beside
-    assert cost.answer.startswith("with the MLP of layer 1: the loss of text not repeated changes")
-    assert cost.answer.endswith("; what raises it much breaks more than memory")
-    assert parts.answer == (
-        "Recall breaks most with the MLP of layer 1: 20 % [10, 31] of it is left, with random "
-        "changes of the same size 90 % [85, 95]"
-    )
+    assert cost.answer.startswith("with the MLP of layer 1 the loss of text not repeated rises by")
+    assert cost.answer.endswith(", so more than memory breaks")
+    assert parts.answer.startswith("more of Recall breaks with the MLP of layer 1 than with")
+    assert ": 20 % of its 30 sequences are left, with those 90 %" in parts.answer
     assert parts.standing is Standing.UNDECIDED
     mild = [one | {"loss": 0.05} for one in BROKEN["rows"]]
     mildly = replace(grafted, graft=grafted.graft | {"rows": mild})
@@ -264,13 +278,12 @@ def test_what_cannot_be_asked_of_small_classes_is_said_with_the_number(content, 
     kinds = [one | {"part": one["part"].rpartition(".")[2]} for one in BROKEN["rows"]]
     quick = replace(grafted, graft=grafted.graft | {"rows": kinds})
     answer = lead_of(replace(bare, taxonomies=[quick])).badges[0].answer
-    assert "with the MLPs of all layers: 20 %" in answer
-    assert answer.endswith("; parts were tried in all layers at once, no single layer alone")
+    assert "with the MLPs of all layers than with random changes of the same size: 20 %" in answer
+    assert answer.endswith("; no single layer was tried alone")
     both = [quick.graft["rows"][1], BROKEN["rows"][0]]
     full = replace(grafted, graft=grafted.graft | {"rows": both})
     answer = lead_of(replace(bare, taxonomies=[full])).badges[0].answer
-    assert "with the MLPs of all layers together: 20 % [10, 31]" in answer
-    assert answer.endswith("; of single parts with the queries and keys of layer 0: 90 % [80, 100]")
+    assert answer.endswith("20 % of its 30 sequences are left, with those 90 %")
     assert "Attention" not in whole  # which the page and the terminal say above, once
 
 
@@ -278,7 +291,7 @@ PARTS_OF_SEVEN = [("qk", 0, 6, 0.1), ("mlp", 0, 5, 1.1), ("unembedding", 0, 5, 0
 PARTS_OF_SEVEN += [("output", 1, 6, 0.1), ("values", 3, 6, None)]
 
 
-def test_parts_that_cannot_be_told_apart_are_all_named_with_what_they_cost(content):
+def test_only_parts_that_break_more_than_random_changes_are_named_with_what_they_cost(content):
     rows = [
         {"part": name, "cells": [Estimate(n / 7)], "random": [Estimate(r / 7)], "loss": loss}
         for name, n, r, loss in PARTS_OF_SEVEN
@@ -292,23 +305,28 @@ def test_parts_that_cannot_be_told_apart_are_all_named_with_what_they_cost(conte
         return conclusion(replace(content, taxonomies=[shown], missing="x"))
 
     whole = said(rows)
-    assert "each of 3 parts leaves 0 % of the 7 sequences of Recall: the queries and keys" in whole
-    assert "the MLPs of all layers and the unembedding; random changes" in whole
-    assert "same size leave 71 to 86 %" in whole
-    assert "2 others, leaving 14 to 43 %, cannot be told from these." in whole
-    assert "most with the MLPs of all layers: the loss of text not repeated changes by" in whole
-    assert "with the others by +0.10 to +0.40" in whole
-    # One part leaves least, but not so that its interval lies below those of the others.
-    ends = [(0.0, 0.0, 0.2), (0.1, 0.1, 0.4), (0.5, 0.3, 0.7)]
-    known = [one | {"cells": [Estimate(*end)]} for one, end in zip(rows, ends, strict=False)]
-    whole = said(known)
-    assert "Recall breaks most with the queries and keys of all layers: 0 % [0, 20]" in whole
-    assert "cannot rank the parts; 1 other, leaving 10 %, cannot be told from it." in whole
-    assert "Cost to other text" not in whole
-    dear = [known[0] | {"loss": 1.04}, *known[1:]]
-    dear[1] = dear[1] | {"loss": 0.15}
     assert (
-        "changes by +1.04 nats a token, with the MLPs of all layers, which leaves 10 % [10, 40], "
-        "by +0.15; what raises it much breaks more than memory" in said(dear)
+        "0 to 43 % of the 7 sequences of Recall are left, with random changes of the same size 71"
+        in whole
     )
-    assert "Which part most" not in said([known[0], known[2]])
+    assert "to tell parts from chance, and from each other, takes 10 sequences" in whole
+    # Intervals that lie below those of the random changes tell parts from them.
+    ends = [(0.0, 0.0, 0.2), (0.1, 0.1, 0.4), (0.5, 0.3, 0.7)]
+    random = [Estimate(0.8, 0.6, 0.9)]
+    known = [
+        one | {"cells": [Estimate(*end)], "random": random, "loss": 0.05, "random_loss": 0.0}
+        for one, end in zip(rows, ends, strict=False)
+    ]
+    two = "the queries and keys of all layers and the MLPs of all layers than with "
+    two += "random changes of the same size: 0 to 10 % of its 7 sequences are left, with those 80 %"
+    assert f"{two}; which of them most cannot be told" in said(known)
+    assert "Cost to other text" not in said(known)
+    apart = [known[0], known[1] | {"cells": [Estimate(0.3, 0.25, 0.4)]}]
+    assert "with each of the 2 parts that were tried than" in said(apart)
+    assert "with those 80 %; most with the queries and keys of all layers" in said(apart)
+    assert "with no part that was tried more of Recall breaks than" in said(known[2:])
+    dear = [known[0] | {"loss": 1.04, "random_loss": 0.02}, known[1] | {"loss": 0.15}]
+    assert (
+        "the queries and keys of all layers and the MLPs of all layers the loss of text not "
+        "repeated rises by 0.15 to 1.04 nats a token (with those random changes by 0.00 to 0.02)"
+    ) in said(dear)

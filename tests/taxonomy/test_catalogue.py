@@ -89,7 +89,9 @@ def test_rho_as_run_stands_for_the_published_rows():
     assert len(renamed) == 18
     assert "Non-Memo, Guess[off-0.6-published], Recall" in renamed
     node = parse_node("Guess[off-0.6-published]")
-    assert "ROUGE-3 of prefix and suffix is at least 0.6000000000000001" in node.meaning
+    assert (
+        "at least 0.6000000000000001 of the suffix's runs of three tokens stand in" in node.meaning
+    )
     for limits in ("0.5-0.6", "off-off"):
         said = refusal(parse_node, f"Guess[{limits}-published]")
         assert f"Write Guess[{limits}], or off for one of the two." in said

@@ -99,7 +99,10 @@ def _shortened(row: Mapping[str, Any]) -> Quotation:
     before = "".join(one.text for one in takewhile(lambda one: not one.is_passage, quoted(row)))
     # Of few lines as well: three passages of many short ones would not fit on the two sheets.
     end = "\n".join(before[-_BEFORE:].split("\n")[-_LINES_BEFORE:])
-    text = "\n".join(row["text"][:_LONGEST].split("\n")[:_MOST_LINES]).rstrip()
+    # As far as the window that is right, where what other windows brought out after it is not.
+    wrong = [one["start"] for one in row["otherwise"] if one["start"] >= row["window_end"]]
+    most = min([_LONGEST, *(at - row["start"] for at in wrong if row["score"] == 1)])
+    text = "\n".join(row["text"][:most].split("\n")[:_MOST_LINES]).rstrip()
     parts = [*parts_of(row, end=row["start"] + len(text))]
     more = [Part(" …", None)] if len(text) < len(row["text"].rstrip()) else []
     reached = row["start"] + len(text)

@@ -160,8 +160,8 @@ def wordings_said(*passages: Mapping[str, Any]) -> str:
         return ""
     shown = ", ".join(f"“{wrote}” for “{own}”" for own, wrote in pairs[:_SAID])
     return (
-        f"in {plural(len(pairs), 'place')} the model wrote other words "
-        f"({'such as ' * (len(pairs) > _SAID)}{shown}): it may know another wording"
+        f"in {plural(len(pairs), 'place')} the model wrote other words ("
+        f"{'such as ' * (len(pairs) > _SAID)}{shown}): it has these wrong, or knows another wording"
     )
 
 

@@ -138,7 +138,7 @@ def run(
             _check_labels(change, out, stage.redo)
             return
         study = run_study(change, out, redo=stage.redo)
-    print_summary(study)
+    print_summary(study, verbose=stage.verbose)
 
 
 def _study_of(settings: Path) -> Study | None:
@@ -504,7 +504,7 @@ def demo(
     with shown(quiet, verbose=verbose):
         study = run(demo_settings(small=small, thorough=thorough), out, also=("graft",))
     if verbose:
-        print_summary(study)
+        print_summary(study, verbose=True)
     print(conclusion(report_content(study, None)))
     print(f"Took {time.monotonic() - started:.0f} s. Open {out / 'report.html'} in a browser.")
     print("Next, your own model: mnemoscope run --model MODEL --sequences TEXTS -o STUDY")
@@ -621,7 +621,7 @@ def benchmark(
     from mnemoscope.report.published import print_comparison
 
     study = Study(folder)
-    print_summary(study)
+    print_summary(study, verbose=stage.verbose)
     comparison = load_comparison(study)
     print_comparison(comparison)
     if answer.as_json:

@@ -8,7 +8,6 @@ from rich.table import Table
 
 from mnemoscope.benchmark.sources import ATTENTION, SOURCES, TABLE, headline_of, of_reader
 from mnemoscope.data.table import OWN_VERDICT
-from mnemoscope.pipeline.causes import GRAFT_FILE, GRAFT_SPECIFICITY_FILE, graft_statements
 from mnemoscope.pipeline.label import (
     aliases_of,
     drawn_words,
@@ -19,7 +18,9 @@ from mnemoscope.pipeline.label import (
 from mnemoscope.pipeline.reference import control_words
 from mnemoscope.pipeline.trainings import chooses_reader
 from mnemoscope.plan import Plan
+from mnemoscope.report.content import ReportContent, report_content
 from mnemoscope.report.documents import document_sentence, nearly_sentence
+from mnemoscope.report.lead import grafts_said
 from mnemoscope.report.published import console
 from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
@@ -36,8 +37,11 @@ _MOST_STATED = 3
 _MOST_PARTS = 6  # rows of the table of grafts
 
 
-def print_summary(study: Study) -> None:
-    """Print, for each sample, min-F1 beside its controls and the excess; then counts a class."""
+def print_summary(study: Study, *, verbose: bool = False) -> None:
+    """Print, for each sample, min-F1 beside its controls and the excess; then counts a class.
+
+    Unless `verbose`, of what no CNN can be trained on the reason alone.
+    """
     page, rows = console(), {}
     _print_repeated(study)
     if (study.folder / "benchmark.parquet").is_file():
@@ -79,15 +83,16 @@ def print_summary(study: Study) -> None:
         found = rows.get(key, {})
         row = found.get(headline_of(found), {})
         groups = _groups(row.get("n_eval"), row.get("n_groups"))
-        page.print(f"{numbers[key]}{entry.shown}: {drawn_words(entry)}{groups}")
+        page.print(
+            f"{numbers[key]}{entry.shown}: {drawn_words(entry, is_brief=not verbose)}{groups}"
+        )
         if row.get("verdict"):
             page.print(f"{'   ' if several else ''}{TABLE[row['source']].name}: {row['verdict']}")
     for name, alias in aliases_of(study).items():
         number = numbers[SampleKey(alias.of)].strip() or alias.of
         page.print(f"=  {name}: the figures of {number} ({alias.reason})")
     if study.is_done("graft"):
-        for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
-            page.print(line)
+        _print_result(report_content(study, None))
     need = sharing_of(study)
     if need and len(trained) > 1:
         page.print(f"Samples: {need}.")
@@ -102,19 +107,18 @@ def print_grafts(study: Study) -> None:
     if not study.is_done("graft"):
         return  # a share of the grafts was made
     from mnemoscope.report.advice import untried_parts
-    from mnemoscope.report.grafts import graft_of
 
-    page = console()
+    page, content = console(), report_content(study, None)
     notes: dict[bool, None] = {}
-    for key in in_shown_order(samples_of(study)):
-        view = graft_of(study, key.taxonomy) if key.is_main else None
-        if view is None:
-            continue
+    grafted = [one for one in content.taxonomies if one.graft]
+    for taxonomy in grafted:
+        view = taxonomy.graft or {}
         heads = [f"{one}\nn = {count(n)}" for one, n in view["counts"].items()]
         beside = [f"{one},\nrandom" for one in view["classes"]]
         if view["first"]:
             beside = ["at random", "difference", "finding"]
-        title = f"{key.taxonomy}: left of each class with the reference's part, %"
+        title = "What is left of each class with the reference's part in place of the model's, %"
+        title += f" ({taxonomy.name})" * (len(grafted) > 1)
         table = Table("part", *heads, *beside, "loss", title=title, title_justify="left")
         for row in view["rows"][:_MOST_PARTS]:
             found, cells = row["found"], [figure(one) for one in row["cells"]]
@@ -127,6 +131,8 @@ def print_grafts(study: Study) -> None:
             everywhere = ", all layers" if is_whole_kind(row["part"]) else ""
             cells += [""] * (len(beside) - len(cells) + len(heads))  # a part without a finding
             loss = UNKNOWN if row["loss"] is None else decimal(row["loss"])
+            if row["random_loss"] is not None:
+                loss += f"\nrandom {decimal(row['random_loss'])}"
             table.add_row(row["part"] + everywhere, *cells, loss)
         page.print(table)
         if (more := len(view["rows"]) - _MOST_PARTS) > 0:
@@ -142,19 +148,25 @@ def print_grafts(study: Study) -> None:
         )
     if notes:
         page.print("Loss: by how much it rises on text that is not repeated, nats a token.")
-    for line in graft_statements(study.read(GRAFT_SPECIFICITY_FILE), study.read(GRAFT_FILE)):
-        page.print(line)
+    _print_result(content)
     for why, command in untried_parts(study, shlex.quote(str(study.folder))):
         page.print(f"{why}:\n    {command}", soft_wrap=True)
 
 
-def print_state(study: Study) -> None:
+def _print_result(content: ReportContent) -> None:
+    """Print what the report's first screen says of grafts, then the figures of each taxonomy."""
+    grafts = [one.graft for one in content.taxonomies if one.graft and one.graft["first"]]
+    for line in [*grafts_said(content), *(one["statement"] for one in grafts)]:
+        console().print(line)
+
+
+def print_state(study: Study, *, verbose: bool = False) -> None:
     """Print what is repeated, how many there are of each class, and what may come next."""
     if study.is_done("continue"):
         _print_repeated(study)
     samples, page = list(in_shown_order(samples_of(study)).values()), console()
     for entry in samples[:_MOST_STATED]:
-        page.print(f"{entry.shown}: {drawn_words(entry)}", soft_wrap=True)
+        page.print(f"{entry.shown}: {drawn_words(entry, is_brief=not verbose)}", soft_wrap=True)
     if (further := len(samples) - _MOST_STATED) > 0:
         page.print(
             f"And {further:,} more samples, see {study.folder / 'manifests' / 'label.json'}."
@@ -172,6 +184,11 @@ def _print_repeated(study: Study) -> None:
         for said in (_form(study), document_sentence(rows), nearly_sentence(rows)):
             if said:
                 console().print(said, soft_wrap=True)
+    from mnemoscope.report.advice import audit_of, audit_sentence
+
+    if said := audit_sentence(study):
+        made = audit_of(study)
+        console().print(said + (f" Its report: {made / 'report.html'}" if made else ""), soft_wrap=True)
     if said := control_words(study):
         console().print(said, soft_wrap=True)
 

@@ -395,7 +395,7 @@ def _describe_study(study: Study, answer: options.JsonAnswer, *, verbose: bool) 
         _print_tables(study, console, stages, sizes_of)
     else:
         _print_brief(study, console, stages, sum(sizes_of.values()))
-    print_state(study)
+    print_state(study, verbose=verbose)
     if not verbose:
         print("Each stage, models, sizes on disk, settings: add --verbose.")
     answer.facts.update(

@@ -195,14 +195,18 @@ def in_shown_order(samples: Mapping[SampleKey, SampleEntry]) -> dict[SampleKey, 
     return {key: samples[key] for key in sorted(samples, key=rank)}
 
 
-def drawn_words(entry: SampleEntry) -> str:
+def drawn_words(entry: SampleEntry, *, is_brief: bool = False) -> str:
     """How many sequences there are of each class, and how many of each were drawn.
+
+    Where no CNN can be trained, why, and unless `is_brief` what would help.
 
     A repetition on other sequences (same genre, say) draws its own from the same classes, so it
     says only what it drew.
     """
     if entry.impossible:
-        return f"no CNN can be trained. {entry.impossible}"
+        reason = entry.impossible.partition(" (")[0].partition(". ")[0].removesuffix(".")
+        brief = f"{reason} (more: --verbose)."
+        return f"no CNN can be trained. {brief if is_brief else entry.impossible}"
     drawn = f"of each class {entry.n_train:,} train and {entry.n_eval:,} test the CNNs"
     if entry.split_by == "folds":
         drawn = f"of each class {entry.n_eval:,} train and test the CNNs in folds"

@@ -112,7 +112,7 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     begun = {one: said for one in ("graft", "knockout") if (said := _begun(study, one))}
     for stage, said in begun.items():
         yield Step(said, f"mnemoscope {stage} {folder}")
-    grafts = list(_grafts(study, place))
+    grafts, audits = list(_grafts(study, place)), list(_audit_instead(study, place))
     open_ones = {one.question: one for one in reversed([*deciding(study, place)]) if one.command}
     # One a question, and where the same command answers two of them the first.
     asked = {one.command: Step(one.why, one.command) for one in open_ones.values()}
@@ -121,11 +121,10 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
         yield from grafts
         grafts = []
     if is_whole:
-        yield from decide
+        yield from [*audits, *decide]
         decide = []
-    audits: list[Step] = []
     if missing_of(study) is not None:
-        go_on, audits = _go_on(study, place), list(_audit_instead(study, place))
+        go_on = _go_on(study, place)
         steps = [go_on, *audits, *grafts, *_cut_shorter(study, place)]
         steps += _ask_reference(study, place)
         if not any("OTHER_TEXTS" in one.command for one in steps):
@@ -303,13 +302,13 @@ def _ask_reference(study: Study, place: Path) -> Iterator[Step]:
 
 
 def _audit_instead(study: Study, place: Path) -> Iterator[Step]:
-    """The audit of the same texts, where they are texts of this disk."""
-    wanted, model = study.settings.sequences, study.settings.model
-    sources = [wanted.source, *wanted.also]
-    if "document" not in study.sequences.columns or not all(Path(one).exists() for one in sources):
-        return
-    made = study.folder.resolve().with_name(f"{study.folder.resolve().name}-audit")
-    if (made / "report.html").exists():  # where the command below has put it
+    """The audit of the same texts, where they are texts of this disk, or what checks it."""
+    model, sources = study.settings.model, _own_texts(study)
+    if (made := audit_of(study)) is not None:
+        name = str(made if place.name in ("", "..") else place.with_name(made.name))
+        why = f"The audit of the same texts is in {name}. To see whether its model still writes "
+        yield Step(why + "them", shlex.join(["mnemoscope", "audit", "verify", name]))
+    if made is not None or not sources:
         return
     words = ["mnemoscope", "audit", model.name, *sources]
     words += ["-o", _beside(study, place, "-audit")]
@@ -319,6 +318,29 @@ def _audit_instead(study: Study, place: Path) -> Iterator[Step]:
         words += ["--reference", study.settings.capture.reference]
     yield Step(
         "An audit of the same texts: passage by passage, with no least number", shlex.join(words)
+    )
+
+
+def _own_texts(study: Study) -> list[str]:
+    """The texts of this disk that a study was made of and an audit can be asked about."""
+    sources = [study.settings.sequences.source, *study.settings.sequences.also]
+    is_asked = study.settings.model.name != NO_MODEL and has_values(study.sequences, "document")
+    return sources if is_asked and all(Path(one).exists() for one in sources) else []
+
+
+def audit_of(study: Study) -> Path | None:
+    """The audit of the same texts, where the advised command has put it; None before it is made."""
+    made = study.folder.resolve().with_name(f"{study.folder.resolve().name}-audit")
+    return made if _own_texts(study) and (made / "report.html").exists() else None
+
+
+def audit_sentence(study: Study) -> str:
+    """Why an audit of a study's own texts finds more than the study counts; empty without them."""
+    if not _own_texts(study):
+        return ""
+    return (
+        "Counted here: windows that come out whole, word for word. An audit of the same texts "
+        "finds more, as it begins at many more places and lets some tokens differ."
     )
 
 

@@ -50,10 +50,18 @@ from mnemoscope.pipeline.causes import (
 )
 from mnemoscope.pipeline.deltas import StoredDelta, load_deltas
 from mnemoscope.pipeline.label import LABELS_FILE, in_shown_order, samples_of
-from mnemoscope.pipeline.reference import control_words
+from mnemoscope.pipeline.reference import AlsoRepeated, also_repeated, control_words, is_swapped
 from mnemoscope.pipeline.trainings import PREDICTIONS_FILE, RUNS_FILE
 from mnemoscope.report import tables
-from mnemoscope.report.advice import Deciding, Step, deciding, missing_of, next_steps
+from mnemoscope.report.advice import (
+    Deciding,
+    Step,
+    audit_of,
+    audit_sentence,
+    deciding,
+    missing_of,
+    next_steps,
+)
 from mnemoscope.report.charts import (
     CutCurve,
     CutPanel,
@@ -345,6 +353,9 @@ class ReportContent:
     folders: str = ""  # that folders differ in what is repeated of them
     documents: str = ""  # which documents the repeated sequences come from
     nearly: str = ""  # how many come out nearly, where few come out word for word
+    beside: str = ""  # how an audit of the same texts counts
+    audit: str = ""  # its report, from the study's folder, where it has been made
+    also: AlsoRepeated | None = None  # what the reference repeats too
 
 
 def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
@@ -400,6 +411,9 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         folders="" if is_planted(table) else folder_sentence(folders),
         documents=document_sentence(table),
         nearly=nearly_sentence(table),
+        beside=audit_sentence(study),
+        audit=f"../{made.name}/report.html" if (made := audit_of(study)) else "",
+        also=None if is_swapped(study) else also_repeated(study),
     )
 
 

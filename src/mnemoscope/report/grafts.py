@@ -99,7 +99,7 @@ def _parts(
     """Each part with its classes, in the order of the findings, then of what it breaks.
 
     `loss` is how much the loss of what is held out rises, `random_loss` how much under random
-    changes that leave as much of the spared class.
+    changes that leave as much of the spared class; where none is spared, of those of the same size.
     """
     own, same = (
         {part: rows for (part,), rows in of.group_by("part", maintain_order=True)}
@@ -116,6 +116,8 @@ def _parts(
             ]
             left = own[part].filter(pl.col("class") == row["spared"])["survive"].to_numpy()
             random = next((y - plain for _, y in _mean(walks, left)), None)
+        elif part in same and plain is not None and same[part]["heldout_loss"][0] is not None:
+            random = same[part]["heldout_loss"][0] - plain
         yield {
             "part": part,
             "cells": [Estimate(*one) for one in own[part].select(_SHARE).iter_rows()],

@@ -1,6 +1,6 @@
 """The first screen: the count in a line and a bar, a passage of each class, short answers."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -9,11 +9,11 @@ from mnemoscope.pipeline.causes import by_weight, depends, finding_of
 from mnemoscope.report.answer import as_sentence
 from mnemoscope.report.content import ReportContent, Standing, TaxonomyResult
 from mnemoscope.report.style import PAPER_COLOURS, class_colour
-from mnemoscope.stats import FEWEST_GROUPS, NO_ESTIMATE, Estimate
+from mnemoscope.stats import FEWEST_GROUPS, Estimate
 from mnemoscope.store import Facts
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO, form_words, memorized_first
-from mnemoscope.words import MINUS, count, is_whole_kind, part_words, plural, ranged, share
+from mnemoscope.words import MINUS, count, part_words, plural, share
 
 MECHANISM = "Mechanism (which parts of the model a class needs)"
 PARTS = "Parts (what breaks with the reference’s in their place)"
@@ -41,7 +41,7 @@ class Part(NamedTuple):
     name: str
     words: str  # "1,318 of guessable form (Guess)"
     share: float  # of all sequences
-    shown: str  # the share as it is printed, as everywhere on the page
+    shown: str  # the share as it is printed everywhere, and what the reference repeats of it
     colour: int | None  # None: neutral
 
 
@@ -61,12 +61,13 @@ class Badge(NamedTuple):
 class Lead:
     """What the first screen says; `number` is the taxonomy's whose classes it counts, from 1."""
 
-    headline: str  # "2,873 of 5,000 sequences repeated: 1,318 of guessable form (Guess), …"
+    headline: str  # "22 of 581 sequences repeated: …; the reference repeats none of these"
     form: str  # what these classes say of a text, and what they do not
     control: str  # what the reference repeats of them, or that none was asked
     folders: str  # that folders differ in what is repeated
     documents: str  # which documents the repeated sequences come from
     nearly: str  # how many come out nearly, where few are repeated
+    beside: str  # how an audit of the same texts counts; its page is `content.audit`
     parts: Sequence[Part]  # empty where there are no sequences
     number: int | None
     grafted: int | None  # the number of the taxonomy whose grafts stand first
@@ -88,6 +89,10 @@ def lead_of(content: ReportContent) -> Lead:
         headline += f": {', '.join(f'{count(n)} {words}' for _, words, n, _ in repeated)}"
     else:
         repeated = [("", verb, part, 1)]
+    also = {name: n for name, n, _ in content.also.classes} if content.also else {}
+    if content.also:
+        n = count(content.also.n) if content.also.n else "none"
+        headline += f"; the reference repeats {n} of these"
     counted = [*repeated, (NON_MEMO, f"not {verb}", whole - part, 0)]
     return Lead(
         headline,
@@ -96,8 +101,15 @@ def lead_of(content: ReportContent) -> Lead:
         content.folders,
         content.documents,
         content.nearly,
+        content.beside,
         [
-            Part(name, f"{count(n)} {words}", n / whole, share(n, whole), place)
+            Part(
+                name,
+                f"{count(n)} {words}",
+                n / whole,
+                share(n, whole) + f", the reference {count(also.get(name, 0))}" * (name in also),
+                place,
+            )
             for name, words, n, place in counted
             if n
         ],
@@ -136,11 +148,30 @@ def _one_a_question(badges: list[Badge]) -> list[Badge]:
 def conclusion(content: ReportContent) -> str:
     """What was found, for a terminal: the count and each question's answer, a line each."""
     lead = lead_of(content)
-    said = [lead.headline, lead.form, lead.folders, lead.documents, lead.nearly, lead.control]
+    said = [
+        lead.headline,
+        lead.form,
+        lead.folders,
+        lead.documents,
+        lead.nearly,
+        lead.beside,
+        lead.control,
+    ]
     for badge in lead.badges:
         for one in (badge, *badge.beside):
-            said += [f"{one.question}: {one.answer}", one.decides]
+            said += [_said(one), one.decides]
     return "\n".join(as_sentence(one) for one in said if one)
+
+
+def grafts_said(content: ReportContent) -> Iterator[str]:
+    """What the first screen says of grafts, for a terminal."""
+    for badge in lead_of(content).badges:
+        if badge.target.endswith("-graft"):
+            yield from (as_sentence(_said(one)) for one in (badge, *badge.beside))
+
+
+def _said(badge: Badge) -> str:
+    return f"{badge.question}: {badge.answer}"
 
 
 def _repeated(
@@ -265,115 +296,84 @@ def _deciding(content: ReportContent, question: str, taxonomy: TaxonomyResult) -
 
 
 _MUCH_LOSS = 0.1
-"""Nats a token of text not repeated from which more than memory breaks: a tenth of perplexity."""
-_MUCH_BROKEN = 0.5  # of a class is left
+"""Nats a token of text not repeated, beyond random changes of the same size, from which more than
+memory breaks: a tenth of perplexity."""
 
 
 def _breaks_most(taxonomy: TaxonomyResult, target: str) -> Badge:
-    """The parts that leave least of the largest memorized class, beside changes as large."""
+    """Which parts break more of the largest memorized class than random changes as large."""
     graft, largest = taxonomy.graft or {}, taxonomy.sizes
     name = max(graft["classes"], key=lambda one: largest.get(one, 0))
     at = graft["classes"].index(name)
-    rows = sorted(graft["rows"], key=lambda one: one["cells"][at].value)
-    row, together, whole = rows[0], "", ""
-    if not any("layers." in one["part"] for one in rows):
-        whole = "; parts were tried in all layers at once, no single layer alone"
-    else:
-        is_whole = is_whole_kind(row["part"])
-        others = [one for one in rows if not is_whole_kind(one["part"])]
-        if is_whole:
-            together, best = " together", others[0]["cells"][at]
-            n = sum(one["cells"][at].value == best.value for one in others[1:])
-            whole = f"; of single parts with {part_words(others[0]['part'])}: {_left(best)}"
-            whole += f", and {plural(n, 'other')} as much" * bool(n)
-        rows = [one for one in rows if is_whole_kind(one["part"]) == is_whole]
-    own, random = row["cells"][at], [*row["random"], NO_ESTIMATE, NO_ESTIMATE][at]
-    if own.value == 1:
-        said = f"no part that was tried breaks any of {name}{whole}"
-        return Badge(PARTS, said, Standing.WITHIN, target)
-    least = [one for one in rows if one["cells"][at].value == own.value]
-    beside = [*_untold(graft, name, rows, least, target), *_cost(least, rows, at, target)]
-    if len(least) > 1:
-        named = [part_words(one["part"]) for one in least]
-        if len(named) > _MOST_PARTS:
-            named[_MOST_PARTS - 1 :] = [f"{len(named) - _MOST_PARTS + 1} others"]
-        of = plural(graft["counts"][name], "sequence")
-        said = f"each of {len(least)} parts leaves {_left(own)} of the {of} of {name}: "
-        said += f"{', '.join(named[:-1])} and {named[-1]}"
-    else:
-        said = f"{name} breaks most with {part_words(row['part'])}{together}: {_left(own)} of it "
-        said += "is left"
-    looks = Standing.UNCONTROLLED
-    if random.value is not None:
-        controls = [one["random"][at].value for one in least if one["random"]]
-        said += (
-            f", with random changes of the same size {_left(random)}"
-            if len(least) == 1
-            else f"; random changes of the same size leave {_span(controls, 100, 0)} %"
-        )
-        is_known = own.high is not None and random.low is not None
-        looks = Standing.UNDECIDED
-        breaks_more = any((one["loss"] or 0) > _MUCH_LOSS for one in least)
-        if is_known and own.high < random.low and not breaks_more:
-            looks = Standing.BEYOND
-    return Badge(PARTS, f"{said}{whole}", looks, target, beside=beside)
+    rows = {row["part"]: row for row in graft["rows"]}
+    own = {part: row["cells"][at] for part, row in rows.items()}
+    random = {part: row["random"][at] for part, row in rows.items() if row["random"]}
+    of = plural(graft["counts"][name], "sequence")
+    if all(one.value == 1 for one in own.values()):
+        return Badge(PARTS, f"no part that was tried breaks any of {name}", Standing.WITHIN, target)
+    if not random or any(one.high is None for one in own.values()):
+        said = f"{_left(own.values())} of the {of} of {name} are left"
+        if random:
+            said += f", with random changes of the same size {_left(random.values())}"
+        said += "; to tell parts from chance, and from each other, takes "
+        said += f"{FEWEST_GROUPS} sequences, near duplicates counted once"
+        return Badge(PARTS, said, Standing.UNCONTROLLED, target)
+    beyond = sorted(
+        (one for one in random if own[one].high < random[one].low), key=lambda one: own[one].value
+    )
+    if not beyond:
+        said = f"with no part that was tried more of {name} breaks than with random changes of the "
+        said += "same size, beyond the intervals"
+        return Badge(PARTS, said, Standing.UNDECIDED, target)
+    first, *others = beyond
+    is_all = others and len(beyond) == len(own)
+    which = f"each of the {len(own)} parts that were tried" if is_all else _named(beyond)
+    said = f"more of {name} breaks with {which} than with random changes of the same size: "
+    said += f"{_left(own[one] for one in beyond)} of its {of} are left, "
+    said += f"with those {_left(random[one] for one in beyond)}"
+    if others and all(own[first].high < own[one].low for one in others):
+        said += f"; most with {part_words(first)}"
+    elif others:
+        said += "; which of them most cannot be told"
+    if not any("layers." in one for one in own):
+        said += "; no single layer was tried alone"
+    dear = [rows[one] for one in beyond if _extra_loss(rows[one]) > _MUCH_LOSS]
+    looks = Standing.UNDECIDED if len(dear) == len(beyond) else Standing.BEYOND
+    return Badge(PARTS, said, looks, target, beside=_cost(dear, target))
 
 
-def _untold(
-    graft: Facts, name: str, rows: Sequence[Facts], least: Sequence[Facts], target: str
-) -> Iterator[Badge]:
-    """That parts cannot be ranked: their intervals overlap, or there are too few for intervals."""
-    at = graft["classes"].index(name)
-    high = least[0]["cells"][at].high
-    others = [one["cells"][at] for one in rows if one not in least]
-    if high is not None:
-        others = [one for one in others if one.low is None or one.low <= high]
-    if len(least) == 1 and not others:
-        return
-    said = f"{plural(graft['counts'][name], 'sequence')} of {name} cannot rank the parts"
-    if high is None:
-        said += f" (that takes {FEWEST_GROUPS} at least, near duplicates counted once)"
-    if others:
-        left, those = _span([one.value for one in others], 100, 0), "these" * (len(least) > 1)
-        said += f"; {plural(len(others), 'other')}, leaving {left} %, cannot be told from "
-        said += those or "it"
-    yield Badge("Which part most", said, Standing.UNDECIDED, target)
+def _left(shares: Iterable[Estimate]) -> str:
+    return f"{_span([one.value or 0 for one in shares], 100, 0)} %"
 
 
-def _cost(least: Sequence[Facts], rows: Sequence[Facts], at: int, target: str) -> Iterator[Badge]:
-    """What the parts that break most cost other text, and a cheaper one that breaks much too."""
-    known = sorted((one for one in least if one["loss"] is not None), key=lambda one: -one["loss"])
-    if not known or known[0]["loss"] <= (0 if len(known) > 1 else _MUCH_LOSS):
-        return
-    most, *others = (one["loss"] for one in known)
-    said = f"with {part_words(known[0]['part'])}: the loss of text not repeated changes by "
-    said += f"{_span([most], 1, 2, sign='+')} nats a token"
-    if others:
-        said = f"most {said}, with the other{'s' * (len(others) > 1)} by "
-        said += _span(others, 1, 2, sign="+")
-    cheap = [
-        one
-        for one in rows
-        if one not in least and one["loss"] is not None and one["loss"] < most / 2
-        if one["cells"][at].value < _MUCH_BROKEN
-    ]
-    if cheap and not others:
-        best = min(cheap, key=lambda one: one["cells"][at].value)
-        said += f", with {part_words(best['part'])}, which leaves {_left(best['cells'][at])}, by "
-        said += _span([best["loss"]], 1, 2, sign="+")
-    if most > _MUCH_LOSS:
-        said += "; what raises it much breaks more than memory"
-    yield Badge("Cost to other text", said, Standing.UNDECIDED, target)
+def _named(parts: Sequence[str]) -> str:
+    """Parts in words, the first few by name."""
+    named = [part_words(one) for one in parts]
+    if len(named) > _MOST_PARTS:
+        named[_MOST_PARTS - 1 :] = [f"{len(named) - _MOST_PARTS + 1} others"]
+    return " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
 
 
-def _span(values: Sequence[float], scale: float, digits: int, sign: str = "-") -> str:
+def _extra_loss(row: Facts) -> float:
+    """By how much more the loss rises than under random changes."""
+    return float((row["loss"] or 0) - (row["random_loss"] or 0))
+
+
+def _cost(dear: Sequence[Facts], target: str) -> list[Badge]:
+    """Which parts break other text as well, beside random changes of the same size."""
+    if not dear:
+        return []
+    losses, random = ([row[one] or 0 for row in dear] for one in ("loss", "random_loss"))
+    said = f"with {_named([row['part'] for row in dear])} the loss of text not repeated rises by "
+    said += f"{_span(losses, 1, 2)} nats a token (with those random changes by "
+    said += f"{_span(random, 1, 2)}), so more than memory breaks"
+    return [Badge("Cost to other text", said, Standing.UNDECIDED, target)]
+
+
+def _span(values: Sequence[float], scale: float, digits: int) -> str:
     """Least and largest of figures, or the one that both are."""
-    ends = [f"{scale * one:{sign}z.{digits}f}" for one in (min(values), max(values))]
+    ends = [f"{scale * one:z.{digits}f}" for one in (min(values), max(values))]
     return " to ".join(dict.fromkeys(ends)).replace("-", MINUS)
-
-
-def _left(share: Estimate) -> str:
-    return ranged(share, scale=100, unit=" %", digits=0)
 
 
 def _cuts(content: ReportContent, lead: int | None) -> Iterator[Badge]:

@@ -180,6 +180,12 @@ def _reconstruct(name: str, argument: str | None) -> Node:
     return _unite(name, parts, "Reconstruct")
 
 
+_IN_PREFIX = (
+    "of the suffix stands in the prefix, in the same order (ROUGE-L)",
+    "of the suffix's runs of three tokens stand in the prefix (ROUGE-3)",
+)
+
+
 def _guess(name: str, argument: str | None) -> Node:
     """Guess[λ-γ]: the suffix follows from a pattern or stands in the prefix already.
 
@@ -205,18 +211,17 @@ def _guess(name: str, argument: str | None) -> Node:
             )
         both = zip(limits, (1, 2), strict=True)
         compared = [None if limit is None else limit + place - place for limit, place in both]
-    rouge = zip(("rouge_l", "rouge_3"), ("ROUGE-L", "ROUGE-3"), compared, strict=True)
+    rouge = zip(("rouge_l", "rouge_3"), _IN_PREFIX, compared, strict=True)
     parts = [_reconstruct("Reconstruct", None)]
-    parts += [
-        _at_least(column, label, limit) for column, label, limit in rouge if limit is not None
-    ]
+    parts += [_at_least(column, what, limit) for column, what, limit in rouge if limit is not None]
     printed = "-".join("off" if limit is None else f"{limit:g}" for limit in limits)
     return _unite(name, parts, "Guess" if printed == "0.5-0.5" else f"Guess[{printed}]")
 
 
-def _at_least(column: str, label: str, limit: float) -> Node:
+def _at_least(column: str, what: str, limit: float) -> Node:
     below = () if limit == 0 else (math.nextafter(limit, -1),)
-    meaning = f"{label} of prefix and suffix is at least {f'{limit}'.removesuffix('.0')}"
+    much = "half" if limit == 0.5 else f"{limit}".removesuffix(".0")
+    meaning = f"at least {much} {what}"
     return _simple(column, pl.col(column) >= limit, meaning, Cut(column, (*below, limit)))
 
 

@@ -77,6 +77,8 @@
     return [make("span", `swatch class-${colours[state.taxonomy][at]}`), name];
   };
 
+  const heading = (name) => root.querySelector(`[data-sort="${name}"]`).textContent;
+
   const line = (row, columns) => {
     const link = make("a", "", number(row.id));
     const isOpen = String(row.id) === state.id;
@@ -86,9 +88,11 @@
     head.scope = "row";
     const cells = columns.map((name) => {
       if (name === "class") return make("td", "class-label", ...label(valueOf(row, name)));
-      if (!worded.includes(name)) return make("td", "number", percent(name, row[name]));
-      const cell = make("td", "word", number(row[name]));
-      cell.title = number(row[name]);
+      const isWord = worded.includes(name);
+      const said = isWord ? number(row[name]) : percent(name, row[name]);
+      const cell = make("td", isWord ? "word" : "number", said);
+      cell.title = said;
+      cell.dataset.label = heading(name);
       return cell;
     });
     const text = make("div", "line", ...(isOpen ? whole(row) : marked(row, false)));
