@@ -19,6 +19,7 @@ from mnemoscope.pipeline.need import (
     lacking_columns,
     n_unshared,
     power_line,
+    taxonomies_said,
     taxonomy_lines,
     training_condition,
 )
@@ -138,6 +139,7 @@ def plan(
         ],
         rows=_rows(costs, beside_paper=beside_paper),
         notes=[
+            taxonomies_said(settings, taxonomies, need),
             *([] if is_told else [power]),
             *_time_notes(settings, counts, costs),
             *[note for cost in costs for note in cost.notes],

@@ -291,7 +291,9 @@ def test_where_the_model_wrote_other_words_pages_and_logs_say_so_in_print_too(ma
     spans = pl.DataFrame([row | {"otherwise": other}], schema=made.spans.schema)
     texts = {made.names[name]: text for name, text in made.texts.items()}
     said = wordings_said(row | {"otherwise": other})[1:]
-    assert re.fullmatch(r"n 2 places .* words \((.*“.*zzyx.* for ){2}.*: it has these wrong.*", said)
+    assert re.fullmatch(
+        r"n 2 places .* words \((.*“.*zzyx.* for ){2}.*: it has these wrong.*", said
+    )
     report = words_of(render_brief(made.record, spans, {}))
     assert report.count(said) == 1
     assert report.count("zzyx") == 2 + 2  # in the passage, and in the sentence

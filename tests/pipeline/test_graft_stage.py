@@ -411,7 +411,7 @@ def test_grafts_that_were_stopped_are_gone_on_with(done, tmp_path, succeed):
     said = succeed(*step.command.split()[1:], "-q").out
     assert said.startswith("Wrote")
     table = [one for one in said.splitlines() if one[:1] in "┃│"]
-    assert table[1].split("┃")[-2].strip() == "loss"
+    assert [one.split("┃")[-2].strip() for one in table[:2]] == ["loss,", "random"]
     assert max(map(len, table)) <= 100
     loss = study.read("graft.parquet").filter(part="layers.0.qk", control="twin", share=1.0)
     loss = loss["heldout_loss"][0] - study.manifest("graft")["counts"]["heldout_loss"]
@@ -466,8 +466,8 @@ def test_classes_too_small_for_a_verdict_stand_beside_random_changes_of_the_same
     capfd.readouterr()
     print_grafts(found)
     said = " ".join(capfd.readouterr().out.split())
-    assert said.count(f"under {TAXONOMY}: no verdict: it needs 10 sequences in each") == 1
-    assert "of those tried, Recite[5] has 3, Recollect has 3" in said
+    assert said.count("to tell parts from chance, and from each other, takes 10 sequences") == 1
+    assert "Guess and Recall cannot be compared (Guess has 0, 10 needed, Recall has 6, 10" in said
     assert set(found.read("graft_curves.parquet")["scale"]) == {1.0}
     assert said.count("Random: what is left under random changes as large as the reference's") == 1
     view = graft_of(found, TAXONOMY)

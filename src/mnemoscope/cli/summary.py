@@ -119,7 +119,7 @@ def print_grafts(study: Study) -> None:
             beside = ["at random", "difference", "finding"]
         title = "What is left of each class with the reference's part in place of the model's, %"
         title += f" ({taxonomy.name})" * (len(grafted) > 1)
-        table = Table("part", *heads, *beside, "loss", title=title, title_justify="left")
+        table = Table("part", *heads, *beside, "loss,\nrandom", title=title, title_justify="left")
         for row in view["rows"][:_MOST_PARTS]:
             found, cells = row["found"], [figure(one) for one in row["cells"]]
             if not view["first"]:
@@ -132,7 +132,7 @@ def print_grafts(study: Study) -> None:
             cells += [""] * (len(beside) - len(cells) + len(heads))  # a part without a finding
             loss = UNKNOWN if row["loss"] is None else decimal(row["loss"])
             if row["random_loss"] is not None:
-                loss += f"\nrandom {decimal(row['random_loss'])}"
+                loss += f"\n{decimal(row['random_loss'])}"
             table.add_row(row["part"] + everywhere, *cells, loss)
         page.print(table)
         if (more := len(view["rows"]) - _MOST_PARTS) > 0:
@@ -147,7 +147,10 @@ def print_grafts(study: Study) -> None:
             else "Random: what is left under random changes as large as the reference's, a mean."
         )
     if notes:
-        page.print("Loss: by how much it rises on text that is not repeated, nats a token.")
+        page.print(
+            "Loss: by how much it rises on text that is not repeated, nats a token; below it, "
+            "under these random changes."
+        )
     _print_result(content)
     for why, command in untried_parts(study, shlex.quote(str(study.folder))):
         page.print(f"{why}:\n    {command}", soft_wrap=True)
@@ -188,7 +191,9 @@ def _print_repeated(study: Study) -> None:
 
     if said := audit_sentence(study):
         made = audit_of(study)
-        console().print(said + (f" Its report: {made / 'report.html'}" if made else ""), soft_wrap=True)
+        console().print(
+            said + (f" Its report: {made / 'report.html'}" if made else ""), soft_wrap=True
+        )
     if said := control_words(study):
         console().print(said, soft_wrap=True)
 

@@ -189,22 +189,13 @@ def taxonomy_lines(
     *,
     is_found: bool,
 ) -> Iterator[str]:
-    """How many taxonomies there are, and which cannot be trained.
+    """Which taxonomies cannot be trained.
 
     `is_found`: the verdicts are the model's; else those that the source brought, which the run
     finds anew.
     """
-    label = settings.label
-    sides = f"{label.n_train:,}" + ("" if label.split == "folds" else f" + {label.n_eval:,}")
-    n_distinct = len(distinct_partitions(taxonomies))
-    distinct = "" if n_distinct == len(taxonomies) else f", {n_distinct} of them distinct"
     if settings.sequences.pad:
         yield "sequences.pad: where a row is padded, the run ends with labels and a report."
-    yield (
-        f"Taxonomies: {len(taxonomies)}{distinct}; "
-        f"up to {sides} sequences a class, split by {label.split}; "
-        f"{plural(len(need.samples), 'sample')} to train on."
-    )
     for column, those in lacking.items():
         yield (
             f"Impossible: {len(those)} of {len(taxonomies)} taxonomies need '{column}', which the "
@@ -215,6 +206,19 @@ def taxonomy_lines(
         yield f"{said}: {name}: {reason}"
     if len(need.impossible) > 3:
         yield f"{said}: {len(need.impossible) - 3} more."
+
+
+def taxonomies_said(settings: StudySettings, taxonomies: Sequence[Taxonomy], need: Need) -> str:
+    """How many taxonomies there are, and what is drawn for each."""
+    label = settings.label
+    sides = f"{label.n_train:,}" + ("" if label.split == "folds" else f" + {label.n_eval:,}")
+    n_distinct = len(distinct_partitions(taxonomies))
+    distinct = "" if n_distinct == len(taxonomies) else f", {n_distinct} of them distinct"
+    return (
+        f"Taxonomies: {len(taxonomies)}{distinct}; "
+        f"up to {sides} sequences a class, split by {label.split}; "
+        f"{plural(len(need.samples), 'sample')} to train on."
+    )
 
 
 def expected_lines(

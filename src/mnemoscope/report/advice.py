@@ -205,6 +205,7 @@ def untried_parts(study: Study, folder: str) -> Iterator[Step]:
     why += f"; not tried: {', '.join(left)}" if left else ""
     begun = _how_far(study, "graft")
     why += f". {f'Go on{begun} with these' if begun else 'These'} and every part of every layer"
+    why += " (--dry-run: how long it takes)"
     yield Step(why, f"mnemoscope graft {folder} --full --redo")
 
 

@@ -257,9 +257,10 @@ def _uncompared(content: ReportContent, number: int) -> Iterator[Badge]:
     """That classes are too small for grafts to compare, and what can be asked all the same."""
     taxonomy = content.taxonomies[number - 1]
     counts = {name: n for name, n in taxonomy.sizes.items() if name != NON_MEMO}
+    tried = (taxonomy.graft or {}).get("counts", {})
     few = [
         f"{name} has {count(n)}, {FEWEST_GROUPS} needed"
-        for name, n in counts.items()
+        for name, n in ((name, min(n, tried.get(name, n))) for name, n in counts.items())
         if n < FEWEST_GROUPS
     ]
     few = few if len(counts) - len(few) < 2 else []

@@ -113,7 +113,11 @@ class Study:
     def _read_settings(self) -> None:
         path = self.folder / SETTINGS_FILE
         if not self.folder.is_dir():
-            raise UserError(f"{self.folder}: no such folder. Make a study with 'mnemoscope run'.")
+            studies = (str(one.parent) for one in self.folder.parent.glob(f"*/{SETTINGS_FILE}"))
+            hint = nearest(str(self.folder), studies)
+            raise UserError(
+                f"{self.folder}: no such folder.{hint} Make a study with 'mnemoscope run'."
+            )
         if not path.is_file():
             raise UserError(
                 f"{self.folder}: not a study (it holds no {SETTINGS_FILE}). "
