@@ -452,8 +452,8 @@ def _too_few(n_documents: int, n_unread: int) -> str:
     which = "it" if is_one else "one of them"
     return (
         f"{plural(n_unread, 'unread document')} {'is' if n_unread == 1 else 'are'} too few for "
-        f"{these}: {least:,} are needed, {least - n_unread:,} more, before chance names {which} "
-        f"wrongly in no more than {100 * _LEVEL:g} % of audits"
+        f"{these}: {least:,} are needed, {least - n_unread:,} more, so that chance names {which} "
+        f"wrongly in at most {100 * _LEVEL:g} % of audits"
         + ("." if is_one else f"; for one document alone {round(1 / _LEVEL) - 1} are enough.")
     )
 
@@ -480,8 +480,8 @@ def _bits_said(name: str, bits: Estimate, these: str, units: str) -> str:
     value, low = bits.value or 0.0, bits.low if bits.low is not None else bits.value or 0.0
     if low > 0:
         return (
-            f"“{name}” needs {shown} bits fewer than the reference to write out {these} (each bit: "
-            f"twice as likely to it){end}"
+            f"“{name}” needs {shown} bits fewer than the reference to write out {these}{end} Each "
+            "bit fewer makes the text twice as likely."
         )
     if value > 0:
         return (

@@ -93,8 +93,7 @@ RULES = {
     "rule": Rule("one test: nothing that was shown gives it away", _BY_RULE),
     "reference": Rule(_OF_TWO, _BESIDE),
     "grafts": Rule(
-        f"{_UNLESS}it no longer comes out once parts of the reference are put in the place of the "
-        "model's own",
+        f"{_UNLESS}it no longer comes out once parts of the reference take the place of its own",
         _BESIDE,
     ),
     "cnn": Rule(
@@ -342,7 +341,7 @@ def copy_said(apart: float | None) -> str | None:
     if apart is None or not is_nearly_same(apart):
         return None
     return (
-        f"The reference differs from the model by {apart:.2g} nats a token: it is nearly the same "
+        f"The reference differs from the model by {_factor_said(apart)}: it is nearly the same "
         "model and cannot serve as a control, so the rule alone decides. Name one that never saw "
         "the documents."
     )
