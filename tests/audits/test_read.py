@@ -277,7 +277,7 @@ def test_reading_is_added_to_a_finished_audit_and_no_passage_is_asked_again(
     differ = {name for name in found if found[name] != whole[name]}
     assert differ <= {"date", "files", "sizes", "sha256"}
     report = (out / "report.html").read_text()
-    assert re.search("<dt>Added</dt><dd>.*<code>--read</code>, ", report) is not None
+    assert re.search("<dt>Added</dt><dd>.*<code>--read</code>", report) is not None
     monkeypatch.undo()
     again = verify(out, lm, load_reference=lambda _, given: LocalModel(reference, given))
     assert not again.problems + again.unchecked

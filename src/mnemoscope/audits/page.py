@@ -59,7 +59,7 @@ _OPEN_UP_TO = 6_000  # characters of a document that stands unfolded: about thre
 _CARDS_OPEN = 10
 """Passages of a verdict whose evidence stands unfolded."""
 _STRONGEST = 3  # passages that are quoted in the report, and printed of few documents
-_MOST_PRINTED = 6  # passages that are printed, one of each document that has any
+_MOST_PRINTED = 7  # passages that are printed: one of each document, and one that is open
 _PRINTED = 24
 """Documents that are printed, with their checksums, unless everything is."""
 _ROWS = 10  # of a table that has no view of its own
@@ -121,7 +121,7 @@ def render_page(
         documents.append({**summary, **shown_as, "is_printed": place < _PRINTED})
     ranked = of_each_document(shown, [one["document"] for one in documents])
     n_found = len({row["document"] for row in shown})
-    most = min(max(n_found, _STRONGEST), _MOST_PRINTED)
+    most = min(max(n_found + 1, _STRONGEST), _MOST_PRINTED)  # one of them cannot be told
     return render(
         "audit",
         record=record,
