@@ -109,7 +109,7 @@ def render_page(
     shown = in_order(rows)[:MOST_CARDS]
     is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
     documents, n_characters = [], 0
-    for place, summary in enumerate(most_first(record["documents"])):
+    for place, summary in enumerate(ordered := most_first(record["documents"])):
         own = [stretch_of(row) for row in rows if row["document"] == summary["document"]]
         near = _near_marks(tables.get("near"), summary["document"])
         marked = sorted([*own, *near], key=attrgetter("start"))
@@ -119,7 +119,7 @@ def render_page(
         is_open = n_shown <= _OPEN_UP_TO and (bool(marked) or len(record["documents"]) == 1)
         shown_as = {"pieces": pieces, "n_spans": len(own), "is_open": is_open}
         documents.append({**summary, **shown_as, "is_printed": place < _PRINTED})
-    ranked = of_each_document(shown, [one["document"] for one in documents])
+    ranked = of_each_document(shown, [row["document"] for row in ordered])
     n_found = len({row["document"] for row in shown})
     most = min(max(n_found + 1, _STRONGEST), _MOST_PRINTED)  # one of them cannot be told
     return render(
@@ -368,7 +368,7 @@ def heading_of(record: AuditRecord, document: str) -> Heading:
 @cache
 def _headings(documents: tuple[tuple[str, str | None, int], ...]) -> dict[str, Heading]:
     titles = titles_of([name for name, *_ in documents])
-    return {name: Heading(titles[name], *facts) for name, *facts in documents}
+    return {name: Heading(titles[name], file, length) for name, file, length in documents}
 
 
 def passage_tests(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

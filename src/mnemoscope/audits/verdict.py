@@ -293,7 +293,7 @@ def _of_reference(
             kept.append(f"parts of {plural(in_recalled, 'recalled one')}")
         why = _why_undecided(n, sum(did[UNDECIDED]))
         yield f"Of {' and of '.join(kept)} it cannot be told: {why}."
-    if is_near(apart := reference.get("apart")):
+    if (apart := reference.get("apart")) is not None and is_near(apart):
         yield (
             f"The reference differs from the model by only {_factor_said(apart)}: it may hold the "
             "same memory, so what it writes too is no acquittal."
