@@ -1,10 +1,12 @@
 """Each ground of an audit against what the embedded model was trained on, on two halves.
 
 python -m experiments.audits.grounds [--half 1] [--halves FOLDER] [--keep]
+python -m experiments.audits.grounds --only-unread [--keep]
 
 The halves share no near duplicate and no form of template. One half is asked; the CNNs come from a
 study of the other. `--halves` keeps what each half said and reads it where it is there already;
 `--half` makes one of them, without tables; `--keep` stores the results and writes their pages.
+`--only-unread` asks prose and code that nobody trained on, without the halves.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from experiments.audits.finds import share_drawn
 from experiments.pages import publish, results_of
 from mnemoscope.audits.documents import Document
 from mnemoscope.audits.ground import read_ground, recall_probabilities, study_settings
-from mnemoscope.audits.local import local_audit
+from mnemoscope.audits.local import continue_windows, local_audit
 from mnemoscope.audits.needs import copied_shares
 from mnemoscope.audits.passages import passage_table
 from mnemoscope.audits.questions import audit_settings
@@ -211,6 +213,21 @@ def by_character(halves: list[Half], names: list[str]) -> dict[str, dict[str, An
     return rows
 
 
+def unread(lm: LanguageModel, sequences: pl.DataFrame) -> dict[str, dict[str, int]]:
+    """Of each kind of text that is no list and was not trained on: sequences, what came out."""
+    held, rows = sequences.filter(pl.col("held_out"), form="plain"), {}
+    for kind in ("prose", "code", "record"):
+        own = held.filter(genre=kind)
+        windows = np.array(own["tokens"].to_list(), dtype=np.int32)
+        made = continue_windows(
+            lm, windows, prefix=SETTINGS.prefix, n_allowed=SETTINGS.n_allowed, batch_size=64
+        )
+        n = sum(int((one.score >= SETTINGS.threshold).sum()) for one in made)
+        counts = {"sequences": own.height, "documents": own["document"].n_unique()}
+        rows[kind] = counts | {"came_out": n}
+    return rows
+
+
 def ends(flags: np.ndarray, group: np.ndarray) -> list[float]:
     """The ends of the interval of the share of true flags."""
     return rounded(share_true(flags, group))[1:]
@@ -244,10 +261,15 @@ def main() -> None:
     parser.add_argument("--half", type=int, choices=[1, 2], help="make one half, without tables")
     parser.add_argument("--halves", type=Path, help="a folder for what each half said")
     parser.add_argument("--keep", action="store_true", help="store the results, write the page")
+    parser.add_argument("--only-unread", action="store_true", help="ask unread texts alone")
     wanted = parser.parse_args()
     lm = load_model(str(model_path()), device="cpu")
-    reference = load_model(str(reference_path()), device="cpu")
     sequences = pl.read_parquet(sequences_path())
+    if wanted.only_unread:
+        kept = results_of("audits") | {"unread": unread(lm, sequences)}
+        publish("audits", kept, keep=wanted.keep)
+        return
+    reference = load_model(str(reference_path()), device="cpu")
     halves = []
     for number in [wanted.half] if wanted.half else [1, 2]:
         kept = wanted.halves and wanted.halves / f"half-{number}-{wanted.sequences}.npz"
@@ -272,6 +294,7 @@ def main() -> None:
         "trained": by_passage(halves, [half["is_trained"] for half in halves], names),
         "reference": by_passage(halves, not_by_reference, apart),
         "characters": by_character(halves, [*names[:6], *names[-3:]]),
+        "unread": unread(lm, sequences),
     }
     publish("audits", results_of("audits") | found, keep=wanted.keep)
 

@@ -46,6 +46,7 @@ def tables(found: dict[str, Any]) -> dict[tuple[str, str], str]:
         (_PAGE, "grounds by character"): table_of(heads, rows),
         (_PAGE, "grounds and the reference"): _by_passage(found["reference"]),
         (_PAGE, "copies"): _copies(found["copies"]),
+        (_PAGE, "unread"): _unread(found["unread"]),
     }
 
 
@@ -53,6 +54,11 @@ def _copies(found: dict[str, dict[str, float]]) -> str:
     heads = ["the embedded model and", "nats a token", "difference of the weights, %"]
     rows = ([name, f"{one['apart']:.3f}", f"{one['weights']:.2f}"] for name, one in found.items())
     return table_of(heads, rows)
+
+
+def _unread(found: dict[str, dict[str, int]]) -> str:
+    heads = ["held-out", "sequences", "of documents", "came out"]
+    return table_of(heads, ([name, *map(str, one.values())] for name, one in found.items()))
 
 
 def counts_of(rows: dict[str, Any], rule: str) -> dict[str, int]:

@@ -266,7 +266,10 @@ def test_the_error_rates_that_audits_show_were_measured_on_the_model_that_ships(
     assert found["model"] == lm.fingerprint  # of another one they must be measured again
     never = sum(half["sequences"] - half["trained"] for half in found["halves"])
     forms = sum(half["groups_never"] for half in found["halves"])  # which share no form
-    given = {"never": never, "forms": forms}
+    plain = [found["unread"][one] for one in ("prose", "code")]
+    out = {"plain": sum(one["sequences"] for one in plain)}
+    out["plain_out"] = sum(one["came_out"] for one in plain)
+    given = {"never": never, "forms": forms, **out}
     measured = {name: counts_of(found["trained"], name) | given for name in RULES}
     assert {name: one.tested for name, one in RULES.items()} == measured
     assert (HERE.parent / EVIDENCE_PAGE).is_file()

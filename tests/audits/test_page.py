@@ -37,7 +37,7 @@ from mnemoscope.audits.page import (
 )
 from mnemoscope.audits.passages import shares_said, whole_passages, wordings_said
 from mnemoscope.audits.questions import audit_settings
-from mnemoscope.audits.records import WINDOWS_LINES, read_audit_record
+from mnemoscope.audits.records import WINDOWS_LINES, read_audit_record, silent_documents
 from mnemoscope.audits.rule import UNDECIDED as OPEN
 from mnemoscope.audits.rule import VERDICTS, decide
 from mnemoscope.audits.shares import (
@@ -123,6 +123,13 @@ def test_axe_finds_nothing_serious(browser, made, width, scheme):
     window.close()
 
 
+COPIED = """() => [...document.querySelectorAll('pre:has(ins, del)')].map(one => {
+    getSelection().selectAllChildren(one)
+    return getSelection().toString()
+})"""
+"""What the clipboard would hold of each passage that the model wrote otherwise."""
+
+
 def words_of(page):
     return " ".join(Page(page).words().split())
 
@@ -133,10 +140,14 @@ def test_the_report_says_what_the_record_says(made):
     recalled = made.spans.filter(verdict="recall")
     assert f"recalls {recalled.height} passage" in said
     rows = in_order(recalled.with_row_index("number", offset=1).rows(named=True))
-    beside = f"(by the reference {chance(sum(rows[0]['reference_logprobs']))}: to the model it is "
+    beside = f"(by the reference {chance(sum(rows[0]['reference_logprobs']))}; to the model it is "
     ratio = sum(rows[0]["token_logprobs"]) - sum(rows[0]["reference_logprobs"])
     beside += f"{times(ratio)} as likely)"
     assert " ".join(beside.split()) in said
+    silent = [Path(one).name for one in silent_documents(made.record)]
+    assert f"Nothing came out of: {', '.join(silent)}." in said
+    figures = re.findall(r"<dt>Chance of one try</dt><dd>(.*)</dd>", made.page)
+    assert max(map(len, figures)) < 30  # words stand below
     assert "its chance is small even where every token came out: what it tells is how much" in said
     assert "95 % interval for such documents" in said
     assert "not given: it needs at least 10 documents" in said
@@ -145,7 +156,7 @@ def test_the_report_says_what_the_record_says(made):
     lengths = [len("".join(row["text"].split())) for row in rows]
     assert lengths == sorted(lengths, reverse=True)
     for quotes in (
-        [f"characters {one['start']:,} to {one['end']:,}: " for one in rows[:3]],
+        [f"characters {one['start']:,} to {one['end']:,} (line" for one in rows[:3]],
         [" ".join(one["text"][:150].split()) for one in rows[:3]],
     ):
         places = [said.index(one) for one in quotes]
@@ -166,6 +177,9 @@ def test_redacted_pages_hold_no_text_of_the_documents_and_every_figure(
     said = succeed("audit", "redact", made.out, "-o", tmp_path / "shared").out
     assert "redacted" not in read_audit_record(made.out)  # which is read once in a process
     sha256 = file_sha256(made.out / "audit.json")
+    (tmp_path / "stopped" / "parts").mkdir(parents=True)
+    begun = refused("audit", "redact", tmp_path / "stopped", "-o", tmp_path / "none")
+    assert "is not finished. Run the command that began it again: it goes on" in begun
     case = " ".join(made.record["case"].split())  # it is theirs who make the audit
     for name in ("report.html", "audit.html"):
         assert name in said
@@ -555,6 +569,8 @@ def test_pages_print_on_few_sheets_and_fit_on_a_phone(made, browser, tmp_path):
     page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)
     assert len(pypdf.PdfReader(tmp_path / "report.pdf").pages) == 2
     page.goto((made.out / "audit.html").as_uri())
+    copied = " ".join(page.evaluate(COPIED))
+    assert re.search(r"\[[^\[\]→]*velvet→\]", copied) is not None  # what the model left out
     page.pdf(path=tmp_path / "audit.pdf", prefer_css_page_size=True)
     sheets = pypdf.PdfReader(tmp_path / "audit.pdf").pages
     said = " ".join("".join(one.extract_text() for one in sheets).split())

@@ -1,6 +1,7 @@
 """Was it read: chances behind the right text, bits of known truth, ranks, and what may be said."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.run import check_same_settings
 from mnemoscope.audits.verify import _find_unread
 from mnemoscope.errors import UserError
+from mnemoscope.progress import show_progress
 from pages import words_of
 from tests.audits.conftest import BRIEF, audit_documents, with_word
 
@@ -200,8 +202,8 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
         (row,) = (one for one in docs.splitlines() if one.startswith(f"| `{name}` | with"))
         assert [one for one in keys_of(record[name]) if f"`{one}`" not in row] == []
     said = record["read"]["sentence"]
-    assert "10 unread documents are too few for 10 documents: 199 are needed for a p of" in said
-    assert " 189 more; for one document alone 19 are enough. Whether each of them was" in said
+    assert "10 unread documents are too few for 10 documents: 199 are needed, 189 more, " in said
+    assert "wrongly in at most 5 % of audits; for one document alone 19 are enough. " in said
     assert "All together are told from the unread ones by bits saved a token (AUC " in said
     page = (out / "audit.html").read_text()
     assert "Was it read, though it does not come out?" in page
@@ -243,7 +245,7 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
 
 
 def test_reading_is_added_to_a_finished_audit_and_no_passage_is_asked_again(
-    folder, tmp_path, lm, reference, verify, monkeypatch
+    folder, tmp_path, lm, reference, verify, monkeypatch, capsys
 ):
     reading = read_documents([str(folder / "read64")])
     others = {"read": True, "unread": str(folder / "new")}
@@ -264,14 +266,18 @@ def test_reading_is_added_to_a_finished_audit_and_no_passage_is_asked_again(
     monkeypatch.setattr(LocalModel, "continue_", watched)
     for one in (with_read, settings[1]):  # what is read rests on the unread ones: asked again
         check_same_settings(out, one, redo=False)
-        found = audit_documents(lm, reading, out, settings=one, reference=reference)
+        with show_progress():
+            found = audit_documents(lm, reading, out, settings=one, reference=reference)
+    steps = re.findall(r"Step \d of \d", capsys.readouterr().err)
+    assert steps == ["Step 1 of 1", "Step 1 of 2", "Step 2 of 2"]  # those inside are not counted
     assert seen.isdisjoint(text.name for text in reading.documents)
     assert (out / "spans.parquet").read_bytes() == spans
     assert found["date"] == first["date"]
     assert {*found.pop("added")} == {"read", "unread"}
     differ = {name for name in found if found[name] != whole[name]}
     assert differ <= {"date", "files", "sizes", "sha256"}
-    assert "<dt>Added</dt><dd><code>--read</code>, " in (out / "report.html").read_text()
+    report = (out / "report.html").read_text()
+    assert re.search("<dt>Added</dt><dd>.*<code>--read</code>", report) is not None
     monkeypatch.undo()
     again = verify(out, lm, load_reference=lambda _, given: LocalModel(reference, given))
     assert not again.problems + again.unchecked

@@ -278,7 +278,7 @@ def test_a_gate_that_passes_says_that_it_would_fail_and_advises_what_does(each, 
         assert not found.is_failed
         would = limit != "> 95%"
         assert ("and is not counted: it would fail if it were recalled" in found.said) == would
-        assert found.said.endswith("did you swap model and reference?") == asks
+        assert found.said.endswith("were model and reference given in each other's place?") == asks
         assert (found.as_json()["swapped"], found.strictly().is_failed) == (asks, asks)
         (advised,) = re.findall(r"[.?] Add --fail-if '(.*)', which fails here\.", found.line)
         assert judge(parse_gate(advised, PASSAGES), record, pl.DataFrame(), None).is_failed

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from unittest.mock import Mock
@@ -90,7 +91,7 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     planned = call(*plan, "--unread", others, "--read").out
     assert "--unread: 1 of 2 left out, as they are audited or stand twice." in planned
     assert "1 document of --unread is asked in the same way: " in planned
-    few = "--read: 1 unread document is too few for the document: 19 are needed for a p of 0.05, 18"
+    few = "--read: 1 unread document is too few for the document: 19 are needed, 18 more, so"
     assert few in planned
     assert "--read without --unread: of no document will it say" in call(*plan, "--read").out
     assert "--read: No reference" in call(*plan, "--read", "--reference", "none").out
@@ -201,12 +202,20 @@ def test_a_dry_run_fails_for_strict_as_the_audit_would(call, document, tmp_path)
     assert (whole.status, "Failed" in whole.out) == (0, False)
 
 
-def test_who_stops_before_anything_is_kept_is_told_so(call, document, tmp_path, monkeypatch):
+def terminated(*_, **__):
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, terminated])
+def test_who_stops_before_anything_is_kept_is_told_so(call, document, tmp_path, monkeypatch, stop):
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     asked = ("audit", "embedded", document, "-o", tmp_path / "out", *BRIEFLY)
-    monkeypatch.setattr("mnemoscope.audits.scan._part", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("mnemoscope.audits.scan._part", Mock(side_effect=stop))
     stopped = call(*asked)
+    signal.signal(signal.SIGTERM, before)
     assert (stopped.status, (tmp_path / "out").exists()) == (130, False)
     assert f"{tmp_path / 'out'}: nothing was kept yet." in stopped.err
+    assert "mnemoscope: stopped. Run the same command again: " in stopped.err
 
 
 def run_saying(errors, words):

@@ -213,6 +213,7 @@ class Auditing:
         case, operator: what it is for and who makes it, as they asked for it to be written down.
         kept: a folder for finished parts; None keeps nothing.
         unread: the documents of `--unread` (`unread.unread_texts`); None: not read so far.
+        steps: names of the steps that are said and counted, the first one `passages`.
         apart: how far the reference is from the model (`reference.apart`); None: not asked.
         scanned: the windows that were continued (`spans.WINDOW_COLUMNS`).
         passages: one row a passage, with what was answered so far (`passages.span_schema`).
@@ -227,6 +228,7 @@ class Auditing:
     operator: str | None = None
     kept: Path | None = None
     unread: Sequence[Text] | None = None
+    steps: Sequence[str] = ()
     apart: float | None = None
     scanned: pl.DataFrame = field(default_factory=pl.DataFrame)
     passages: pl.DataFrame = field(default_factory=pl.DataFrame)

@@ -10,12 +10,21 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from mnemoscope.audits.exports import recalled_copies
+from mnemoscope.audits.exports import (
+    Lines,
+    address_of,
+    lines_of,
+    lines_said,
+    lines_words,
+    recalled_copies,
+    recalled_lines,
+)
 from mnemoscope.audits.page import (
     Part,
     in_order,
     is_found,
     most_first,
+    of_each_document,
     parts_of,
     passage_rows,
     quoted,
@@ -24,7 +33,7 @@ from mnemoscope.audits.page import (
     view_of,
 )
 from mnemoscope.audits.passages import GROUNDS
-from mnemoscope.audits.records import AuditRecord
+from mnemoscope.audits.records import AuditRecord, Sarif
 from mnemoscope.audits.rule import RECALL, UNDECIDED
 
 REPORT = "report.html"
@@ -38,16 +47,23 @@ _DOCUMENTS, _WHOLE = 20, 6
 
 
 def render_brief(
-    record: AuditRecord, spans: pl.DataFrame, tables: Mapping[str, pl.DataFrame]
+    record: AuditRecord,
+    spans: pl.DataFrame,
+    tables: Mapping[str, pl.DataFrame],
+    log: Sarif | None = None,
 ) -> str:
-    """Render the report from `audit.json`, `spans.parquet` and the tables beside it."""
+    """Render the report from `audit.json`, `spans.parquet` and the tables beside it.
+
+    `log` is the audit's SARIF, which has the lines of what is recalled.
+    """
+    places = {} if log is None else lines_of(log)
     rows = passage_rows(record, spans)
     recalled, undecided = (
         [row for row in in_order(rows) if row["verdict"] == one] for one in (RECALL, UNDECIDED)
     )
     documents = most_first(record["documents"])
     names = [one["document"] for one in documents]
-    first = strongest([*_of_each_document(recalled, names), *undecided])
+    first = strongest([*of_each_document(recalled, names), *undecided])
     near = sorted(recalled_copies(tables.get("near")).to_dicts(), key=lambda row: -row["matched"])
     origins = tables.get("origins")
     n_found = sum(is_found(one) for one in documents)
@@ -60,28 +76,34 @@ def render_brief(
         recalled=recalled,
         undecided=undecided,
         near=[
-            {**row, "begins": [*_begins(row["pieces"])]}
+            {**row, "begins": [*_begins(row["pieces"])], "lines": _lines_of(row, places)}
             for row in near[: max(_QUOTED - len(first), 0)]
         ],
         n_near=len(near),
         has_chances=any(row["extraction_logprob"] is not None for row in first),
-        quoted=[{**row, **_shortened(row)._asdict()} for row in first],
+        quoted=[
+            {**row, **_shortened(row)._asdict(), "lines": _lines_of(row, places)} for row in first
+        ],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
-        documents=documents[:_DOCUMENTS],
+        documents=[
+            {**one, "lines": _recalled_on(log, one["document"])} for one in documents[:_DOCUMENTS]
+        ],
         is_short=len(documents) > _WHOLE,
         n_more=max(len(documents) - _DOCUMENTS, 0),
         n_more_found=max(n_found - _DOCUMENTS, 0),
     )
 
 
-def _of_each_document(
-    rows: Sequence[Mapping[str, Any]], names: Sequence[str]
-) -> list[Mapping[str, Any]]:
-    """The first passage of each document, in the order of their names, then the others."""
-    ranked = [next((row for row in rows if row["document"] == name), None) for name in names]
-    first = [row for row in ranked if row is not None]
-    numbers = {row["number"] for row in first}
-    return [*first, *(row for row in rows if row["number"] not in numbers)]
+def _lines_of(row: Mapping[str, Any], places: Mapping[str, Sequence[Lines]]) -> str:
+    """The lines of a passage, behind its characters; empty where the log has none."""
+    own = (one for one in places.get(address_of(row["document"]), ()) if one.start == row["start"])
+    found = next(own, None)
+    return "" if found is None else f" ({lines_words(found.first, found.last)})"
+
+
+def _recalled_on(log: Sarif | None, document: str) -> str:
+    ranges = [] if log is None else recalled_lines(log, document)
+    return lines_said(ranges) if ranges else ""
 
 
 class Quotation(NamedTuple):
@@ -107,7 +129,8 @@ def _shortened(row: Mapping[str, Any]) -> Quotation:
     more = [Part(" …", None)] if len(text) < len(row["text"].rstrip()) else []
     reached = row["start"] + len(text)
     left_out = sum(one["end"] > reached for one in row["otherwise"] if one["written"])
-    return Quotation(("…" if len(end) < len(before) else "") + end, parts + more, left_out)
+    is_cut = row["window_start"] > 0 or len(end) < len(before)
+    return Quotation(("…" if is_cut else "") + end, parts + more, left_out)
 
 
 def _begins(pieces: Sequence[Mapping[str, str]]) -> Iterator[Mapping[str, str]]:

@@ -421,13 +421,14 @@ def _found_of(passages: Sequence[Mapping[str, Any]], places: Sequence[Lines]) ->
             yield f"{plural(len(own), noun)}{meaning}"
         for one in own:
             over = [at for at in places if at.start < one["end"] and one["start"] < at.end]
-            lines = f", {_lines_words(over[0].first, over[-1].last)}" if over else ""
+            lines = f", {lines_words(over[0].first, over[-1].last)}" if over else ""
             mixed = f" ({said})" if (said := shares_said(one)) else ""
             yield f"characters {one['start']} to {one['end']}{lines}{mixed}"
             yield _quoted(one["text"])
 
 
-def _lines_words(first: int, last: int) -> str:
+def lines_words(first: int, last: int) -> str:
+    """A line, or a range of them."""
     return f"line {first}" if first == last else f"lines {first} to {last}"
 
 

@@ -246,7 +246,11 @@ def _swapped_said(record: AuditRecord) -> str:
     """That model and reference may have been swapped, as the verdict asks at length."""
     reference = record["reference"]
     beside = None if reference is None else reference.get("beside")
-    return "; did you swap model and reference?" if beside and beside["is_more"] else ""
+    return (
+        "; were model and reference given in each other's place?"
+        if beside and beside["is_more"]
+        else ""
+    )
 
 
 def _undecided_shares(counts: Counts, passages: pl.DataFrame) -> list[float]:

@@ -30,7 +30,13 @@ from mnemoscope.audits.passages import (
     wordings_said,
 )
 from mnemoscope.audits.questions import QUESTIONS, settings_class
-from mnemoscope.audits.records import WINDOWS_LINES, AuditRecord, DocumentRow, copies_said
+from mnemoscope.audits.records import (
+    WINDOWS_LINES,
+    AuditRecord,
+    DocumentRow,
+    copies_said,
+    silent_documents,
+)
 from mnemoscope.audits.repeats import with_repeats
 from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL, UNDECIDED, VERDICTS
 from mnemoscope.audits.settings import checked, flag_of
@@ -52,7 +58,8 @@ WHOLE_UP_TO = 200_000  # characters of all documents together that are shown in 
 _OPEN_UP_TO = 6_000  # characters of a document that stands unfolded: about three screens
 _CARDS_OPEN = 10
 """Passages of a verdict whose evidence stands unfolded."""
-_STRONGEST = 3  # passages that are printed, and quoted in the report
+_STRONGEST = 3  # passages that are quoted in the report, and printed of few documents
+_MOST_PRINTED = 7  # passages that are printed: one of each document, and one that is open
 _PRINTED = 24
 """Documents that are printed, with their checksums, unless everything is."""
 _ROWS = 10  # of a table that has no view of its own
@@ -102,7 +109,7 @@ def render_page(
     shown = in_order(rows)[:MOST_CARDS]
     is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
     documents, n_characters = [], 0
-    for place, summary in enumerate(most_first(record["documents"])):
+    for place, summary in enumerate(ordered := most_first(record["documents"])):
         own = [stretch_of(row) for row in rows if row["document"] == summary["document"]]
         near = _near_marks(tables.get("near"), summary["document"])
         marked = sorted([*own, *near], key=attrgetter("start"))
@@ -112,6 +119,9 @@ def render_page(
         is_open = n_shown <= _OPEN_UP_TO and (bool(marked) or len(record["documents"]) == 1)
         shown_as = {"pieces": pieces, "n_spans": len(own), "is_open": is_open}
         documents.append({**summary, **shown_as, "is_printed": place < _PRINTED})
+    ranked = of_each_document(shown, [row["document"] for row in ordered])
+    n_found = len({row["document"] for row in shown})
+    most = min(max(n_found + 1, _STRONGEST), _MOST_PRINTED)  # one of them cannot be told
     return render(
         "audit",
         record=record,
@@ -123,7 +133,7 @@ def render_page(
         numbers_shown={row["number"] for row in shown},
         n_left_out=len(rows) - len(shown),
         cards_open=_CARDS_OPEN,
-        printed=[row["number"] for row in strongest(shown)],
+        printed=[row["number"] for row in strongest(ranked, most)],
         documents=documents,
         n_sheets=_sheets(len(shown), n_characters),
     )
@@ -177,13 +187,23 @@ def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     )
 
 
-def strongest(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def of_each_document(
+    rows: Sequence[Mapping[str, Any]], names: Iterable[str]
+) -> list[Mapping[str, Any]]:
+    """The first passage of each document, in the order of their names, then the others."""
+    ranked = [next((row for row in rows if row["document"] == name), None) for name in names]
+    first = [row for row in ranked if row is not None]
+    numbers = {row["number"] for row in first}
+    return [*first, *(row for row in rows if row["number"] not in numbers)]
+
+
+def strongest(rows: Iterable[Mapping[str, Any]], most: int = _STRONGEST) -> list[Mapping[str, Any]]:
     """The first of passages that are in order, with one that cannot be told if there is."""
     ordered = [*rows]
     recalled, undecided, rest = (
         [row for row in ordered if row["verdict"] == one] for one in VERDICTS
     )
-    return [*recalled[: _STRONGEST - bool(undecided)], *undecided, *rest][:_STRONGEST]
+    return [*recalled[: most - bool(undecided)], *undecided, *rest][:most]
 
 
 def is_found(one: Mapping[str, Any]) -> bool:
@@ -329,10 +349,11 @@ def _between(
 
 
 class Heading(NamedTuple):
-    """A document as headings call it, and the file of its text if the audit keeps one."""
+    """A document as headings call it, its characters, and the file of its text if one is kept."""
 
     title: str
     text_file: str | None
+    length: int
 
     def characters(self, start: int, end: int) -> str:
         """Where a passage stands, as page, report and app say it."""
@@ -342,13 +363,14 @@ class Heading(NamedTuple):
 def heading_of(record: AuditRecord, document: str) -> Heading:
     """The heading of one document of an audit."""
     rows = record["documents"]
-    return _headings(tuple((row["document"], row["text_file"]) for row in rows))[document]
+    facts = ((row["document"], row["text_file"], row["characters"]) for row in rows)
+    return _headings(tuple(facts))[document]
 
 
 @cache
-def _headings(documents: tuple[tuple[str, str | None], ...]) -> dict[str, Heading]:
-    titles = titles_of([name for name, _ in documents])
-    return {name: Heading(titles[name], file) for name, file in documents}
+def _headings(documents: tuple[tuple[str, str | None, int], ...]) -> dict[str, Heading]:
+    titles = titles_of([name for name, *_ in documents])
+    return {name: Heading(titles[name], file, length) for name, file, length in documents}
 
 
 def passage_tests(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -406,6 +428,7 @@ def environment(*first: str) -> jinja2.Environment:
         "model_title": model_title,
         "windows_lines": WINDOWS_LINES,
         "copies_said": copies_said,
+        "silent_documents": silent_documents,
         "token_rows": _token_rows,
         "quoted": quoted,
         "right_of": right_of,

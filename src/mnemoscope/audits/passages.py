@@ -112,7 +112,7 @@ def passage_table(
     The verdict is the rule's, and what questions answer is null.
     """
     rows = []
-    copied = "; all that the model writes stands in the prefix already"
+    copied = "; all that the model writes stands in the text before it"
     for number, span in spans:
         text, hit, ruling = texts[number], span.hit, span.hit.ruling
         own = text.tokens

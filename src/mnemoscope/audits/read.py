@@ -67,6 +67,7 @@ READ, OPEN = "read", UNTOLD
 READ_SAID = "evidence that it was read, or a text that holds much of it."
 MANY_SAID = "evidence that they were read, or texts that hold much of them."
 BETTER = "A model that is better at such texts saves bits too"
+_OF_AUC = "0.5 is chance, 1 no error"
 _LEVEL = 0.05  # chance that any document that was not read is called read
 _LONGEST = 1024  # tokens in a forward pass
 _BLOCKS_A_PART = 256
@@ -378,7 +379,7 @@ def _sentences(
         n_less = sum(one["bits"].value <= 0 for one in rows)
         yield _bits_said(name, bits, these, "passages" if is_one else "documents")
         if 0 < n_less < len(rows):
-            yield f"Of {n_less:,} of them it saves none, and they are summed too."
+            yield f"For {n_less:,} of them it needs no fewer; they are in the sum."
         if (bits.value or 0.0) > 0:
             here = (bits.value or 0.0) / sum(one["tokens"] for one in rows)
             yield BETTER + (
@@ -397,16 +398,16 @@ def _sentences(
     elif differs is not None:
         yield (
             f"The unread documents differ from {these} in their text alone ({differs.name} tell "
-            f"them apart, AUC {ranged(differs.auc, digits=2)}), so a rank among them says nothing: "
-            f"whether {it} read cannot be told."
+            f"them apart, AUC {ranged(differs.auc, digits=2)}; {_OF_AUC}), so a rank "
+            f"among them says nothing: whether {it} read cannot be told."
         )
     elif lower is not None:
         those = "the document scores" if is_one else f"{lower.documents:,} of {these} score"
         yield (
             f"The unread documents are not of one kind with {'it' if is_one else 'these'}: "
-            f"{those} lower than every unread one (by chance p {p_figure(lower.p)}), which reading "
-            f"does not explain. So a rank among them says nothing: whether {it} read cannot be "
-            "told."
+            f"{those} lower than every unread one (the chance of that is {p_figure(lower.p)}), "
+            "which reading does not explain. So a rank among them says nothing: "
+            f"whether {it} read cannot be told."
             + " Audit those of the unread ones' kind by themselves." * (not is_one)
             + f" {too_few}" * bool(too_few)
         )
@@ -416,7 +417,8 @@ def _sentences(
         n_high, p = rows[0]["as_high"], rows[0]["p"]
         yield (
             f"By {_BY[score]} {n_high or 'none'} of {n_unread:,} unread documents "
-            f"{'score' if n_high > 1 else 'scores'} as high (p {p_figure(p)}): "
+            f"{'score' if n_high > 1 else 'scores'} as high (p {p_figure(p)}: the chance that "
+            "one which was not read does): "
             + (READ_SAID if n_read else "whether it was read cannot be told.")
         )
     else:
@@ -424,12 +426,14 @@ def _sentences(
         rest = f": {MANY_SAID if n_read > 1 else READ_SAID} Of the others" if n_read else ". Of all"
         yield (
             f"By {_BY[score]} {n_read or 'none'} of {these} {scores} higher beside {n_unread:,} "
-            f"unread ones than chance explains (p {_LEVEL:g} over all){rest} it cannot be told."
+            f"unread ones than chance explains (it names one wrongly in at most {100 * _LEVEL:g} % "
+            f"of audits){rest} it cannot be told."
         )
     if whole is not None:
         yield (
             f"All together are told from the unread ones by {whole.name} (AUC "
-            f"{ranged(whole.auc, digits=2)}), and not by their text: evidence that some were read."
+            f"{ranged(whole.auc, digits=2)}; {_OF_AUC}), and not by their text: "
+            "evidence that some were read."
         )
     if score == WITHOUT_TWIN:
         yield LOST
@@ -444,10 +448,12 @@ def _too_few(n_documents: int, n_unread: int) -> str:
     least, is_one = round(n_documents / _LEVEL) - 1, n_documents == 1
     if n_unread >= least:
         return ""
-    these, over = ("the document", "") if is_one else (f"{n_documents:,} documents", " over all")
+    these = "the document" if is_one else f"{n_documents:,} documents"
+    which = "it" if is_one else "one of them"
     return (
         f"{plural(n_unread, 'unread document')} {'is' if n_unread == 1 else 'are'} too few for "
-        f"{these}: {least:,} are needed for a p of {_LEVEL:g}{over}, {least - n_unread:,} more"
+        f"{these}: {least:,} are needed, {least - n_unread:,} more, so that chance names {which} "
+        f"wrongly in at most {100 * _LEVEL:g} % of audits"
         + ("." if is_one else f"; for one document alone {round(1 / _LEVEL) - 1} are enough.")
     )
 
@@ -473,7 +479,10 @@ def _bits_said(name: str, bits: Estimate, these: str, units: str) -> str:
         end = f" (no interval of fewer than {FEWEST_GROUPS} {units})."
     value, low = bits.value or 0.0, bits.low if bits.low is not None else bits.value or 0.0
     if low > 0:
-        return f"“{name}” needs {shown} bits fewer than the reference to write out {these}{end}"
+        return (
+            f"“{name}” needs {shown} bits fewer than the reference to write out {these}{end} Each "
+            "bit fewer makes the text twice as likely."
+        )
     if value > 0:
         return (
             f"Whether “{name}” needs fewer bits than the reference to write out {these} is open: "

@@ -22,7 +22,7 @@ from mnemoscope.parse import read_json
 from mnemoscope.store import Store, made_by, other_state_remedy
 from mnemoscope.version import __version__
 
-SCHEMA_VERSION = 13
+SCHEMA_VERSION = 14
 """Of `audit.json` and the tables; raised when a column or key changes its meaning."""
 
 ARTEFACT = "audit"
@@ -125,6 +125,15 @@ def copies_said(record: "AuditRecord") -> str:
     return f"{which} the text of another. {again} counted again, in intervals too." if n else ""
 
 
+def silent_documents(record: "AuditRecord") -> list[str]:
+    """Documents that were asked and of which nothing came out, not nearly either."""
+    return [
+        row["document"]
+        for row in record["documents"]
+        if not (row["is_too_short"] or row["reproduced"]["characters"] or row["near_spans"])
+    ]
+
+
 def audit_store(out: Path) -> Store:
     """The store of an audit's folder: one artefact, `ARTEFACT`, of all its files."""
     return Store(out, remedy=lambda _: _REDO)
@@ -218,6 +227,11 @@ def read_near(out: Path) -> pl.DataFrame | None:
 def check_is_audit(out: Path) -> None:
     """Refuse a folder without an audit."""
     if not (out / RECORD).is_file():
+        if (out / PARTS).is_dir():
+            raise UserError(
+                f"{out}: an audit that was begun and is not finished. Run the command that began "
+                "it again: it goes on from what was kept."
+            )
         raise UserError(f"{out}: contains no audit (audit.json). Make one with 'mnemoscope audit'.")
 
 

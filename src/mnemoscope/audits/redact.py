@@ -10,7 +10,7 @@ import polars as pl
 from mnemoscope.audits.brief import REPORT, render_brief
 from mnemoscope.audits.page import HIDDEN, hidden, render_page
 from mnemoscope.audits.questions import QUESTIONS
-from mnemoscope.audits.records import ARTEFACT, RECORD, audit_store, read_audit
+from mnemoscope.audits.records import ARTEFACT, RECORD, audit_store, read_audit, read_sarif
 from mnemoscope.errors import UserError
 from mnemoscope.files import file_sha256, made_folder, write_text
 
@@ -36,7 +36,7 @@ def redact_audit(folder: Path, out: Path) -> list[Path]:
     texts = {one["document"]: HIDDEN * one["characters"] for one in record["documents"]}
     record = record | {"redacted": file_sha256(folder / RECORD)}  # what was read is shared
     pages = {
-        REPORT: render_brief(record, spans, tables),
+        REPORT: render_brief(record, spans, tables, read_sarif(folder)),
         "audit.html": render_page(record, spans, texts, tables),
     }
     for name, page in pages.items():

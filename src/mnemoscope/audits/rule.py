@@ -84,17 +84,17 @@ def _rule(
     if pattern.is_repeating:
         reasons.append("the text repeats one unit again and again")
     if rouge_l >= _ENOUGH:
-        reasons.append(f"the suffix repeats {100 * rouge_l:.0f} % of the prefix's tokens in order")
+        reasons.append(f"it repeats {100 * rouge_l:.0f} % of the tokens before it in order")
     if rouge_3 >= _ENOUGH:
         reasons.append(
-            f"{100 * rouge_3:.0f} % of its runs of three tokens stand in the prefix already"
+            f"{100 * rouge_3:.0f} % of its runs of three tokens stand in the text before it"
         )
     reasons = reasons or _given_away(suffix, earlier, patterns)
     if reasons:
         return Ruling(GUESS, "; ".join(reasons), rouge_l, rouge_3, *pattern)
     reason = (
-        f"nothing in the prefix shows it: {100 * rouge_l:.0f} % of its tokens repeat the prefix in "
-        f"order (below {100 * _ENOUGH:.0f} %), and it neither counts nor repeats"
+        f"nothing before it gives it away: {100 * rouge_l:.0f} % of its tokens repeat those before "
+        f"it in order (below {100 * _ENOUGH:.0f} %), and it neither counts nor repeats"
     )
     return Ruling(RECALL, reason, rouge_l, rouge_3, *pattern)
 
@@ -103,13 +103,13 @@ def _given_away(suffix: str, earlier: float, patterns: PatternMode) -> list[str]
     """Why a suffix gives itself away, whatever its prefix is; nothing where it does not."""
     own, reasons = find_pattern(suffix, patterns), []
     if own.is_incrementing:
-        reasons.append(f"incrementing numbers in the suffix alone{_by_step(suffix)}")
+        reasons.append(f"incrementing numbers, in what was asked for alone{_by_step(suffix)}")
     if own.is_repeating:
-        reasons.append("the suffix alone repeats one unit again and again")
+        reasons.append("what was asked for repeats one unit again and again by itself")
     if earlier > _ENOUGH:
         reasons.append(
-            f"{100 * earlier:.0f} % of its runs of three tokens stand in the prefix or earlier in "
-            "the suffix"
+            f"{100 * earlier:.0f} % of its runs of three tokens stand earlier, before it or in "
+            "itself"
         )
     return reasons
 

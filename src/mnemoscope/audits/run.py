@@ -95,6 +95,7 @@ def make_audit(
     date = _founded(out, key)
     if earlier is not None:
         return _extended(out, key, date, audit, *earlier, command=command)
+    audit.steps = ["passages", *audit.asked()]
     find_passages(audit)
     audit.apart = apart(audit)
     answers = ask_questions(audit)
@@ -180,8 +181,9 @@ def _extended(
         for name in QUESTIONS
         if (file := f"{name}.parquet") in earlier["files"]
     }
-    flags = " and ".join(f"--{name}" for name in added)
-    say(f"{out}: its passages stay as they are; only {flags} are asked, in steps of their own.")
+    audit.steps, flags = added, " and ".join(f"--{name}" for name in added)
+    verb = "is" if len(added) == 1 else "are"
+    say(f"{out}: its passages stay as they are; only {flags} {verb} asked.")
     for name in added:
         _ask(audit, name, QUESTIONS[name], answers, span_schema())
     tables |= {name: one.table for name, one in answers.items() if one.table is not None}
@@ -224,7 +226,7 @@ def _founded(out: Path, key: str) -> str:
 
 def find_passages(audit: Auditing) -> None:
     """Scan the documents and join hits to passages, with the verdict of the rule."""
-    say(f"Step 1 of {1 + len(audit.asked())}: which passages come out")
+    _say_step(audit, "passages", "which passages come out")
     audit.scanned = scan_windows(audit)
     spans = spans_of(
         audit.tokenizer,
@@ -234,6 +236,11 @@ def find_passages(audit: Auditing) -> None:
         lambda places: extend(audit, places),
     )
     audit.passages = passage_table(audit.texts, spans, audit.settings, audit.tokenizer)
+
+
+def _say_step(audit: Auditing, name: str, title: str) -> None:
+    if name in audit.steps:
+        say(f"Step {1 + audit.steps.index(name)} of {len(audit.steps)}: {title}")
 
 
 def ask_questions(audit: Auditing) -> dict[str, Answer]:
@@ -264,8 +271,7 @@ def _ask(
     answers: dict[str, Answer],
     schema: pl.Schema,
 ) -> None:
-    names = [*audit.asked()]
-    say(f"Step {2 + names.index(name)} of {1 + len(names)}: {question.title}")
+    _say_step(audit, name, question.title)
     record = f"answer-{name}"
     store = None if audit.kept is None else store_of_parts(audit.kept)
     answer = None if store is None else _kept_answer(store, record)
@@ -446,10 +452,11 @@ def pages_of(
     texts: Mapping[str, str],
 ) -> dict[str, bytes]:
     """The `PAGES`: always the same of the same audit."""
+    log = sarif_log(record, passages, texts, tables.get("near"))
     made = (
         render_page(record, passages, texts, tables).encode(),
-        render_brief(record, passages, tables).encode(),
-        json_bytes(sarif_log(record, passages, texts, tables.get("near"))),
+        render_brief(record, passages, tables, log).encode(),
+        json_bytes(log),
     )
     return dict(zip(PAGES, made, strict=True))
 

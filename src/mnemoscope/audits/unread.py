@@ -94,9 +94,9 @@ def _found(audit: Auditing, texts: Sequence[Text]) -> pl.DataFrame:
 
     length = audit.settings.length
     asked = [one for one in texts if len(one.tokens.ids) >= length]
-    say(f"{plural(len(asked), 'document')} of --unread, asked as the others are:")
+    say(f"{plural(len(asked), 'document')} of --unread, asked as the others are.")
     kept = None if audit.kept is None else made_folder(audit.kept / "unread")
-    other = replace(audit, texts=asked, kept=kept, passages=pl.DataFrame())
+    other = replace(audit, texts=asked, kept=kept, steps=(), passages=pl.DataFrame())
     find_passages(other)
     decide_passages(other, {})
     whole = whole_passages(other.passages)

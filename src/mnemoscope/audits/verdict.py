@@ -3,6 +3,7 @@
 Page, report, terminal, `audit.json`, SARIF, JUnit and app all say this sentence.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PureWindowsPath
 from typing import Any, NamedTuple
@@ -42,7 +43,8 @@ class Tested(TypedDict):
 
     `wrong` of those `called` recalled were never trained on. Of those `trained` on `missed` were
     called guessed, and of `undecided` it could not be told; neither of `never_undecided` of the
-    `never` trained on, lists of so many `forms` of template.
+    `never` trained on, lists of so many `forms` of template. Of `plain` pieces of prose and
+    code that were not trained on `plain_out` came out.
     """
 
     called: int
@@ -53,6 +55,8 @@ class Tested(TypedDict):
     never: int
     never_undecided: int
     forms: int
+    plain: int
+    plain_out: int
 
 
 class Rule(NamedTuple):
@@ -63,10 +67,13 @@ class Rule(NamedTuple):
 
 
 _OF_TWO = (
-    "two tests: does what was shown give it away, and does the reference model write it too? Where "
-    "the two disagree, it cannot be told"
+    "two tests: does the text that was shown give the passage away, and does the reference model "
+    "write it too? Where the two disagree, it cannot be told"
 )
-_UNLESS = f"{_OF_TWO}; but what nothing gives away is recalled all the same if "
+_UNLESS = (
+    f"{_OF_TWO}. One exception: what nothing gives away counts as recalled although the reference "
+    "writes it, if "
+)
 
 
 _BY_RULE = Tested(
@@ -78,19 +85,22 @@ _BY_RULE = Tested(
     never=240,
     never_undecided=0,
     forms=38,
+    plain=1360,
+    plain_out=0,
 )
 _BESIDE: Tested = {**_BY_RULE, "missed": 116, "undecided": 39, "never_undecided": 8}
 RULES = {
     "rule": Rule("one test: nothing that was shown gives it away", _BY_RULE),
     "reference": Rule(_OF_TWO, _BESIDE),
     "grafts": Rule(
-        f"{_UNLESS}it no longer comes out with parts of the reference put in the model's place",
+        f"{_UNLESS}it no longer comes out once parts of the reference take the place of its own",
         _BESIDE,
     ),
     "cnn": Rule(
-        f"{_UNLESS}the model's attention looks like recall to the CNNs of a study", _BESIDE
+        f"{_UNLESS}small networks (the CNNs of a study) take what the model looks at for recall",
+        _BESIDE,
     ),
-    "needs": Rule(f"{_UNLESS}the model reads little of it off the text", _BESIDE),
+    "needs": Rule(f"{_UNLESS}the model copies little of it from the text before it", _BESIDE),
 }
 """By what decided. Figures of `experiments/audits/results.json`, as a test sees."""
 
@@ -233,8 +243,8 @@ def _swapped_said(reference: ModelRecord | None) -> str | None:
         return None
     return (
         f"Of {plural(found['windows'], 'place')} where both were asked the reference writes on as "
-        f"the document does at {found['reference']:,}, the model at {found['model']:,}: did you "
-        "swap them?"
+        f"the document does at {found['reference']:,}, the model at {found['model']:,}. Check that "
+        "the model to be audited was not given as --reference, and the reference as the model."
     )
 
 
@@ -283,11 +293,15 @@ def _of_reference(
             kept.append(f"parts of {plural(in_recalled, 'recalled one')}")
         why = _why_undecided(n, sum(did[UNDECIDED]))
         yield f"Of {' and of '.join(kept)} it cannot be told: {why}."
-    if is_near(apart := reference.get("apart")):
+    if (apart := reference.get("apart")) is not None and is_near(apart):
         yield (
-            f"The reference differs from the model by only {apart:.2f} nats a token: it may hold "
-            "the same memory, so what it writes too is no acquittal."
+            f"The reference differs from the model by only {_factor_said(apart)}: it may hold the "
+            "same memory, so what it writes too is no acquittal."
         )
+
+
+def _factor_said(apart: float) -> str:
+    return f"{apart:.2f} nats a token, a factor of {math.exp(apart):,.3g} in its chance"
 
 
 def is_nearly_same(apart: float | None) -> bool:
@@ -315,7 +329,7 @@ def distance_said(reference: ModelRecord | None) -> str | None:
         return None
     known = KNOWN_APART
     return (
-        f"differs from the model by {apart:.2f} nats a token (known of the shipped model: its "
+        f"differs from the model by {_factor_said(apart)} (known of the shipped model: its "
         f"reference, which read other texts, by {known['its reference']:.1f}; copies of it at 4 "
         f"bits by {known['itself at 4 bits']:.1f} and with 1 % noise by "
         f"{known['itself with 1 % noise']:.2f}; below {NEARLY} it does not count)"
@@ -327,7 +341,7 @@ def copy_said(apart: float | None) -> str | None:
     if apart is None or not is_nearly_same(apart):
         return None
     return (
-        f"The reference differs from the model by {apart:.2g} nats a token: it is nearly the same "
+        f"The reference differs from the model by {_factor_said(apart)}: it is nearly the same "
         "model and cannot serve as a control, so the rule alone decides. Name one that never saw "
         "the documents."
     )
@@ -379,11 +393,13 @@ def error_rate(verdict: Verdict, unread: Mapping[str, Any] | None = None) -> str
     lead = "A test of the rule elsewhere:" if has_own else "How far to trust this:"
     return (
         f"{lead} on {verdict['tested_on']}, where it is known what was read, "
-        f"{which} passages called recalled had been read (by the 95 % interval at most "
-        f"{bound} of such calls are wrong); of {tested['never']} "
-        f"lists that count or repeat and had not been read it called {tested['wrong'] or 'none'} "
-        f"recalled. It misses many: of {tested['trained']} "
-        f"passages that had been read and came out it called {tested['missed']} guessed{more}."
+        f"{which} passages called recalled had been read (95 % interval: at most {bound} of such "
+        f"calls are wrong, if as many lists as read passages come out). Of "
+        f"{tested['never']} lists that count or repeat and had not been read it called "
+        f"{tested['wrong'] or 'none'} recalled. Of {tested['plain']:,} pieces of prose and code "
+        f"that had not been read {tested['plain_out'] or 'none'} came out, so prose that comes out "
+        f"unread was not tested. It misses many: of {tested['trained']} passages that had been "
+        f"read and came out it called {tested['missed']} guessed{more}."
     )
 
 
@@ -392,8 +408,8 @@ def error_rate_briefly(verdict: Verdict) -> str:
     which, bound = _right(verdict)
     return (
         f"How far to trust this: where it is known what was read, {which} passages called recalled "
-        f"had been read (95 % interval: at most {bound} had not); it misses many. report.html says "
-        "more."
+        f"had been read (95 % interval: at most {bound} had not, beside unread lists); it misses "
+        "many. report.html says more."
     )
 
 
@@ -408,12 +424,10 @@ def how_tested(verdict: Verdict) -> str:
     """Where the figures of `error_rate`, which stands before it, come from, in sentences."""
     tested = verdict["tested"]
     lists = tested["never_undecided"]
-    more = f" Of {lists} of these lists the rule could not tell." if lists else ""
+    more = f"; of {lists} of them the rule could not tell" if lists else ""
     return (
-        f"Whichever model is audited, the test is of {verdict['tested_on']}: of "
-        f"{tested['trained']} passages that it had been trained on, and of "
-        f"{tested['never']} that it had not and repeats all the same: lists that count or repeat, "
-        f"made from {tested['forms']} templates.{more} The interval takes passages as "
-        "independent, which those of one template are not. Of other models and other texts it may "
-        "be wrong more often."
+        f"Whichever model is audited, the test is of {verdict['tested_on']}. Its lists are made "
+        f"from {tested['forms']} templates{more}. The interval takes passages as independent, "
+        "which those of one template are not. Of other models and other texts it may be wrong more "
+        "often."
     )

@@ -148,7 +148,10 @@ TABLE = {
 }
 
 
-BEYOND = "what the text and the attention of a model that never saw these sequences give"
+BEYOND = (
+    "what the text and the attention of the reference, named as one that never saw these "
+    "sequences, give"
+)
 """What a gain is counted beyond."""
 
 

@@ -1,13 +1,16 @@
 """The command line: parse, call one function, print. `mnemoscope --help` lists the verbs.
 
-Exit status 2 for the user's mistakes, 1 for ours; no traceback unless `--debug`.
+Exit status 2 for the user's mistakes, 1 for ours, 130 where it was stopped by Ctrl-C or SIGTERM; no
+traceback unless `--debug`.
 """
 
 import errno
 import io
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -27,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Threads that wait for each other asleep: spinning ones starve on a machine that is shared
     # (one forward pass took 14 ms so, and 50 ms with the default, beside another busy process).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if is_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # who stops it so is told as much
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     is_debug = "--debug" in arguments
     from mnemoscope.errors import flags_as_typed

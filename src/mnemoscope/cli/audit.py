@@ -529,7 +529,12 @@ def _report(made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAn
 def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
     from mnemoscope.audits.exports import lines_said, recalled_lines
-    from mnemoscope.audits.records import WINDOWS_LINES, copies_said, read_sarif
+    from mnemoscope.audits.records import (
+        WINDOWS_LINES,
+        copies_said,
+        read_sarif,
+        silent_documents,
+    )
     from mnemoscope.audits.shares import number_of, share_beside, share_words
     from mnemoscope.audits.verdict import (
         distance_said,
@@ -538,6 +543,7 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         is_near,
         is_nearly_same,
     )
+    from mnemoscope.conditions import first_names
     from mnemoscope.words import plural
 
     for row in record["documents"]:
@@ -565,6 +571,8 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
             print(f"{printable(row['document'])}: {', '.join(shares)}{lines}")
         if len(found) > _DOCUMENTS:
             print(f"... and {plural(len(found) - _DOCUMENTS, 'more document')}.")
+        if found and (silent := silent_documents(record)):
+            print(printable(f"Nothing came out of: {first_names(silent)}."))
     elif ranges := [one for row in found for one in recalled_lines(log, row["document"])]:
         print(f"Recalled on {lines_said(ranges)}.")
     beside = record["verdict"]["beside"]

@@ -183,8 +183,8 @@ def _grafts(study: Study, place: Path) -> Iterator[Step]:
         how = "--dry-run: how long it takes; --quick: a first look"
         yield Step(f"{what} ({how})", f"mnemoscope graft {folder}")
         return
-    why = f"{what}, once a reference is given (a model of the same shape that never saw the "
-    why += "texts, such as its base)"
+    why = f"{what}, once a reference is given (a model of the same shape that did not read "
+    why += "the texts, such as its base)"
     command = with_reference(study, place)
     if study.manifest("capture") is None:
         command = f"mnemoscope graft {folder} --reference REFERENCE"
@@ -298,7 +298,7 @@ def _ask_reference(study: Study, place: Path) -> Iterator[Step]:
     if study.settings.reference is not None or not is_counted or why_no_grafts(study) is None:
         return
     if study.settings.model.name != NO_MODEL and study.sequences["is_memorized"].any():
-        why = "What a model that never saw the texts repeats of them too, such as the base"
+        why = "What a reference repeats too: a model that did not read the texts, such as the base"
         yield Step(why, with_reference(study, place))
 
 
@@ -445,8 +445,8 @@ def _decide_attention(
     if settings.reference is None and settings.benchmark.controls:
         yield Deciding(
             *key,
-            "A reference (a model that never saw the texts, such as the base) gives a verdict on "
-            "attention",
+            "A reference (a model that did not read the texts, such as the base) gives a verdict "
+            "on attention",
             with_reference(study, place),
         )
         return
