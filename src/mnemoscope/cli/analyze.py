@@ -299,7 +299,8 @@ def watch(
     strict: bool = Option(
         False,
         "--strict",
-        help="Documents not read, too short or not drawn fail too, and swapped texts and control.",
+        help="Documents not read, too short or not drawn fail too, and so do swapped texts and "
+        "control, and a baseline that is newer or of the same weights.",
     ),
     junit: Path | None = Option(None, "--junit", help="Write a JUnit report."),
     answer: JsonAnswer = ANSWER,

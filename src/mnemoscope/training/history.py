@@ -90,6 +90,8 @@ class History:
     run: str  # name of the run, or of the folder where none was recorded
     # the words of 'mnemoscope watch' that name what is watched; empty where a callback did
     command: tuple[str, ...] = ()
+    # by step the words of 'mnemoscope audit' that name the checkpoint and these texts
+    audit: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     given: tuple[str, ...] = ()  # checkpoints, as the user named them
     folder: Path = Path()
     # of the documents that were to be watched, those without a window: `document`, `reason`
@@ -199,14 +201,15 @@ class HistoryWriter:
         key: str = "",
         fingerprint: str | None = None,
         name: str | None = None,
+        model: Sequence[str] = (),
     ) -> None:
         """Write one check, whole or not at all; a check of the same step is replaced.
 
         `fingerprint` is that of the weights, where they have one; `name` that of a folder without a
-        step.
+        step; `model` are the words of a command that name the model.
         """
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        said = {"date": date, "fingerprint": fingerprint, "folder": name}
+        said = {"date": date, "fingerprint": fingerprint, "folder": name, "model": [*model]}
         self._store.put(_name(step), {f"{_name(step)}.parquet": check}, key=key, **said)
 
     def steps_after(self, step: int) -> list[int]:
@@ -263,10 +266,14 @@ def read_history(folder: Path | str) -> History:
     run = str(facts.get("run") or folder.resolve().name)
     windows = placed(store.frame(WATCH, _WINDOWS))
     command: tuple[str, ...] = ()
+    audit: dict[int, tuple[str, ...]] = {}
     if source := facts.get("source"):
         command = ("--sequences", source)
         for name, path in (facts.get("columns") or {}).items():
             command += ("--column", f"{name}={path}")
+        models = zip(_steps(folder), (one.get("model") for one in records), strict=True)
+        if windows["document"].null_count() == 0:  # of texts, which an audit reads too
+            audit = {step: (*words, *command[1:]) for step, words in models if words}
         if (length := len(windows["tokens"][0])) != LENGTH:
             command += ("--length", str(length))
         if (stride := facts.get("stride")) is not None:
@@ -276,6 +283,7 @@ def read_history(folder: Path | str) -> History:
         pl.concat(checks, how="diagonal"),
         run,
         command,
+        audit,
         tuple(facts.get("given") or ()),
         folder,
         unread=store.frame(WATCH, _UNREAD),
