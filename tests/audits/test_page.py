@@ -697,6 +697,9 @@ def test_an_address_names_the_file_and_a_row_of_a_table_as_its_fragment(name, pa
     place = log["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
     uri = urlsplit(place["artifactLocation"]["uri"])
     assert (unquote(uri.path), uri.fragment) == (path, row)
+    said = log["runs"][0]["results"][0]["message"]["text"]  # lines of a row are not the file's
+    assert ("region" in place) == (not row)
+    assert ("(from character 0 of the row's text)" in said) == bool(row)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip))

@@ -311,6 +311,25 @@ def test_what_comes_out_is_named_by_document_and_place(tiny, run, tmp_path, call
     assert pl.read_parquet(out / "documents.parquet")["reproduced"].to_list() == [2, 0]
 
 
+def test_a_window_counts_from_a_share_of_its_tokens_on(tracked, call, refused, tmp_path):
+    """By the scores that the checks kept; the page and each line say it."""
+    history = read_history(tracked)
+    scores = pl.int_range(pl.len()).over("step") % 33 / 32
+    history = replace(history, checks=history.checks.with_columns(memorization_score=scores))
+    n_windows = history.windows.height
+    for threshold, least in ((0.9, 29), (0.5, 16)):
+        near = history.counting(threshold)
+        found = watch.judge_latest(near, parse_gate("reproduced > 0 windows", WINDOWS))
+        assert found.value == sum(n % 33 >= least for n in range(n_windows))
+        assert f"reproduced to {100 * threshold:g} %, at most 0 allowed" in found.said
+    made = call("watch", tracked, "--threshold", 0.9, "-o", tmp_path / "o")
+    assert (made.status, "comes out to 90 % (--threshold)." in made.out) == (0, True)
+    assert "comes out to 90 % (--threshold)" in (tmp_path / "o" / "watch.html").read_text()
+    assert "--scan makes none" in refused("watch", tracked, "--threshold", 0.9, "--scan")
+    with pytest.raises(UserError, match=r"not all checks of .* have scores"):
+        replace(history, checks=history.checks.drop("memorization_score")).counting(0.9)
+
+
 @pytest.fixture
 def folder_of_texts(tiny, tmp_path):
     """A table of 40 documents of 6 windows each, of which step 200 recalls 4."""

@@ -281,6 +281,12 @@ def watch(
     scan: bool = Option(
         False, "--scan", help="Only find what is memorized, without scores and levels: faster."
     ),
+    threshold: float = Option(
+        1.0,
+        min=0.5,
+        max=1.0,
+        help="Share of a window's suffix that must come out; an audit's is 0.9.",
+    ),
     seed: int = Option(0, min=0, help="Seed of the draw."),
     dtype: str = Option("float32", help="Number format: float32, bfloat16, float16."),
     device: str = Option("auto", help="Where the model runs: auto, cpu, cuda, mps."),
@@ -313,6 +319,8 @@ def watch(
     from mnemoscope.cli.gates import gated_watch, read_gate
     from mnemoscope.training.history import history_folder
 
+    if scan and threshold < 1:
+        raise UserError("--threshold: needs scores, and --scan makes none. Leave one of them out.")
     flags = GateFlags(fail_if=fail_if, baseline=baseline, strict=strict, junit=junit)
     history = history_folder(checkpoints[0]) if sequences is None else out or Path("watch")
     gates = read_gate(flags, gated_watch(), out=history)
@@ -343,7 +351,7 @@ def watch(
         )
         with shown(quiet):
             watch_checkpoints(asked, history, baseline)
-    _show_history(history, out or history, gates, flags, answer)
+    _show_history(history, out or history, gates, flags, answer, threshold)
 
 
 def _check_shown(history: Path, given: Path, out: Path | None) -> None:
@@ -360,7 +368,12 @@ def _check_shown(history: Path, given: Path, out: Path | None) -> None:
 
 
 def _show_history(
-    history: Path, out: Path, gates: "list[Gate]", flags: GateFlags, answer: JsonAnswer
+    history: Path,
+    out: Path,
+    gates: "list[Gate]",
+    flags: GateFlags,
+    answer: JsonAnswer,
+    threshold: float,
 ) -> None:
     """Draw the page of a history, print what it says, and judge its last checkpoint."""
     from mnemoscope.cli.gates import gated_watch, judge_found, results_of
@@ -373,9 +386,9 @@ def _show_history(
     from mnemoscope.training.history import read_history
     from mnemoscope.words import plural
 
-    read = read_history(history)
+    read = read_history(history).counting(threshold)
     judgements = results_of(read, gates, flags, of := gated_watch())
-    results = write_watch_page(history, out, judgements)
+    results = write_watch_page(history, out, judgements, threshold)
     print(results.sentence, *results.further, sep="\n")
     for line in documents_said(results.frames.get("documents")):
         print(line)

@@ -242,14 +242,17 @@ Group = tuple[str, str]
 
 
 def write_watch_page(
-    history: Path, out: Path | None = None, judged: Sequence[GateResult] = ()
+    history: Path,
+    out: Path | None = None,
+    judged: Sequence[GateResult] = (),
+    threshold: float = 1.0,
 ) -> AnalysisResult:
     """Write a history's tables and page, with what gates said, into its folder or another.
 
     Raises UserError: there is no history, or the folder cannot be made. DamagedDataError: a torn
     file.
     """
-    read = read_history(history)
+    read = read_history(history).counting(threshold)
     results = watch_results(read)
     folder = out or history
     made_folder(folder)
@@ -402,10 +405,10 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     beside = f"; {history.drawn_said}" if history.drawn else ""
     lacks = unchecked(unasked, history.n_documents + len(unread))
     beside += lacks
-    done, older_is = " reproduced", None
+    done, older_is = f" reproduced{history.counts_from}", None
     if baseline is not None:
         done += f" newly ({int(rows['is_memorized'].sum()):,} in all)"
-        older = read_history(baseline)
+        older = read_history(baseline).counting(history.threshold)
         rows, older_is, said = _new_since(rows, history, older, baseline)
         beside += said
     swapped = _swapped_said(history)
@@ -466,8 +469,8 @@ def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> str:
         where = f"before {history.say_step(first)}, the first check, where some come out"
         return TO_DO.format(where) + more
     last = history.say_step(before[-1])
-    more += f" A watch alone does not clear {last}: it asks at fewer places, and for every token "
-    more += "exactly. Audit it."
+    exactly = "" if history.counts_from else ", and for every token exactly"
+    more += f" A watch alone does not clear {last}: it asks at fewer places{exactly}. Audit it."
     if words := history.audit.get(before[-1]):
         model = Path(words[2] if words[1:2] == ("--revision",) else words[0]).name
         asked = (*words, "-o", f"audit-{model}", "--strict", "--fail-if", "near >= 1 passage")
@@ -702,6 +705,8 @@ def _further(steps: Sequence[int], followed: pl.DataFrame, history: History) -> 
         f"were memorized at some check, {lost.height:,} of them forgotten at a later one. What "
         f"happened between two checks is not seen.{draws}"
     )
+    if history.counts_from:
+        yield f"A window counts where its suffix comes out{history.counts_from} (--threshold)."
     yield from describe_lacking(steps)
     if history.drawn:
         yield f"{history.drawn_said} (--most; unread.parquet)."

@@ -12,7 +12,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -103,6 +103,29 @@ class History:
     last: Mapping[str, Any] = field(default_factory=dict)  # what the last one says
     # of checks of a folder whose name has no step: that name, by the number that it was given
     names: Mapping[int, str] = field(default_factory=dict)
+    threshold: float = 1.0  # share of a suffix that is right, from which a window counts
+
+    def counting(self, threshold: float) -> "History":
+        """The same where a window is reproduced from such a share of right tokens on.
+
+        Raises UserError: checks without scores.
+        """
+        if threshold == 1:
+            return self
+        checks = self.checks
+        if "memorization_score" not in checks.columns or checks["memorization_score"].null_count():
+            raise UserError(
+                f"--threshold: not all checks of {self.folder} have scores, as those of --scan and "
+                "of a callback. Watch the checkpoints into another folder, without --scan."
+            )
+        is_near = pl.col("memorization_score") >= threshold - _ROUNDING
+        checks = checks.with_columns(pl.col("is_memorized") | is_near)
+        return replace(self, checks=checks, threshold=threshold)
+
+    @property
+    def counts_from(self) -> str:
+        """From how much on a window counts, in words; empty: the whole suffix."""
+        return f" to {100 * self.threshold:.12g} %" * (self.threshold < 1)
 
     def say_step(self, step: int) -> str:
         """What a check was of: `step 1,000`, or the name of a folder that has none."""
@@ -336,6 +359,7 @@ def _name(step: int) -> str:
     return f"checks/step-{step:09d}"
 
 
+_ROUNDING = 1e-6
 _RESAMPLES = 1000
 _TURNOVER = ("from_step", "to_step", "stays", "learned", "forgotten", "never")
 
