@@ -254,6 +254,11 @@ def _print_list() -> None:
     )
 
 
+Threshold = Annotated[
+    float, Option(min=0.5, max=1.0, help="Share of a suffix that must come out; an audit's is 0.9.")
+]
+
+
 def watch(
     checkpoints: Annotated[
         list[str],
@@ -281,12 +286,7 @@ def watch(
     scan: bool = Option(
         False, "--scan", help="Only find what is memorized, without scores and levels: faster."
     ),
-    threshold: float = Option(
-        1.0,
-        min=0.5,
-        max=1.0,
-        help="Share of a window's suffix that must come out; an audit's is 0.9.",
-    ),
+    threshold: Threshold = 1.0,
     seed: int = Option(0, min=0, help="Seed of the draw."),
     dtype: str = Option("float32", help="Number format: float32, bfloat16, float16."),
     device: str = Option("auto", help="Where the model runs: auto, cpu, cuda, mps."),
@@ -303,10 +303,7 @@ def watch(
         None, "--baseline", help="An older folder of watch: only texts that are new there count."
     ),
     strict: bool = Option(
-        False,
-        "--strict",
-        help="Documents not read, too short or not drawn fail too, and so do swapped texts and "
-        "control, and a baseline that is newer or of the same weights.",
+        False, "--strict", help="Also fail on documents not asked, or roles mixed up."
     ),
     junit: Path | None = Option(None, "--junit", help="Write a JUnit report."),
     answer: JsonAnswer = ANSWER,

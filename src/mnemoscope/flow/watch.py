@@ -75,9 +75,8 @@ from mnemoscope.words import line_ranges, lines_said, plural
 
 PAGE = "watch.html"
 _CLASSES = {"reproduced": "", "guessed": GUESS, "recalled": RECALL}
-_LEVELS = tuple(
-    f"{name} (to {end} %)" for name, end in zip(LEVELS, (20, 40, 60, 80, 100), strict=True)
-)
+_ENDS = ("0 to 20 %", "20 to 40 %", "40 to 60 %", "60 to 80 %", "80 to 100 %")
+"""What `LEVELS` are, of the tokens of a suffix that are right."""
 _NAMED = 20  # windows in a JUnit report
 _STEP = re.compile(r"(^|checkpoint|ckpt|step|iter(ation)?|epoch)[-_]?\d+$", re.IGNORECASE)
 """How a folder's name ends that says its step; `release-1` does not."""
@@ -665,8 +664,8 @@ def _levels(checks: pl.DataFrame, history: History) -> tuple[pl.DataFrame, list[
     heat = HeatMap(
         title=f"Share of the suffix that is right, from {first} to {last} (windows)",
         values=tuple(plain(line) for line in whole),
-        row_names=_LEVELS,
-        column_names=_LEVELS,
+        row_names=_ENDS,
+        column_names=_ENDS,
         row_label=first,
         column_label=last,
     )
