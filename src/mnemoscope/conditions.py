@@ -171,9 +171,9 @@ class GateResult(NamedTuple):
                 f"{older['folder']} is of the same weights, which have learned nothing new",
                 "What to do: name the result of an earlier model with --baseline.",
             )
-        elif older.get("newer"):
+        elif older.get("swapped"):
             yield (
-                f"{older['folder']} is newer than what is judged",
+                f"{older['folder']} is newer than what is judged, and repeats more",
                 "What to do: if you swapped the two, name each in the place of the other; if not, "
                 "make anew what is judged.",
             )
@@ -391,18 +391,20 @@ def compared(
     n_both: int,
     n_all: int,
     more: str = "",
+    repeats_more: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """How a baseline compares with what is judged: for `--json`, and what a gate's line adds.
 
     `dates` are the baseline's and that of what is judged, `n_both` units of all `n_all` stand in
-    both; `more` is said between the date and what the baseline lacks. UserError: it `is_same`.
+    both; `more` is said between the date and what the baseline lacks. One that is newer and
+    `repeats_more` looks swapped. UserError: it `is_same`.
     """
     if is_same:
         refuse_same(baseline, dates[0])
     said = [newer(baseline, *dates), more, lacking(n_both, n_all, unit, baseline)]
     named = unit.split()[-1]
     counts = {f"{named}s_in_both": n_both, f"{named}s_only_here": n_all - n_both}
-    facts = {"folder": str(baseline), "newer": bool(said[0])} | counts
+    facts = {"folder": str(baseline), "swapped": bool(said[0]) and repeats_more} | counts
     return facts, "".join(f"; {one}" for one in said if one)
 
 

@@ -392,7 +392,7 @@ class _Compared(TypedDict):
 
     folder: str
     same_model: bool
-    newer: bool
+    swapped: bool  # newer, and it repeats more
     settings: dict[str, Any]  # of those that decide which passages there are: what it had instead
     reference: str  # `same`, `other`, or asked `only here` or `only there`
     documents_in_both: int
@@ -418,7 +418,8 @@ def _compared(
     return {
         "folder": str(baseline),
         "same_model": prints[0] == prints[1] is not None,
-        "newer": bool(newer(baseline, older["date"], record["date"])),
+        "swapped": bool(newer(baseline, older["date"], record["date"]))
+        and older["summary"]["recalled"]["share"] > record["summary"]["recalled"]["share"],
         "settings": {name: then.get(name) for name in decide if then.get(name) != now.get(name)},
         "reference": reference,
         "documents_in_both": n_both,

@@ -506,9 +506,14 @@ def _new_since(
     Beside them how that one compares, for `--json` and in words.
     """
     before, watched = reproduced_at_last(older)["text"], older.windows["text"]
+    both = history, older
+    shares = [
+        reproduced_at_last(one).filter(pl.col("source") != CONTROL).height / one.n_watched
+        for one in both
+    ]
     is_new = pl.col("is_memorized") & ~pl.col("text").is_in(before.implode())
     n_both = int(rows["text"].is_in(watched.implode()).sum())
-    prints = [one.last.get("fingerprint") for one in (history, older)]
+    prints = [one.last.get("fingerprint") for one in both]
     is_same_model = prints[0] == prints[1] is not None
     facts, said = compared(
         *(baseline, "watched window"),
@@ -517,6 +522,7 @@ def _new_since(
         n_both=n_both,
         n_all=rows.height,
         more=f"{baseline} checked the same weights" if is_same_model else "",
+        repeats_more=shares[1] > shares[0],
     )
     facts |= {"step": older.steps[-1], "same_model": is_same_model}
     return rows.with_columns(is_memorized=is_new), facts, said
