@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isclose
 from operator import ge, gt
+from textwrap import indent
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -107,7 +108,8 @@ class GateResult(NamedTuple):
     a baseline the near copies that are new. `swapped`: whether model and reference, or texts and
     control, look swapped. `drawn`: how many of all windows were asked, where a draw left some out.
     `advice`: what the line of a gate that passes ends with, by the kind that it advises a condition
-    on. `to_do`: what to do where it holds.
+    on. `to_do`: what to do where it holds. `most_in`: documents with the most of it, and the amount
+    in words, the worst first.
     """
 
     gate: Gate
@@ -128,6 +130,7 @@ class GateResult(NamedTuple):
     drawn: Mapping[str, int] | None = None
     advice: Mapping[str, str] = {}
     to_do: str = ""
+    most_in: Mapping[str, str] = {}
 
     def strictly(self) -> "GateResult":
         """The same where what nobody asked fails: a document, or in each of them a window.
@@ -139,8 +142,8 @@ class GateResult(NamedTuple):
 
     @property
     def is_void(self) -> bool:
-        """Whether a pass says nothing: roles look swapped, or near copies would fail."""
-        return self.swapped or bool(self.near and self.near["would_fail"])
+        """Whether a pass says nothing."""
+        return any(self._void())
 
     @property
     def is_only_strict(self) -> bool:
@@ -158,6 +161,22 @@ class GateResult(NamedTuple):
         if self.gate.in_each and self.drawn is not None:
             n, whole = self.drawn["windows"], self.drawn["of"]
             yield f"{n:,} of {whole:,} windows were drawn", "What to do: leave out --most."
+        yield from self._void()
+
+    def _void(self) -> Iterator[tuple[str, str]]:
+        """Of these what makes a pass say nothing."""
+        older = self.baseline or {}
+        if older.get("same_model"):
+            yield (
+                f"{older['folder']} is of the same weights, which have learned nothing new",
+                "What to do: name the result of an earlier model with --baseline.",
+            )
+        elif older.get("swapped"):
+            yield (
+                f"{older['folder']} is newer than what is judged, and repeats more",
+                "What to do: if you swapped the two, name each in the place of the other; if not, "
+                "make anew what is judged.",
+            )
         if self.swapped:
             yield (
                 "roles look swapped",
@@ -181,8 +200,10 @@ class GateResult(NamedTuple):
         if self.is_only_strict:
             of, said = "--strict", self.reason
         word, end = "Failed" if self.is_failed else "Passed", "" if said[-1:] == "?" else "."
+        first = "" if self.is_failed else self.unchecked  # what was not asked comes first
+        said = said.replace(first, "") if first else said
         more = [] if self.is_failed else self.advice.values()
-        return " ".join([f"{word} ({of}): {said}{end}", *more])
+        return " ".join([f"{word} ({of}){first}: {said}{end}", *more])
 
     @property
     def reason(self) -> str:
@@ -204,6 +225,7 @@ class GateResult(NamedTuple):
             "unit": gate.measures.unit if gate.of_number else "share",
             "in_each": gate.in_each,
             "failing": [*self.failing],
+            "most_in": [*self.most_in],
             "compared": self.n_compared,
             "unread": len(self.unread),
             "strict": self.is_strict,
@@ -216,10 +238,37 @@ class GateResult(NamedTuple):
         }
 
 
-def gates_said(judged: Sequence[GateResult]) -> list[str]:
-    """Once what to do where any fails, then the line of each condition, which stays the last."""
-    wanted = dict.fromkeys(one.next_step for one in judged if one.next_step)
-    return [*wanted, *(one.line for one in judged)]
+def to_do_of(judged: Sequence[GateResult]) -> list[str]:
+    """What to do where any fails, each step once."""
+    return [*dict.fromkeys(one.next_step for one in judged if one.next_step)]
+
+
+_WORST = 10  # documents of which a result says how much
+
+
+def most_said(
+    gate: Gate, amounts: Mapping[str, float], shown: Mapping[str, str]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Amounts in words of documents, the worst first: of those with any, and of those that fail.
+
+    None fail of a condition on all documents.
+    """
+    worst = sorted((one for one, n in amounts.items() if n), key=lambda one: -amounts[one])
+    failing = [one for one in worst if gate.in_each and gate.holds(amounts[one])]
+    return {one: shown[one] for one in worst[:_WORST]}, {one: shown[one] for one in failing}
+
+
+def each_said(
+    gate: Gate, most_in: Mapping[str, str], failing: Mapping[str, str], n: int, none: str
+) -> str:
+    """The line of a condition on each of `n` documents; `none` is said where none has any."""
+    top = next(iter(most_in), None)
+    said = f"{none} in any document" if top is None else f"most in {top} ({most_in[top]})"
+    if failing:
+        named = f" ({first_names([*failing])})" if len(failing) > 1 else ""
+        has = "has" if len(failing) == 1 else "have"
+        said = f"{len(failing):,} of {plural(n, 'checked document')}{named} {has} too much, {said}"
+    return f"{said}; {gate.allowed}"
 
 
 class Failure(NamedTuple):
@@ -239,20 +288,25 @@ class Case(NamedTuple):
 
 
 def junit_suite(
-    name: str, properties: Mapping[str, str], judged: Sequence[GateResult], cases: Sequence[Case]
+    name: str,
+    properties: Mapping[str, str],
+    judged: Sequence[GateResult],
+    cases: Sequence[Case],
+    lines: Mapping[str, str] = {},
 ) -> str:
     """A JUnit report; each condition on all is a test of its own, before the others.
 
-    Every condition is a property too, with what was found. Skipped tests are, with `--strict`,
-    failed ones of the type `unread`. Characters that XML 1.0 forbids are
-    written as U+FFFD.
+    Where it fails, its output names the documents with most and their `lines`. Every condition is
+    a property too, with what was found. Skipped tests are, with `--strict`, failed ones of the type
+    `unread`. Characters that XML 1.0 forbids are written as U+FFFD.
     """
     properties = {**properties, **{one.gate.text: one.line for one in judged}}
     if any(one.is_strict for one in judged):
         cases = [_strictly(one) if one.skipped else one for one in cases]
     is_void = [one.is_strict and one.is_void for one in judged]
     every = zip(judged, is_void, strict=True)
-    cases = [*(_of_all(one, void) for one, void in every if void or not one.gate.in_each), *cases]
+    wanted = ((one, void) for one, void in every if void or not one.gate.in_each)
+    cases = [*(_of_all(one, void, lines) for one, void in wanted), *cases]
     suite = ElementTree.Element(
         "testsuite",
         name=_clean(f"mnemoscope {name}"),
@@ -283,11 +337,14 @@ def _strictly(case: Case) -> Case:
     return case._replace(failure=Failure("unread", f"--strict: {case.skipped}"), skipped=None)
 
 
-def _of_all(judged: GateResult, is_void: bool) -> Case:
+def _of_all(judged: GateResult, is_void: bool, lines: Mapping[str, str]) -> Case:
     gate, to_do = judged.gate, judged.next_step
     said = f"{gate.text}: {judged.reason if judged.is_only_strict else judged.said}"
     is_failed = is_void or gate.holds(judged.value)
-    return Case(gate.text, Failure(gate.kind, _with(said, to_do)) if is_failed else None)
+    found = (f"{one}: {n}{lines.get(one, '')}" for one, n in judged.most_in.items())
+    output = "\n".join(found) if gate.holds(judged.value) else ""
+    failure = Failure(gate.kind, _with(said, to_do)) if is_failed else None
+    return Case(gate.text, failure, output=output or None)
 
 
 def failure_of(judged: Sequence[GateResult], name: str) -> Failure | None:
@@ -295,6 +352,11 @@ def failure_of(judged: Sequence[GateResult], name: str) -> Failure | None:
     found = [one for one in judged if name in one.failing]
     said = (f"{one.gate.text}: {one.failing[name]}, {one.gate.allowed}" for one in found)
     return Failure(found[0].gate.kind, _with("; ".join(said), found[0].to_do)) if found else None
+
+
+def quoted(text: str) -> str:
+    """A text as it stands, each line behind a bar."""
+    return indent(text, "    | ", lambda _: True)
 
 
 def _with(said: str, to_do: str) -> str:
@@ -329,18 +391,21 @@ def compared(
     n_both: int,
     n_all: int,
     more: str = "",
+    repeats_more: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """How a baseline compares with what is judged: for `--json`, and what a gate's line adds.
 
     `dates` are the baseline's and that of what is judged, `n_both` units of all `n_all` stand in
-    both; `more` is said between the date and what the baseline lacks. UserError: it `is_same`.
+    both; `more` is said between the date and what the baseline lacks. One that is newer and
+    `repeats_more` looks swapped. UserError: it `is_same`.
     """
     if is_same:
         refuse_same(baseline, dates[0])
     said = [newer(baseline, *dates), more, lacking(n_both, n_all, unit, baseline)]
     named = unit.split()[-1]
     counts = {f"{named}s_in_both": n_both, f"{named}s_only_here": n_all - n_both}
-    return {"folder": str(baseline)} | counts, "".join(f"; {one}" for one in said if one)
+    facts = {"folder": str(baseline), "swapped": bool(said[0]) and repeats_more} | counts
+    return facts, "".join(f"; {one}" for one in said if one)
 
 
 def unchecked(names: Sequence[str], whole: int) -> str:
@@ -378,7 +443,7 @@ def parse_gate(text: str, measures: Measures) -> Gate:
     if match is None or not is_read or match[1] not in (None, *measures.kinds):
         hint = nearest(match[1], measures.kinds) if match and is_read and match[1] else ""
         hint = measures.elsewhere.get(match[1] or "", hint) if match else _bare(text, measures)
-        hint = hint or _word_of(text, measures)
+        hint = hint or _word_of(text, measures) or _unit_of(text, measures)
         raise UserError(
             f"--fail-if '{text}': not understood.{hint} Write for example {measures.examples} "
             f"({kinds}; > or >=)."
@@ -427,6 +492,16 @@ def _word_of(text: str, measures: Measures) -> str:
     named = measures.said.items() if " " in words else ()
     found = (kind for kind, said in named if words in said)
     return "".join(f" '{words}' is written {kind}." for kind in found)
+
+
+_UNITS = {"passage": "audit", "window": "watch", "item": "items"}
+
+
+def _unit_of(text: str, measures: Measures) -> str:
+    """Which verb counts in the unit of a condition, where it is not this one; else empty."""
+    found = (one for one in _UNITS if one != measures.unit and re.search(rf"\b{one}s?\b", text))
+    said = " '{0}s' is a word of 'mnemoscope {1}'; here {2}s are counted."
+    return "".join(said.format(one, _UNITS[one], measures.unit) for one in found)
 
 
 def _sign(value: float, limit: float) -> int:

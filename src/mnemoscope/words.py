@@ -7,7 +7,7 @@ sign. What is not known is a dash, never a zero.
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mnemoscope.stats import Estimate
@@ -155,6 +155,41 @@ def plural(n: int, noun: str) -> str:
     ('1 passage', '1,200 passages')
     """
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def lines_words(first: int, last: int) -> str:
+    """Lines of a text, both ends included.
+
+    >>> lines_words(3, 3), lines_words(3, 5)
+    ('line 3', 'lines 3 to 5')
+    """
+    return f"line {first}" if first == last else f"lines {first} to {last}"
+
+
+def line_ranges(found: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Lines in order, those that touch as one range; both ends included."""
+    ranges: list[tuple[int, int]] = []
+    for first, last in sorted(found):
+        if ranges and first <= ranges[-1][1] + 1:
+            ranges[-1] = ranges[-1][0], max(ranges[-1][1], last)
+        else:
+            ranges.append((first, last))
+    return ranges
+
+
+_RANGES = 5  # of lines that are named
+
+
+def lines_said(ranges: Sequence[tuple[int, int]]) -> str:
+    """Ranges of lines in words, and how many lines they are.
+
+    >>> lines_said([(3, 5), (17, 17)])
+    '4 lines (3 to 5, 17)'
+    """
+    n = sum(last - first + 1 for first, last in ranges)
+    shown = [f"{a}" if a == b else f"{a} to {b}" for a, b in ranges[:_RANGES]]
+    more = ", …" if len(ranges) > _RANGES else ""
+    return f"{plural(n, 'line')} ({', '.join(shown)}{more})"
 
 
 def adding_up(shares: Sequence[float], total: float | None = None) -> list[float]:

@@ -365,6 +365,9 @@ def test_a_csv_without_a_header_is_read_as_text_as_its_line_says(tmp_path):
     with pytest.raises(UserError, match=r"column 'text=\*'"):
         read_documents([str(other)])
     assert read_documents([str(other)], columns=as_text).documents[0].text == other.read_text()
+    pl.DataFrame({"note": ["hello"]}).write_parquet(tmp_path / "binary.parquet")
+    with pytest.raises(UserError, match=r"column text=NAME; it has note\.$"):  # no lines
+        read_documents([str(tmp_path / "binary.parquet")])
     (tmp_path / "named.csv").write_text("id,note,date,author\n1,hello,2,me\n")
     with pytest.raises(UserError, match=r"4 columns \(id, note, date, …\)"):
         read_documents([str(tmp_path / "named.csv")])

@@ -493,7 +493,9 @@ def test_a_gate_says_a_share_as_the_pages_do():
     (shown,) = {share_words(share_beside(one, "undecided")["share"]) for one in (row, counts)}
     assert shown == "3.6 %" != share_words(counts["undecided"]["share"])  # 3.66 %
     for text in ("undecided > 1%", "undecided > 50% in doc"):
-        assert judge(parse_gate(text, PASSAGES), record, frame, None).said.startswith(shown)
+        assert judge(parse_gate(text, PASSAGES), record, frame, None).said.startswith(
+            (shown, f"most in d ({shown}")
+        )
     near = judge(parse_gate("undecided > 3.65%", PASSAGES), record, frame, None)
     assert (near.is_failed, near.said[:5]) == (True, "3.7 %")  # 3.6 would not be beyond it
 
@@ -716,6 +718,9 @@ def test_an_address_names_the_file_and_a_row_of_a_table_as_its_fragment(name, pa
     place = log["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
     uri = urlsplit(place["artifactLocation"]["uri"])
     assert (unquote(uri.path), uri.fragment) == (path, row)
+    said = log["runs"][0]["results"][0]["message"]["text"]  # lines of a row are not the file's
+    assert ("region" in place) == (not row)
+    assert ("(from character 0 of the row's text)" in said) == bool(row)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip))
@@ -781,7 +786,8 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
     ]  # fmt: skip
     assert [name for name, tags in cases.items() if "failure" in tags] == failed
     assert bool(failed) == any(one.is_failed for one in judged)
-    assert [name for name, tags in cases.items() if "system-out" in tags] == ["recalled.txt"]
+    shows = [name for name, tags in cases.items() if "system-out" in tags]
+    assert shows == [*(failed if of_all else []), "recalled.txt"]
     assert [name for name, tags in cases.items() if "skipped" in tags] == ["short.txt", "x.pdf"]
     assert suite.find("testcase[@name='x.pdf']/skipped").get("message") == f"not read: {shown}"
     for one in suite.iter("failure"):
@@ -820,6 +826,9 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
     named = record | {"documents": documents[1:]}
     placed = junit_xml(named, frame, judged, log=log)
     assert "characters 5 to 25, lines 2 to 3\n    | the passage" in placed
+    worst = "recalled.txt: 20.0 % recalled; recalled on 2 lines (2 to 3)"
+    assert (worst in placed) == bool(of_all and failed)
+    assert [one.as_json()["most_in"] for one in judged] == [["recalled.txt"]] * len(judged)
     assert recalled_lines(log, "recalled.txt") == [(2, 3)]
     levels = [one["level"] for one in with_levels(log, judged)["runs"][0]["results"]]
     assert levels == ["error" if failed else "warning", "warning"]

@@ -298,9 +298,11 @@ def test_where_only_strict_fails_it_says_which_documents_and_how_to_have_them_re
         found = judge(parse_gate(condition, PASSAGES), record, pl.DataFrame(), None)
         whole = f"; not checked: {n} of {n + 2} documents, unread or too short ({names})"
         assert (found.is_failed, whole in found.line) == (holds, True)
+        assert found.line.startswith(f"Passed ({condition}){whole}: ") == (not holds)
         strict = found.strictly()
         were = "1 document was" if n == 1 else f"{n} documents were"
-        why = f"Failed (--strict): {were} not read: {names}. 0.1 % recalled"
+        most = "Most in a (" if "in doc" in condition else ""
+        why = f"Failed (--strict): {were} not read: {names}. {most}0.1 % recalled"
         assert (strict.is_failed, strict.line.startswith(why)) == (True, not holds)
         assert ("train again" in strict.next_step, "0.csv: a table0." in strict.next_step) == (
             (holds, not holds)
@@ -313,6 +315,8 @@ def test_where_only_strict_fails_it_says_which_documents_and_how_to_have_them_re
 
 
 def test_a_condition_that_is_named_as_results_are_is_told_its_word():
+    with pytest.raises(UserError, match="'windows' is a word of 'mnemoscope watch'; here pass"):
+        parse_gate("recalled > 3 windows", PASSAGES)
     with pytest.raises(UserError, match="'cannot be told' is written undecided"):
         parse_gate("cannot be told > 1%", PASSAGES)
     with pytest.raises(UserError, match=r"not understood\. Write"):
@@ -422,7 +426,7 @@ def test_a_gate_that_fails_names_up_to_three_documents_with_most_of_it():
         for one in ("recalled > 0.1%", "recalled > 0% in doc")
     )
     assert "0.2 % recalled, at most 0.1 % allowed, most in e, d, c and 1 more." in share
-    assert "Failed (recalled > 0% in doc): 4 of 5 documents (b, c, d and 1 more) have " in each
+    assert "Failed (recalled > 0% in doc): 4 of 5 checked documents (e, d, c and 1 more) " in each
 
 
 RECORDS = "".join(f"Hugo{n},Ibarra,21.03.19{n},record{n}791931,omeprazole\n" for n in range(10, 60))

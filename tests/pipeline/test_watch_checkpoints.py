@@ -10,13 +10,15 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
-from mnemoscope.conditions import parse_gate
+from mnemoscope.conditions import _clean, parse_gate, quoted
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest
 from mnemoscope.flow import watch
 from mnemoscope.flow.watch import WatchAsked, watch_checkpoints, watch_results, write_watch_page
 from mnemoscope.training.history import FOLDER, WINDOWS, History, read_history
+from mnemoscope.training.windows import placed
+from mnemoscope.words import lines_words
 from study_files import rewrite_record
 from tiny_models import save_model
 
@@ -260,6 +262,22 @@ def test_a_gate_judges_the_last_checkpoint(tiny, run, tracked, tmp_path, call, r
     assert "from their text reproduced newly (160 in all), at most 0 % allowed; " in new.out
     assert f"; {older} is newer (2099-01-01T00:00:00+00:00) than what is judged (" in new.out
     assert f"; {older} checked the same weights." in new.out
+    junit = tmp_path / "j.xml"
+    gate = ("--fail-if", "recalled > 0%", "--strict", "--junit", junit, "--baseline")
+    void = call("watch", learned, *gate, older)
+    assert (void.status, "Failed (--strict): " in void.out) == (3, True)
+    assert f"{older} is of the same weights, which have learned nothing new. At step" in void.out
+    assert len(ElementTree.fromstring(junit.read_text()).findall("testcase/failure")) == 1
+    name = older / "checks" / "step-000000200.json"
+    rewrite_record(name, fingerprint="of other weights")
+    swapped = call("watch", learned, *gate, older)
+    assert swapped.status == 0  # it repeats as much
+    clean = ("watch", run / "checkpoint-100", "--sequences", tiny.table, "--scan", "-q", "-o")
+    swapped = call(*clean, tmp_path / "clean", *gate, older)
+    assert f"{older} is newer than what is judged, and repeats more. At step" in swapped.out
+    assert swapped.status == 3
+    rewrite_record(name, date="2000-01-01T00:00:00+00:00")
+    assert call("watch", learned, *gate, older).status == 0
     at = ("watch", learned, "--fail-if", "recalled > 0%", "--baseline")
     assert "the folder that is judged" in refused(*at, learned)
     assert "holds no history" in refused(*at, run)
@@ -283,13 +301,37 @@ def test_what_comes_out_is_named_by_document_and_place(tiny, run, tmp_path, call
     each, every = facts["gate"]["conditions"]
     assert (each["failing"], each["value"], every["failed"]) == (["a.txt"], 2, False)
     assert (each["compared"], every["compared"], each["drawn"]) == (2, 4, None)
-    assert "a.txt: 2 of 2 windows reproduced, the first at characters 0 to 90." in made.err
+    assert "a.txt: 2 of 2 windows reproduced, the first at characters 0 to 90, line 1." in made.err
+    assert (each["most_in"], every["most_in"]) == (["a.txt"], ["a.txt"])
+    assert "1 of 2 checked documents has too much, most in a.txt (2 of 2 watched" in each["said"]
     suite = ElementTree.fromstring(junit.read_text())
     failed = [one.get("name") for one in suite.iter("testcase") if one.find("failure") is not None]
     assert failed == ["a.txt"]
     said = suite.find("testcase[@name='step 200']/system-out").text.splitlines()
-    assert f"a.txt, characters 90 to 180: {facts['windows'][1]['text']!r}" in said
+    first, second = facts["windows"]  # lines are those of the texts, one behind the other
+    ends = [text["line"] + text["text"].rstrip("\n").count("\n") for text in (first, second)]
+    assert (first["line"], second["line"]) == (1, 1 + first["text"].count("\n"))
+    assert f"a.txt, characters 90 to 180, {lines_words(second['line'], ends[1])}" in said
     assert pl.read_parquet(out / "documents.parquet")["reproduced"].to_list() == [2, 0]
+
+
+def test_a_window_counts_from_a_share_of_its_tokens_on(tracked, call, refused, tmp_path):
+    """By the scores that the checks kept; the page and each line say it."""
+    history = read_history(tracked)
+    scores = pl.int_range(pl.len()).over("step") % 33 / 32
+    history = replace(history, checks=history.checks.with_columns(memorization_score=scores))
+    n_windows = history.windows.height
+    for threshold, least in ((0.9, 29), (0.5, 16)):
+        near = history.counting(threshold)
+        found = watch.judge_latest(near, parse_gate("reproduced > 0 windows", WINDOWS))
+        assert found.value == sum(n % 33 >= least for n in range(n_windows))
+        assert f"reproduced to {100 * threshold:g} %, at most 0 allowed" in found.said
+    made = call("watch", tracked, "--threshold", 0.9, "-o", tmp_path / "o")
+    assert (made.status, "comes out to 90 % (--threshold)." in made.out) == (0, True)
+    assert "comes out to 90 % (--threshold)" in (tmp_path / "o" / "watch.html").read_text()
+    assert "--scan makes none" in refused("watch", tracked, "--threshold", 0.9, "--scan")
+    with pytest.raises(UserError, match=r"not all checks of .* have scores"):
+        replace(history, checks=history.checks.drop("memorization_score")).counting(0.9)
 
 
 @pytest.fixture
@@ -376,19 +418,19 @@ def test_checkpoints_one_by_one_with_the_controls_that_the_folder_has(tiny, run,
     assert set(read_history(out).windows["source"]) == {"document", "control"}
     assert "train again from step 100, the last check where none of these windows" in gate["to_do"]
     page = (out / "watch.html").read_text()
-    assert (
-        page.index(f"<p>{gate['to_do']}"[:30]) < page.index("<p>Failed (") < page.index("<figure")
-    )
+    places = [page.index(f"<p>{one}") for one in ("Failed (", gate["to_do"][:30])]
+    assert [*places, page.index("<figure")] == sorted([*places, page.index("<figure")])
     suite = ElementTree.fromstring(junit.read_text())
     tests = {one.get("name"): one.find("failure") is not None for one in suite.iter("testcase")}
     assert tests == {"reproduced > 0 windows": True, "step 100": False, "step 200": False}
     failure = suite.find("testcase[@name='reproduced > 0 windows']/failure").get("message")
     assert failure.endswith(gate["to_do"])
     said = suite.find("testcase[@name='step 200']/system-out").text
-    assert "document, Recall: 40 of 60 reproduced" in said
+    assert "40 of 60 windows (document) that cannot be guessed from their text reproduced" in said
     windows = pl.read_parquet(out / "windows.parquet").filter("is_memorized", source="document")
-    named = [f"{one['window']}: {one['text']!r}" for one in windows.head(20).to_dicts()]
-    assert said.splitlines()[-21:] == [*named, "... and 20 more"]
+    named = [f"{one['window']}\n{quoted(one['text'])}" for one in windows.head(20).to_dicts()]
+    shown = _clean("\n".join([*named, "... and 20 more"]))
+    assert said.endswith(re.sub("\r\n?", "\n", shown))  # as XML is read
 
 
 @pytest.mark.parametrize("length", [32, 64, 72])
@@ -487,8 +529,7 @@ def _history(steps, classes, came_out):
     """A callback's history; windows of these classes, and at which steps each came out."""
     names = [f"document:{n}" for n in range(len(classes))]
     windows = pl.DataFrame({"window": names, "source": "document", "class": classes, "text": names})
-    place = {"document": pl.String, "start": pl.Int64, "end": pl.Int64}
-    windows = windows.with_columns(pl.lit(None, kind).alias(one) for one, kind in place.items())
+    windows = placed(windows)
     rows = [
         (step, name, step in out)
         for step in steps

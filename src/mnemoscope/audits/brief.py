@@ -14,8 +14,6 @@ from mnemoscope.audits.exports import (
     Lines,
     address_of,
     lines_of,
-    lines_said,
-    lines_words,
     recalled_copies,
     recalled_lines,
 )
@@ -35,6 +33,7 @@ from mnemoscope.audits.page import (
 from mnemoscope.audits.passages import GROUNDS
 from mnemoscope.audits.records import AuditRecord, Sarif
 from mnemoscope.audits.rule import RECALL, UNDECIDED
+from mnemoscope.words import lines_said, lines_words
 
 REPORT = "report.html"
 

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mnemoscope.data.folders import last_parts, row_name
-from mnemoscope.data.formats import AS_TEXT, Skipped, check_there, table_ending, walk_files
+from mnemoscope.data.formats import (
+    AS_TEXT,
+    Skipped,
+    check_there,
+    is_written,
+    table_ending,
+    walk_files,
+)
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
 from mnemoscope.data.table import read_table
 from mnemoscope.errors import MnemoscopeError, UserError, a_kind, pip_install
@@ -161,10 +168,10 @@ def _read(
     if table_ending(path) and columns != AS_TEXT:
         frame = read_table(path, columns)
         if "text" not in frame.columns:
+            way = " Or read its lines as they stand, as one text, with --column 'text=*'."
             raise UserError(
                 "a table without a column 'text'. Name the column of the texts with --column "
-                f"text=NAME; it has {', '.join(frame.columns[:_NAMED])}. Or read its lines as they "
-                "stand, as one text, with --column 'text=*'."
+                f"text=NAME; it has {', '.join(frame.columns[:_NAMED])}.{way * is_written(path)}"
             )
         for row, text in enumerate(frame["text"], start=1):
             own = row_name(name, row)

@@ -4,7 +4,6 @@ import re
 from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from textwrap import indent
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -31,12 +30,12 @@ from mnemoscope.audits.records import (
 from mnemoscope.audits.rule import RECALL, UNDECIDED
 from mnemoscope.audits.verdict import LEARNED, error_rate_briefly
 from mnemoscope.columns import schema_of
-from mnemoscope.conditions import SHORT, Case, GateResult, failure_of, junit_suite
+from mnemoscope.conditions import SHORT, Case, GateResult, failure_of, junit_suite, quoted
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.errors import UserError
 from mnemoscope.version import __version__
-from mnemoscope.words import plural
+from mnemoscope.words import line_ranges, lines_said, lines_words, plural
 
 _SOURCE = "https://arxiv.org/abs/2508.02573"
 _HELP = (
@@ -167,13 +166,13 @@ class Lines(NamedTuple):
 def lines_of(log: Mapping[str, Any], rules: Sequence[str] = ()) -> dict[str, list[Lines]]:
     """Where the findings of an audit's log stand, by the addresses of documents that are files.
 
-    Of all rules or of these. A row of a table is no file, and has no lines of one.
+    Of all rules or of these. A row of a table is no file: its findings have no region.
     """
     found: dict[str, list[Lines]] = {}
     for one in log["runs"][0]["results"]:
         place = one["locations"][0]["physicalLocation"]
-        uri, region = place["artifactLocation"]["uri"], place["region"]
-        if "#" not in uri and (not rules or one["ruleId"] in rules):
+        uri, region = place["artifactLocation"]["uri"], place.get("region")
+        if region is not None and (not rules or one["ruleId"] in rules):
             start, last = region["charOffset"], region["endLine"]
             last -= region["endColumn"] == 1 and last > region["startLine"]  # it ends with the line
             lines = Lines(start, start + region["charLength"], region["startLine"], last)
@@ -184,28 +183,7 @@ def lines_of(log: Mapping[str, Any], rules: Sequence[str] = ()) -> dict[str, lis
 def recalled_lines(log: Mapping[str, Any], document: str) -> list[tuple[int, int]]:
     """Lines of a document on which something is recalled, as ranges; both ends included."""
     found = lines_of(log, [_RULE["id"]]).get(address_of(document), [])
-    ranges: list[tuple[int, int]] = []
-    for one in sorted(found, key=lambda one: one.first):
-        if ranges and one.first <= ranges[-1][1] + 1:
-            ranges[-1] = ranges[-1][0], max(ranges[-1][1], one.last)
-        else:
-            ranges.append((one.first, one.last))
-    return ranges
-
-
-_RANGES = 5  # of lines that are named
-
-
-def lines_said(ranges: Sequence[tuple[int, int]]) -> str:
-    """Ranges of lines in words, and how many lines they are.
-
-    >>> lines_said([(3, 5), (17, 17)])
-    '4 lines (3 to 5, 17)'
-    """
-    n = sum(last - first + 1 for first, last in ranges)
-    shown = [f"{a}" if a == b else f"{a} to {b}" for a, b in ranges[:_RANGES]]
-    more = ", …" if len(ranges) > _RANGES else ""
-    return f"{plural(n, 'line')} ({', '.join(shown)}{more})"
+    return line_ranges((one.first, one.last) for one in found)
 
 
 def beside_baseline(
@@ -335,6 +313,8 @@ def _tokens(row: Mapping[str, Any]) -> dict[str, str]:
 def _message(row: Mapping[str, Any], copy: str | None) -> str:
     """What is said of a passage; `copy` is the file whose lines are meant, if no text itself."""
     where = f" (lines of {copy})" if copy else ""
+    if "#" in address_of(row["document"]):  # which has no region
+        where = f" (from character {row['start']} of the row's text)"
     found = f"{plural(row['end'] - row['start'], 'character')}{where}"
     mixed = shares_said(row)
     said = [LEARNED, f"of these {mixed}" if mixed else "", row["reason"], wordings_said(row)]
@@ -342,13 +322,15 @@ def _message(row: Mapping[str, Any], copy: str | None) -> str:
 
 
 def _location(row: Mapping[str, Any], lines: Mapping[str, list[int]]) -> Sarif:
+    place: Sarif = {"artifactLocation": {"uri": address_of(row["document"])}}
+    if "#" in place["artifactLocation"]["uri"]:  # a row: its lines are not those of the file
+        return {"physicalLocation": place}
     region = {"charOffset": row["start"], "charLength": row["end"] - row["start"]}
     for end in ("start", "end"):
         begins = lines[row["document"]]
         line = bisect_right(begins, row[end])
         region |= {f"{end}Line": line, f"{end}Column": row[end] - begins[line - 1] + 1}
-    place = {"artifactLocation": {"uri": address_of(row["document"])}, "region": region}
-    return {"physicalLocation": place}
+    return {"physicalLocation": place | {"region": region}}
 
 
 def address_of(document: str) -> str:
@@ -386,7 +368,7 @@ def junit_xml(
         lines = [*_found_of(own, at)]
         for one in copies:
             if one["document"] == name:
-                lines += [f"near copy, {_near_said(one)}", _quoted(one["text"])]
+                lines += [f"near copy, {_near_said(one)}", quoted(one["text"])]
         if is_compared:
             lines = [*_known_said(whole_passages(whole.filter(document=name)), own), *lines]
         skipped = SHORT if row["is_too_short"] else None
@@ -394,7 +376,9 @@ def junit_xml(
     cases += (
         Case(one["document"], skipped=f"not read: {one['reason']}") for one in record["skipped"]
     )
-    return junit_suite(f"audit of {record['model']['name']}", about(record), judged, cases)
+    at_lines = {} if log is None else {one.name: recalled_lines(log, one.name) for one in cases}
+    said = {name: f"; recalled on {lines_said(one)}" for name, one in at_lines.items() if one}
+    return junit_suite(f"audit of {record['model']['name']}", about(record), judged, cases, said)
 
 
 def _known_said(
@@ -424,14 +408,4 @@ def _found_of(passages: Sequence[Mapping[str, Any]], places: Sequence[Lines]) ->
             lines = f", {lines_words(over[0].first, over[-1].last)}" if over else ""
             mixed = f" ({said})" if (said := shares_said(one)) else ""
             yield f"characters {one['start']} to {one['end']}{lines}{mixed}"
-            yield _quoted(one["text"])
-
-
-def lines_words(first: int, last: int) -> str:
-    """A line, or a range of them."""
-    return f"line {first}" if first == last else f"lines {first} to {last}"
-
-
-def _quoted(text: str) -> str:
-    """A passage as it stands, each line behind a bar."""
-    return indent(text, "    | ", lambda _: True)
+            yield quoted(one["text"])

@@ -30,8 +30,10 @@ from mnemoscope.conditions import (
     Gate,
     GateResult,
     Measures,
+    each_said,
     first_names,
     lacking,
+    most_said,
     newer,
     refuse_same,
     unchecked,
@@ -40,7 +42,9 @@ from mnemoscope.errors import UserError
 from mnemoscope.stats import Estimate
 from mnemoscope.words import adding_up, plural
 
-TO_DO_HERE = TO_DO.format("a checkpoint that does not repeat them ('mnemoscope watch' says which)")
+TO_DO_HERE = TO_DO.format(
+    "a checkpoint that does not repeat them ('mnemoscope watch' finds candidates, an audit decides)"
+)
 _WORD = re.compile(r"\S+")
 _RUN = 8  # words in a row that an older audit's passage has too: they are known
 _CUT = 4  # words; of so many the first and last may be cut, with two whole ones between them
@@ -116,46 +120,34 @@ def judge(
     left_out, passed_over = _left_out(gate, rows, passages, new)
     nearly, near_said = _near_left_out(gate, rows, overall(rows) if new else summary, copies, new)
     swapped = _swapped_said(record)
+    names = [row["document"] for row in record["documents"]]
+    every = dict(zip(names, (amount_of(gate, row) for row in rows), strict=True))
+    shown = dict(zip(names, (_said(gate, row, new) for row in rows), strict=True))
+    most_in, found = most_said(gate, every, shown)
     asides: Mapping[str, Any] = {
         "undecided": left_out,
         "near": nearly,
         "copies": copies,
         "swapped": bool(swapped),
+        "most_in": most_in,
     }
     if gate.in_each:
-        names = [row["document"] for row in record["documents"]]
-        every = dict(zip(names, (amount_of(gate, row) for row in rows), strict=True))
-        shown = dict(zip(names, (_said(gate, row, new) for row in rows), strict=True))
-        found = {name: shown[name] for name, n in every.items() if gate.holds(n)}
-        name, most = max(every.items(), key=lambda one: one[1])
-        where = f", the most, in {name}" if most else " in any document"
-        said = f"{shown[name]}{where}; {gate.allowed}{beside}"
+        said = each_said(gate, most_in, found, n_asked, shown[names[0]]) + beside
         said += ("" if found else passed_over + near_said) + swapped
-        if found:
-            named = f" ({first_names([*found])})" if len(found) > 1 else ""
-            too_many = f"{len(found):,} of {plural(len(rows), 'document')}{named}"
-            said = f"{too_many} {'has' if len(found) == 1 else 'have'} too much: {said}"
-        found_of = passages, most, n_asked, unread, lacks, found
+        found_of = passages, max(every.values()), n_asked, unread, lacks, found
         result = GateResult(gate, bool(found), said, *found_of, baseline=compared, **asides)
         return _advised(result)
     whole = amount_of(gate, overall(rows))
     in_all = "" if baseline is None else f" ({_said(gate, summary, ranged=False)} in all)"
     shown_whole = _said(gate, summary) if baseline is None else gate.say(whole, new)
     is_failed = gate.holds(whole)
-    names = [row["document"] for row in record["documents"]]
-    where = _most_of(gate, rows, names) if is_failed else ""
+    is_said = is_failed and len(rows) > 1 and most_in
+    where = f", most in {first_names([*most_in])}" if is_said else ""
     said = f"{shown_whole}{in_all}, {gate.allowed}{where}{beside}"
     said += ("" if is_failed else passed_over + near_said) + swapped
     figures = passages, whole, n_asked, unread, lacks
     result = GateResult(gate, is_failed, said, *figures, baseline=compared, **asides)
     return _advised(result)
-
-
-def _most_of(gate: Gate, rows: Sequence[Counts], names: Sequence[str]) -> str:
-    """In which of several documents there is most of what a gate failed for; up to three."""
-    amounts = zip((amount_of(gate, row) for row in rows), names, strict=True)
-    found = [name for n, name in sorted(amounts, key=lambda one: -one[0]) if n]
-    return f", most in {first_names(found)}" if len(rows) > 1 and found else ""
 
 
 def _said(gate: Gate, counts: Counts, new: str = "", *, ranged: bool = True) -> str:
@@ -404,6 +396,7 @@ class _Compared(TypedDict):
 
     folder: str
     same_model: bool
+    swapped: bool  # newer, and it repeats more
     settings: dict[str, Any]  # of those that decide which passages there are: what it had instead
     reference: str  # `same`, `other`, or asked `only here` or `only there`
     documents_in_both: int
@@ -429,6 +422,8 @@ def _compared(
     return {
         "folder": str(baseline),
         "same_model": prints[0] == prints[1] is not None,
+        "swapped": bool(newer(baseline, older["date"], record["date"]))
+        and older["summary"]["recalled"]["share"] > record["summary"]["recalled"]["share"],
         "settings": {name: then.get(name) for name in decide if then.get(name) != now.get(name)},
         "reference": reference,
         "documents_in_both": n_both,

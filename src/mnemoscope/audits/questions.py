@@ -100,7 +100,7 @@ class UnreadSettings(AuditSettings):
 
     unread: str | None = Field(
         default=None,
-        description="Texts like them, named as not read; asked too.",
+        description="Texts like them, not read; asked too.",
     )
 
 

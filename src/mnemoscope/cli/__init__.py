@@ -109,7 +109,8 @@ def _call(arguments: list[str]) -> int:
 
     for before, one in pairwise(["", *arguments]):
         if not one:
-            raise UserError("an empty argument (''). Name a file, a folder or a value.")
+            of = f"{before}: " * before.startswith("-")
+            raise UserError(f"{of}an empty argument (''). Name a file, a folder or a value.")
         is_there = os.path.exists(one)  # noqa: PTH110 - no error where a text is no name
         is_name = is_there or before in ("-o", "--out") or one.startswith("--out=")
         if (is_name and printable(one) != one) or _NO_TEXT.search(one):

@@ -254,6 +254,11 @@ def _print_list() -> None:
     )
 
 
+Threshold = Annotated[
+    float, Option(min=0.5, max=1.0, help="Share of a suffix that must come out; an audit's is 0.9.")
+]
+
+
 def watch(
     checkpoints: Annotated[
         list[str],
@@ -281,6 +286,7 @@ def watch(
     scan: bool = Option(
         False, "--scan", help="Only find what is memorized, without scores and levels: faster."
     ),
+    threshold: Threshold = 1.0,
     seed: int = Option(0, min=0, help="Seed of the draw."),
     dtype: str = Option("float32", help="Number format: float32, bfloat16, float16."),
     device: str = Option("auto", help="Where the model runs: auto, cpu, cuda, mps."),
@@ -297,9 +303,7 @@ def watch(
         None, "--baseline", help="An older folder of watch: only texts that are new there count."
     ),
     strict: bool = Option(
-        False,
-        "--strict",
-        help="Documents not read, too short or not drawn fail too, and swapped texts and control.",
+        False, "--strict", help="Also fail on documents not asked, or roles mixed up."
     ),
     junit: Path | None = Option(None, "--junit", help="Write a JUnit report."),
     answer: JsonAnswer = ANSWER,
@@ -312,6 +316,8 @@ def watch(
     from mnemoscope.cli.gates import gated_watch, read_gate
     from mnemoscope.training.history import history_folder
 
+    if scan and threshold < 1:
+        raise UserError("--threshold: needs scores, and --scan makes none. Leave one of them out.")
     flags = GateFlags(fail_if=fail_if, baseline=baseline, strict=strict, junit=junit)
     history = history_folder(checkpoints[0]) if sequences is None else out or Path("watch")
     gates = read_gate(flags, gated_watch(), out=history)
@@ -342,7 +348,7 @@ def watch(
         )
         with shown(quiet):
             watch_checkpoints(asked, history, baseline)
-    _show_history(history, out or history, gates, flags, answer)
+    _show_history(history, out or history, gates, flags, answer, threshold)
 
 
 def _check_shown(history: Path, given: Path, out: Path | None) -> None:
@@ -359,7 +365,12 @@ def _check_shown(history: Path, given: Path, out: Path | None) -> None:
 
 
 def _show_history(
-    history: Path, out: Path, gates: "list[Gate]", flags: GateFlags, answer: JsonAnswer
+    history: Path,
+    out: Path,
+    gates: "list[Gate]",
+    flags: GateFlags,
+    answer: JsonAnswer,
+    threshold: float,
 ) -> None:
     """Draw the page of a history, print what it says, and judge its last checkpoint."""
     from mnemoscope.cli.gates import gated_watch, judge_found, results_of
@@ -372,9 +383,9 @@ def _show_history(
     from mnemoscope.training.history import read_history
     from mnemoscope.words import plural
 
-    read = read_history(history)
+    read = read_history(history).counting(threshold)
     judgements = results_of(read, gates, flags, of := gated_watch())
-    results = write_watch_page(history, out, judgements)
+    results = write_watch_page(history, out, judgements, threshold)
     print(results.sentence, *results.further, sep="\n")
     for line in documents_said(results.frames.get("documents")):
         print(line)

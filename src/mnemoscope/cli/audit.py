@@ -60,7 +60,7 @@ Reference = Annotated[
 ]
 Column = Annotated[
     list[str] | None,
-    Option("--column", metavar="NAME=PATH", help="The column of texts: text=PATH.", hidden=True),
+    Option("--column", metavar="NAME=PATH", help="Texts of tables: text=NAME, 'text=*'."),
 ]
 Again = Annotated[bool, Option("--redo", help="Make it anew, also over another.")]
 Encoding = Annotated[str, Option("--encoding", help="Encoding of text files.", hidden=True)]
@@ -72,7 +72,9 @@ Revision = Annotated[
     str | None, Option("--revision", help="Hub revision of the model.", hidden=True)
 ]
 Case = Annotated[str | None, Option("--case", metavar="TEXT", help="A line on what it is for.")]
-Operator = Annotated[str | None, Option("--operator", metavar="NAME", help="Who makes it.")]
+Operator = Annotated[
+    str | None, Option("--operator", metavar="NAME", help="Who makes it.", hidden=True)
+]
 SettingsFile = Annotated[
     Path | None, Option("--settings", help="YAML with settings, named as the flags.")
 ]
@@ -528,7 +530,7 @@ def _report(made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAn
 
 def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
-    from mnemoscope.audits.exports import lines_said, recalled_lines
+    from mnemoscope.audits.exports import recalled_lines
     from mnemoscope.audits.records import (
         WINDOWS_LINES,
         copies_said,
@@ -544,7 +546,7 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         is_nearly_same,
     )
     from mnemoscope.conditions import first_names
-    from mnemoscope.words import plural
+    from mnemoscope.words import lines_said, plural
 
     for row in record["documents"]:
         if row["is_too_short"]:

@@ -217,7 +217,7 @@ class GateFlags:
     ] = None
     strict: Annotated[
         bool,
-        Option("--strict", help="Also fail on what was left out, or swapped."),
+        Option("--strict", help="Also fail on what was left out or mixed up."),
     ] = False
     junit: Annotated[Path | None, Option("--junit", help="Write a JUnit report.")] = None
     sarif: Annotated[
@@ -379,12 +379,12 @@ def _answering(answer: JsonAnswer | None) -> Iterator[None]:
 
 def judged(found: "Sequence[GateResult]", answer: JsonAnswer, **more: Any) -> None:
     """Say which conditions of a gate hold, and leave with its status if any does."""
-    from mnemoscope.conditions import gates_said
+    from mnemoscope.conditions import to_do_of
 
     is_failed = any(one.is_failed for one in found)
     conditions = [one.as_json() for one in found]
     answer.facts["gate"] = {"failed": is_failed, "conditions": conditions, **more}
-    for line in gates_said(found):
+    for line in (*to_do_of(found), *(one.line for one in found)):  # which stays the last
         print(printable(line))
     if is_failed:
         raise Exit(GATE_FAILED)

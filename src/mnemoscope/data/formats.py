@@ -162,6 +162,11 @@ def table_ending(path: Path) -> str | None:
     return next((one for one in every if name.endswith(one)), None)
 
 
+def is_written(path: Path) -> bool:
+    """Whether a table is a text too, whose lines can be read as they stand."""
+    return table_ending(path) in (".csv", ".jsonl")
+
+
 _OURS = lower(one[1:] for one in (*TABLE_ENDINGS, ".npy", ".bin", ".idx", ".txt", ".md", ".yaml"))
 
 

@@ -15,6 +15,7 @@ from mnemoscope.data.folders import as_given, last_parts
 from mnemoscope.data.formats import (
     AS_TEXT,
     Skipped,
+    is_written,
     name_below,
     open_raw,
     refuse_as_prose,
@@ -659,8 +660,7 @@ def _texts(path: Path, unread: list[Skipped], *, all_text: bool) -> Iterator[tup
         say(f"{path}: texts; {said}")
     for file in files:
         try:
-            text, is_written = None, table_ending(file) in (".csv", ".jsonl")
-            reason = f"{_AMONG_TEXTS}{_READ_SO * is_written}."
+            text, reason = None, f"{_AMONG_TEXTS}{_READ_SO * is_written(file)}."
             if file not in tables:
                 text, reason = read_text(file), "a binary file, or a text that is not UTF-8."
         except UserError as error:

@@ -24,10 +24,13 @@ from mnemoscope.conditions import (
     Gate,
     GateResult,
     compared,
+    each_said,
     failure_of,
-    gates_said,
     junit_suite,
+    most_said,
+    quoted,
     refuse_same,
+    to_do_of,
     unchecked,
 )
 from mnemoscope.data.read import ReadResult, read_sequences
@@ -59,11 +62,21 @@ from mnemoscope.training.history import (
     turnover,
 )
 from mnemoscope.training.watch import judge
-from mnemoscope.training.windows import CONTROL, GUESS, PLACE, RECALL, WatchedWindows, place_of
-from mnemoscope.words import plural
+from mnemoscope.training.windows import (
+    CONTROL,
+    GUESS,
+    PLACE,
+    RECALL,
+    WatchedWindows,
+    lines_of,
+    place_of,
+)
+from mnemoscope.words import line_ranges, lines_said, plural
 
 PAGE = "watch.html"
 _CLASSES = {"reproduced": "", "guessed": GUESS, "recalled": RECALL}
+_ENDS = ("0 to 20 %", "20 to 40 %", "40 to 60 %", "60 to 80 %", "80 to 100 %")
+"""What `LEVELS` are, of the tokens of a suffix that are right."""
 _NAMED = 20  # windows in a JUnit report
 _STEP = re.compile(r"(^|checkpoint|ckpt|step|iter(ation)?|epoch)[-_]?\d+$", re.IGNORECASE)
 """How a folder's name ends that says its step; `release-1` does not."""
@@ -176,7 +189,8 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
                         check = check.with_columns(_scores(model, windows, asked.batch_size))
                     is_step = one.revision or _STEP.search(Path(one.name).name)
                     name = None if is_step else Path(one.name).name
-                    history.add(one.step, check, key, model.fingerprint, name)
+                    words = [one.name, *(["--revision", one.revision] if one.revision else [])]
+                    history.add(one.step, check, key, model.fingerprint, name, words)
                 progress.advance(1)
 
 
@@ -227,14 +241,17 @@ Group = tuple[str, str]
 
 
 def write_watch_page(
-    history: Path, out: Path | None = None, judged: Sequence[GateResult] = ()
+    history: Path,
+    out: Path | None = None,
+    judged: Sequence[GateResult] = (),
+    threshold: float = 1.0,
 ) -> AnalysisResult:
     """Write a history's tables and page, with what gates said, into its folder or another.
 
     Raises UserError: there is no history, or the folder cannot be made. DamagedDataError: a torn
     file.
     """
-    read = read_history(history)
+    read = read_history(history).counting(threshold)
     results = watch_results(read)
     folder = out or history
     made_folder(folder)
@@ -245,7 +262,11 @@ def write_watch_page(
         title="What comes out, what stays, what is forgotten",
         question="Which windows does the model reproduce at which step, and which does it forget?",
         sentence=results.sentence,
-        first=(*gates_said(judged), *documents_said(results.frames.get("documents"))),
+        first=(
+            *(one.line for one in judged),
+            *to_do_of(judged),
+            *documents_said(results.frames.get("documents")),
+        ),
         further=results.further,
         figures=results.figures,
         tables=tuple(
@@ -319,8 +340,9 @@ def documents_said(documents: pl.DataFrame | None) -> Iterator[str]:
     if documents is None:
         return
     found = documents.filter(pl.col("reproduced") > 0)
-    for name, n, reproduced, start, end in found.head(_MOST).iter_rows():
+    for name, n, reproduced, start, end, line in found.head(_MOST).iter_rows():
         first = "" if start is None else f", the first at characters {start} to {end}"
+        first += "" if line is None else f", line {line}"
         yield printable(f"{name}: {reproduced:,} of {plural(n, 'window')} reproduced{first}.")
     if (more := found.height - _MOST) > 0:
         yield f"... and {plural(more, 'more document')}."
@@ -336,6 +358,7 @@ def _documents(followed: pl.DataFrame) -> pl.DataFrame:
             pl.col("is_memorized").sum().cast(pl.Int64).alias("reproduced"),
             pl.col("start").filter("is_memorized").first().alias("first_start"),
             pl.col("end").filter("is_memorized").first().alias("first_end"),
+            pl.col("line").filter("is_memorized").first().alias("first_line"),
         )
         .sort("reproduced", descending=True, maintain_order=True)
     )
@@ -381,10 +404,10 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     beside = f"; {history.drawn_said}" if history.drawn else ""
     lacks = unchecked(unasked, history.n_documents + len(unread))
     beside += lacks
-    done, older_is = " reproduced", None
+    done, older_is = f" reproduced{history.counts_from}", None
     if baseline is not None:
         done += f" newly ({int(rows['is_memorized'].sum()):,} in all)"
-        older = read_history(baseline)
+        older = read_history(baseline).counting(history.threshold)
         rows, older_is, said = _new_since(rows, history, older, baseline)
         beside += said
     swapped = _swapped_said(history)
@@ -394,25 +417,15 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
         "swapped": bool(swapped),
         "to_do": _to_do(history, rows.filter("is_memorized"), gate),
     }
+    parts = {str(name): part for (name,), part in rows.group_by("document", maintain_order=True)}
+    amounts = {one: _amount(gate, part) for one, part in parts.items()}
+    shown = {one: f"{_amount_said(gate, part)}{which}{done}" for one, part in parts.items()}
+    figures["most_in"], failing = most_said(gate, amounts, shown)
     at = f"in {history.names[step]}, " if step in history.names else f"at step {step:,}, the last, "
     if gate.in_each:
-        parts = {
-            str(name): part for (name,), part in rows.group_by("document", maintain_order=True)
-        }
-        said_of = {one: f"{_amount_said(gate, part)}{which}" for one, part in parts.items()}
-        failing = {
-            one: f"{said_of[one]}{done}"
-            for one, part in parts.items()
-            if gate.holds(_amount(gate, part))
-        }
-        none = f"none of {plural(rows.height, 'watched window')}{which}"
-        top = max(parts, key=lambda one: _amount(gate, parts[one]))
-        most = _amount(gate, parts[top])
-        where = f", the most, in {top}" if most else " in any document"
-        said = f"{at}{said_of[top] if most else none}{done}{where}; {gate.allowed}{beside}"
-        if failing:
-            has = "has" if len(failing) == 1 else "have"
-            said = f"{len(failing):,} of {plural(len(parts), 'document')} {has} too much: {said}"
+        none = f"none of {plural(rows.height, 'watched window')}{which}{done}"
+        said = f"{at}{each_said(gate, figures['most_in'], failing, len(parts), none)}{beside}"
+        most = max(amounts.values())
         found = rows.filter("is_memorized"), most, len(parts), unread, lacks, failing
         return GateResult(gate, bool(failing), said, *found, **figures)
     share = _share(rows.join(_groups(history.windows), on="window", maintain_order="left"))
@@ -447,14 +460,22 @@ def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> str:
         )
     first = min(later["step"].to_list())
     before = [step for step in history.steps if step < first]
-    more = f" {early.height:,} of {plural(counted.height, 'window')} came out at step 0, before "
-    more += f"training, which is not {'its' if early.height == 1 else 'their'} cause."
-    return TO_DO.format(
-        f"{history.say_step(before[-1])}, the last check where none of these windows came out "
-        "(audit it before you use it: a check asks at fewer places, and for every token exactly)"
-        if before
-        else f"before {history.say_step(first)}, the first check, where some come out"
-    ) + (more if early.height else "")
+    more = ""
+    if early.height:
+        more = f" {early.height:,} of {plural(counted.height, 'window')} came out at step 0, "
+        more += f"before training, which is not {'its' if early.height == 1 else 'their'} cause."
+    if not before:
+        where = f"before {history.say_step(first)}, the first check, where some come out"
+        return TO_DO.format(where) + more
+    last = history.say_step(before[-1])
+    exactly = "" if history.counts_from else ", and for every token exactly"
+    more += f" A watch alone does not clear {last}: it asks at fewer places{exactly}. Audit it."
+    if words := history.audit.get(before[-1]):
+        model = Path(words[2] if words[1:2] == ("--revision",) else words[0]).name
+        asked = (*words, "-o", f"audit-{model}", "--strict", "--fail-if", "near >= 1 passage")
+        more = f"{more[:-1]}: {shlex.join(('mnemoscope', 'audit', *asked))}"
+    where = f"{last}, the last check where none of these windows came out"
+    return TO_DO.format(where) + more
 
 
 def _swapped_said(history: History) -> str:
@@ -485,9 +506,14 @@ def _new_since(
     Beside them how that one compares, for `--json` and in words.
     """
     before, watched = reproduced_at_last(older)["text"], older.windows["text"]
+    both = history, older
+    shares = [
+        reproduced_at_last(one).filter(pl.col("source") != CONTROL).height / one.n_watched
+        for one in both
+    ]
     is_new = pl.col("is_memorized") & ~pl.col("text").is_in(before.implode())
     n_both = int(rows["text"].is_in(watched.implode()).sum())
-    prints = [one.last.get("fingerprint") for one in (history, older)]
+    prints = [one.last.get("fingerprint") for one in both]
     is_same_model = prints[0] == prints[1] is not None
     facts, said = compared(
         *(baseline, "watched window"),
@@ -496,6 +522,7 @@ def _new_since(
         n_both=n_both,
         n_all=rows.height,
         more=f"{baseline} checked the same weights" if is_same_model else "",
+        repeats_more=shares[1] > shares[0],
     )
     facts |= {"step": older.steps[-1], "same_model": is_same_model}
     return rows.with_columns(is_memorized=is_new), facts, said
@@ -521,17 +548,22 @@ def watch_junit(history: History, judged: Sequence[GateResult]) -> str:
     shares = _shares(history.joined().join(_groups(history.windows), on="window"))
     said: dict[int, list[str]] = {}
     for row in shares.sort("step", "source", "class").iter_rows(named=True):
-        line = f"{row['source']}, {row['class']}: {row['memorized']:,} of {row['n']:,} reproduced"
-        said.setdefault(row["step"], []).append(line)
-    counted = max((one.counted for one in judged), key=len, default=pl.DataFrame())
-    if n := counted.height:
-        texts = counted.select("window").join(history.windows, on="window", maintain_order="left")
-        named = (f"{place_of(one)}: {one['text']!r}" for one in texts.head(_NAMED).to_dicts())
-        more = [f"... and {n - _NAMED:,} more"] if n > _NAMED else []
-        said[history.steps[-1]] += [*named, *more]
+        of = f"{plural(row['n'], 'window')} ({row['source']}) that {_KINDS[row['class']]}"
+        said.setdefault(row["step"], []).append(f"{row['memorized']:,} of {of} reproduced")
+    counted = max((one.counted for one in judged), key=len, default=history.windows.clear())
+    texts = counted.select("window").join(history.windows, on="window", maintain_order="left")
+    at: dict[str, list[tuple[int, int]]] = {}
+    for one in texts.iter_rows(named=True):
+        if (lines := lines_of(one)) is not None:
+            at.setdefault(one["document"], []).append(lines)
+    found = {name: f"; on {lines_said(line_ranges(one))}" for name, one in at.items()}
+    for one in texts.head(_NAMED).iter_rows(named=True):
+        said[history.steps[-1]] += [place_of(one), quoted(one["text"])]
+    if (n := texts.height - _NAMED) > 0:
+        said[history.steps[-1]].append(f"... and {n:,} more")
     cases = [
-        Case(history.names.get(step, f"step {step}"), output="\n".join(lines))
-        for step, lines in said.items()
+        Case(history.names.get(step, f"step {step}"), output="\n".join(each))
+        for step, each in said.items()
     ]
     if any(one.gate.in_each for one in judged):
         windows = history.windows.filter(pl.col("source") != CONTROL)
@@ -542,7 +574,7 @@ def watch_junit(history: History, judged: Sequence[GateResult]) -> str:
     for name, reason in history.unread.iter_rows():
         cases.append(Case(name, skipped=f"not checked: {reason}"))
     drawn = {"drawn": history.drawn_said} if history.drawn else {}
-    return junit_suite(f"watch of {history.run}", drawn, judged, cases)
+    return junit_suite(f"watch of {history.run}", drawn, judged, cases, found)
 
 
 def _groups(windows: pl.DataFrame) -> pl.DataFrame:
@@ -636,10 +668,10 @@ def _levels(checks: pl.DataFrame, history: History) -> tuple[pl.DataFrame, list[
     whole = transitions(wide[str(steps[0])], wide[str(steps[-1])])
     first, last = history.say_step(steps[0]), history.say_step(steps[-1])
     heat = HeatMap(
-        title=f"Score levels from {first} to {last} (windows)",
+        title=f"Share of the suffix that is right, from {first} to {last} (windows)",
         values=tuple(plain(line) for line in whole),
-        row_names=LEVELS,
-        column_names=LEVELS,
+        row_names=_ENDS,
+        column_names=_ENDS,
         row_label=first,
         column_label=last,
     )
@@ -678,6 +710,8 @@ def _further(steps: Sequence[int], followed: pl.DataFrame, history: History) -> 
         f"were memorized at some check, {lost.height:,} of them forgotten at a later one. What "
         f"happened between two checks is not seen.{draws}"
     )
+    if history.counts_from:
+        yield f"A window counts where its suffix comes out{history.counts_from} (--threshold)."
     yield from describe_lacking(steps)
     if history.drawn:
         yield f"{history.drawn_said} (--most; unread.parquet)."

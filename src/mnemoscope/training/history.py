@@ -12,7 +12,7 @@ import re
 import shlex
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
@@ -90,6 +90,8 @@ class History:
     run: str  # name of the run, or of the folder where none was recorded
     # the words of 'mnemoscope watch' that name what is watched; empty where a callback did
     command: tuple[str, ...] = ()
+    # by step the words of 'mnemoscope audit' that name the checkpoint and these texts
+    audit: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     given: tuple[str, ...] = ()  # checkpoints, as the user named them
     folder: Path = Path()
     # of the documents that were to be watched, those without a window: `document`, `reason`
@@ -101,6 +103,29 @@ class History:
     last: Mapping[str, Any] = field(default_factory=dict)  # what the last one says
     # of checks of a folder whose name has no step: that name, by the number that it was given
     names: Mapping[int, str] = field(default_factory=dict)
+    threshold: float = 1.0  # share of a suffix that is right, from which a window counts
+
+    def counting(self, threshold: float) -> "History":
+        """The same where a window is reproduced from such a share of right tokens on.
+
+        Raises UserError: checks without scores.
+        """
+        if threshold == 1:
+            return self
+        checks = self.checks
+        if "memorization_score" not in checks.columns or checks["memorization_score"].null_count():
+            raise UserError(
+                f"--threshold: not all checks of {self.folder} have scores, as those of --scan and "
+                "of a callback. Watch the checkpoints into another folder, without --scan."
+            )
+        is_near = pl.col("memorization_score") >= threshold - _ROUNDING
+        checks = checks.with_columns(pl.col("is_memorized") | is_near)
+        return replace(self, checks=checks, threshold=threshold)
+
+    @property
+    def counts_from(self) -> str:
+        """From how much on a window counts, in words; empty: the whole suffix."""
+        return f" to {100 * self.threshold:.12g} %" * (self.threshold < 1)
 
     def say_step(self, step: int) -> str:
         """What a check was of: `step 1,000`, or the name of a folder that has none."""
@@ -199,14 +224,15 @@ class HistoryWriter:
         key: str = "",
         fingerprint: str | None = None,
         name: str | None = None,
+        model: Sequence[str] = (),
     ) -> None:
         """Write one check, whole or not at all; a check of the same step is replaced.
 
         `fingerprint` is that of the weights, where they have one; `name` that of a folder without a
-        step.
+        step; `model` are the words of a command that name the model.
         """
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        said = {"date": date, "fingerprint": fingerprint, "folder": name}
+        said = {"date": date, "fingerprint": fingerprint, "folder": name, "model": [*model]}
         self._store.put(_name(step), {f"{_name(step)}.parquet": check}, key=key, **said)
 
     def steps_after(self, step: int) -> list[int]:
@@ -263,10 +289,14 @@ def read_history(folder: Path | str) -> History:
     run = str(facts.get("run") or folder.resolve().name)
     windows = placed(store.frame(WATCH, _WINDOWS))
     command: tuple[str, ...] = ()
+    audit: dict[int, tuple[str, ...]] = {}
     if source := facts.get("source"):
         command = ("--sequences", source)
         for name, path in (facts.get("columns") or {}).items():
             command += ("--column", f"{name}={path}")
+        models = zip(_steps(folder), (one.get("model") for one in records), strict=True)
+        if windows["document"].null_count() == 0:  # of texts, which an audit reads too
+            audit = {step: (*words, *command[1:]) for step, words in models if words}
         if (length := len(windows["tokens"][0])) != LENGTH:
             command += ("--length", str(length))
         if (stride := facts.get("stride")) is not None:
@@ -276,6 +306,7 @@ def read_history(folder: Path | str) -> History:
         pl.concat(checks, how="diagonal"),
         run,
         command,
+        audit,
         tuple(facts.get("given") or ()),
         folder,
         unread=store.frame(WATCH, _UNREAD),
@@ -328,6 +359,7 @@ def _name(step: int) -> str:
     return f"checks/step-{step:09d}"
 
 
+_ROUNDING = 1e-6
 _RESAMPLES = 1000
 _TURNOVER = ("from_step", "to_step", "stays", "learned", "forgotten", "never")
 

@@ -6,6 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,21 @@ from mnemoscope.data.table import read_table, token_matrix
 from mnemoscope.errors import UserError
 from mnemoscope.lm.hub import find_bos
 from mnemoscope.taxonomy.nodes import parse_node
-from mnemoscope.words import plural
+from mnemoscope.words import lines_words, plural
 
 GUESS = "Guess"
 RECALL = "Recall"
 LENGTH = 64  # tokens of a window, unless told otherwise
-PLACE: dict[str, type[pl.DataType]] = {"document": pl.String, "start": pl.Int64, "end": pl.Int64}
-"""Where a window stands, characters from start to end; null where the source does not say."""
+PLACE: dict[str, type[pl.DataType]] = {
+    "document": pl.String,
+    "start": pl.Int64,
+    "end": pl.Int64,
+    "line": pl.Int64,
+}
+"""Where a window stands: characters from start to end, the line from 1 on which it begins.
+
+Null where the source does not say; a row of a table has no line of its file.
+"""
 _ALSO: Mapping[str, pl.DataType | type[pl.DataType]] = {**PLACE, "unwrapped": pl.List(pl.Int32)}
 CONTROL = "control"
 """Source of windows that are kept out of training: what is reproduced of them is no memory."""
@@ -257,6 +266,7 @@ def _classify(frame: pl.DataFrame, length: int) -> pl.DataFrame:
 
 _WIDEST = 0.95
 """Of the lines of a text so many are no longer than its width: a long address is no line."""
+_OF_ROW = re.compile(r"(#|, row )\d+$")
 _BREAK = re.compile(r"(?<=\S)[ \t]*\r?\n[ \t]*(?=\S)")
 
 
@@ -310,19 +320,35 @@ def _unwrapped(
 def _with_unwrapped(
     frame: pl.DataFrame, cutter: WindowCutter, tails: Mapping[str, str]
 ) -> pl.DataFrame:
-    """Windows with the column `unwrapped`; null where they are no whole text, in order."""
+    """Windows with `unwrapped` and `line`; null where they are no whole text, in order."""
     found: list[list[int] | None] = [None] * frame.height
-    if {"text", *PLACE} <= {*frame.columns}:
-        rows = frame.select("source", "text", *PLACE).with_row_index("row")
+    lines: list[int | None] = [None] * frame.height
+    needed = ("source", "text", "document", "start", "end")
+    if {*needed} <= {*frame.columns}:
+        rows = frame.select(needed).with_row_index("row")
         for (_, name), part in rows.group_by("source", "document", maintain_order=True):
             gaps = part["start"][1:] - part["end"][:-1]  # two tokens may share a character
             if name is not None and not part["start"].null_count() and (gaps <= 1).all():
                 overlaps = [0, *(-gap if gap < -1 else 0 for gap in gaps)]
                 tail = tails.get(str(name), "")
-                joined = _unwrapped(part["text"].to_list(), overlaps, tail, cutter)
+                texts = part["text"].to_list()
+                joined = _unwrapped(texts, overlaps, tail, cutter)
                 for row, tokens in zip(part["row"], joined, strict=True):
                     found[row] = tokens
-    return frame.with_columns(pl.Series("unwrapped", found, dtype=pl.List(pl.Int32)))
+                if part["start"][0] == 0 and not _OF_ROW.search(str(name)):
+                    for row, line in zip(part["row"], _lines(texts, overlaps), strict=True):
+                        lines[row] = line
+    return frame.with_columns(
+        pl.Series("unwrapped", found, dtype=pl.List(pl.Int32)),
+        pl.Series("line", lines, dtype=pl.Int64),
+    )
+
+
+def _lines(texts: Sequence[str], overlaps: Sequence[int]) -> list[int]:
+    """For each window of a document, in order, the line on which it begins (as `_unwrapped`)."""
+    pairs = list(zip(texts, overlaps, strict=True))
+    before = accumulate((text[n:].count("\n") for text, n in pairs[:-1]), initial=1)
+    return [n - text[:k].count("\n") for n, (text, k) in zip(before, pairs, strict=True)]
 
 
 def placed(windows: pl.DataFrame) -> pl.DataFrame:
@@ -341,4 +367,12 @@ def place_of(row: Mapping[str, Any]) -> str:
         return str(row["window"])
     if row["start"] is None:
         return f"{row['document']} ({row['window']})"
-    return f"{row['document']}, characters {row['start']} to {row['end']}"
+    place = f"{row['document']}, characters {row['start']} to {row['end']}"
+    lines = lines_of(row)
+    return place if lines is None else f"{place}, {lines_words(*lines)}"
+
+
+def lines_of(row: Mapping[str, Any]) -> tuple[int, int] | None:
+    """First and last line of a window; None where they are not known."""
+    line, n = row["line"], row["text"].rstrip("\n").count("\n")
+    return None if line is None else (line, line + n)
