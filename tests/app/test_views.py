@@ -291,6 +291,7 @@ def test_sequences_of_all_classes_are_searched_by_their_words(browsed, small_dem
     assert browsed.sequences(PAPER, EVERY_CLASS).height == texts.height
 
 
+@pytest.mark.whole
 def test_grafts_are_shown_of_a_taxonomy_and_of_a_sequence(study_at):
     study = ms.Study(study_at("label"))
     assert "No grafts were made" in Page(BrowsedStudy(study.folder).render_taxonomy(PAPER)).words()
@@ -309,6 +310,7 @@ def test_grafts_are_shown_of_a_taxonomy_and_of_a_sequence(study_at):
         ] == broken
 
 
+@pytest.mark.whole
 def test_a_study_without_cnns_shows_what_there_is_and_says_why(
     untrained, succeed, refused, tmp_path
 ):

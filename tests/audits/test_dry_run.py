@@ -30,6 +30,7 @@ def test_pieces_hold_every_window_of_the_documents_once(lm, new_text):
     }
 
 
+@pytest.mark.whole
 def test_near_copies_read_and_unread_are_in_the_time_of_a_dry_run(
     lm, new_text, trained, monkeypatch
 ):
@@ -58,6 +59,7 @@ def test_near_copies_read_and_unread_are_in_the_time_of_a_dry_run(
     assert found.a_window * n_windows == pytest.approx(clock, rel=0.35)
 
 
+@pytest.mark.whole
 def test_a_dry_run_refuses_the_folder_that_the_audit_would_and_leaves_none(
     call_light, succeed, tmp_path
 ):

@@ -188,6 +188,7 @@ def keys_of(value):
     return {key for one in value for key in keys_of(one)} if isinstance(value, list) else set()
 
 
+@pytest.mark.whole
 def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     folder, tmp_path, succeed, call, lm, reference, verify
 ):
@@ -244,6 +245,7 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     assert found.checked
 
 
+@pytest.mark.whole
 def test_reading_is_added_to_a_finished_audit_and_no_passage_is_asked_again(
     folder, tmp_path, lm, reference, verify, monkeypatch, capsys
 ):
@@ -286,6 +288,7 @@ def test_reading_is_added_to_a_finished_audit_and_no_passage_is_asked_again(
             audit_documents(lm, reading, out, settings=refused, reference=reference)
 
 
+@pytest.mark.whole
 @pytest.mark.browser
 @NEEDS_CHROMIUM[1]
 def test_of_eight_documents_and_their_reading_the_pages_print_on_few_sheets(

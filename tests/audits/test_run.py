@@ -337,6 +337,7 @@ def test_verify_says_what_does_not_hold(audited, trained, tmp_path, lm, referenc
 WRONG_OF_ALL = pl.concat_list(pl.struct("start", "end", written=pl.lit("x")))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
@@ -367,6 +368,7 @@ def test_verify_sees_a_change_whose_hash_was_made_new(
     assert all(said in one for one in found.problems)
 
 
+@pytest.mark.whole
 def test_verify_counts_again_and_compares_the_pages(small, tmp_path, lm, verify):
     out, record = Path(shutil.copytree(small[0] / "out", tmp_path / "out")), small[1]
     assert verify(out, lm).problems == []

@@ -37,6 +37,7 @@ def document(tmp_path_factory):
 BRIEFLY = ("--edits", 0, "--near-length", 0)
 
 
+@pytest.mark.whole
 def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, document, tmp_path):
     own, out = shutil.copy(document, tmp_path / "own.txt"), tmp_path / "out"
     asked = ("audit", "embedded", own, "-o", out, *BRIEFLY)
@@ -187,6 +188,7 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert done.out.splitlines()[-1] == f"{out} does not hold: 1 problem, named above."
 
 
+@pytest.mark.whole
 def test_a_dry_run_fails_for_strict_as_the_audit_would(call, document, tmp_path):
     (texts := tmp_path / "texts").mkdir()
     shutil.copy(document, texts)

@@ -291,6 +291,7 @@ print(*values(*["__import__('os').environ['LATER']"] * 2))
 """
 
 
+@pytest.mark.whole
 def test_a_script_without_a_main_guard_runs_once(tmp_path) -> None:
     """Two workers do not run it again nor load Ray, have one thread, and know the environment."""
     script = tmp_path / "script.py"

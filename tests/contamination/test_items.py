@@ -253,6 +253,7 @@ def test_a_table_that_holds_no_items_is_refused_in_one_line(rows, said) -> None:
         read_items(pl.DataFrame(rows, schema_overrides={"answer": pl.String}))
 
 
+@pytest.mark.whole
 def test_the_command_writes_page_table_and_sarif_and_judges(tmp_path, call, refused) -> None:
     table, out = tmp_path / "items.jsonl", tmp_path / "out"
     rows = [one | {"prompt": f"<b>{one['prompt']}"} for one in ITEMS]

@@ -330,6 +330,7 @@ def test_a_killed_run_goes_on_with_equal_bytes(
     assert names[n:] == [("after", stress.GUIDED)]  # all else was asked of the twin
 
 
+@pytest.mark.whole
 def test_the_command_writes_a_page_and_judges_and_a_gate_loads_no_model(
     tiny, passages, tmp_path, call, call_light, refused
 ) -> None:

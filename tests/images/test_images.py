@@ -206,6 +206,7 @@ def test_a_model_that_differs_everywhere_is_no_memory_and_the_error_is_kept() ->
     assert chance_of(np.array([9.0]), np.array([1.0, 9.0, 10.0]))[0] == 0.75  # ties count
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("kind", ["unet", "vae", "transformer"])
 def test_a_run_writes_figures_beside_the_control_and_a_page(
     kind, pipelines, table, tmp_path, succeed
@@ -245,6 +246,7 @@ def test_classes_are_asked_without_a_mask(pipelines, tmp_path) -> None:
         run.images(where[0], pl.DataFrame({"prompt": ["red"]}), tmp_path / "other", **FEW)
 
 
+@pytest.mark.whole
 def test_a_stopped_run_goes_on_and_asks_nothing_twice(
     pipelines, table, tmp_path, monkeypatch
 ) -> None:

@@ -149,6 +149,7 @@ def test_labels_may_be_a_table_in_any_order(small_demo) -> None:
     assert without.sample.height == by_place.sample.height - 10
 
 
+@pytest.mark.whole
 def test_a_study_of_a_loaded_model_and_texts_is_the_one_of_their_names(
     study, tiny, tmp_path
 ) -> None:
@@ -185,6 +186,7 @@ def test_a_study_answers(study) -> None:
     assert {"excess", "report", "graft", "decisiveness"} <= set(dir(study))
 
 
+@pytest.mark.whole
 def test_a_study_of_loaded_models_goes_on_with_them(tiny, tmp_path) -> None:
     """They are no longer what their folder holds, as a fine-tuned model is not."""
     import torch

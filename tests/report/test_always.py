@@ -6,6 +6,7 @@ import re
 import shlex
 
 import polars as pl
+import pytest
 import yaml
 
 import mnemoscope as ms
@@ -32,6 +33,7 @@ def test_a_labelled_study_shows_shares_examples_and_the_command_that_goes_on(
     assert "shows what there is" not in whole
 
 
+@pytest.mark.whole
 def test_a_study_whose_classes_are_too_small_has_a_report_whose_command_helps(study_at, succeed):
     folder = study_at("features")
     brief = ("--no-controls", "--set", "train.seeds=[0]", "-t", "Non-Memo, Guess, Recall")
@@ -59,6 +61,7 @@ def advised(said: str) -> list[str]:
     return re.findall(r"^    mnemoscope (.*)", said, re.MULTILINE)
 
 
+@pytest.mark.whole
 def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_enough(
     study_at, succeed
 ):
@@ -101,6 +104,7 @@ def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_eno
     assert not whole.startswith("In short: 1 part,")
 
 
+@pytest.mark.whole
 def test_where_all_is_memorized_other_texts_are_advised_beside_these(
     tiny, study_at, tmp_path, succeed
 ):
@@ -114,6 +118,7 @@ def test_where_all_is_memorized_other_texts_are_advised_beside_these(
     assert Study(tmp_path / "own-2").sequences.height == rows.height
 
 
+@pytest.mark.whole
 def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_path, succeed):
     texts, folder = tmp_path / "texts", tmp_path / "study"
     texts.mkdir()

@@ -54,6 +54,7 @@ def test_interrupted_training_gives_the_same_weights_and_a_complete_phase_is_kep
         _train(tmp_path / "cut", seed=2)
 
 
+@pytest.mark.whole
 def test_a_training_seed_decides_weights_and_order_and_not_the_corpus(tmp_path, tiny_out):
     other = replace(TINY, training_seed=1)
     build = prepare(tiny_out / "build", other)  # the same folder: nothing is drawn anew
