@@ -1,5 +1,7 @@
 """Pairwise AUC equals scikit-learn's, its bootstrap one by copying, its excess is paired."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -8,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from mnemoscope.benchmark.excess import (
     Votes,
+    auc_by_chance,
     auc_of_each,
     auc_pairs,
     collect_votes,
@@ -86,6 +89,20 @@ def test_every_resample_equals_scikit_learn_on_the_copied_sequences() -> None:
             rows = np.repeat(np.arange(120), counts)
             wanted = [slow_auc(votes.true[rows], one[rows], pair) for one in votes.scores]
             np.testing.assert_allclose(found[:, resample], wanted, atol=1e-12)
+
+
+def test_by_chance_is_scikit_learn_s_on_classes_dealt_anew_to_groups() -> None:
+    votes = replace(votes_of("model", 0.8, step=0.05), groups=np.repeat(np.arange(40), 3))
+    votes = replace(votes, true=np.repeat(np.arange(40) % 4, 3))
+    generator = np.random.default_rng([7, 1])
+    for found, pair in zip(auc_by_chance(votes, seed=7), auc_pairs(4), strict=True):
+        of_groups = votes.true[::3][np.isin(votes.true[::3], pair)]
+        rows, drawn = np.isin(votes.true, pair), []
+        for _ in range(20):
+            dealt = votes.true.copy()
+            dealt[rows] = np.repeat(generator.permutation(of_groups), 3)
+            drawn.append(np.mean([slow_auc(dealt, one, pair) for one in votes.scores]))
+        assert tuple(found) == pytest.approx((min(drawn), max(drawn)), abs=1e-12)
 
 
 def test_a_probability_of_zero_is_the_surest_and_two_of_them_tie() -> None:

@@ -217,13 +217,9 @@ def auc_of_each(
     `sequences` (resamples, n) says how often each counts, as from `draw_within`. Raises ValueError:
     no probabilities were kept.
     """
-    if votes.scores is None:
-        raise ValueError("pairwise AUC: no class probabilities were kept")
     rows = np.isin(votes.true, pair)
     is_first, drawn = votes.true[rows] == pair[0], sequences[:, rows]
-    one, other = (votes.scores[:, rows, label].astype(np.float64) for label in pair)
-    total = one + other
-    ratios = np.divide(one, total, out=np.full_like(total, 0.5), where=total > 0)
+    ratios = _ratios(votes, pair, rows)
     return np.stack([stats.resampled_auc(ratio, is_first, drawn)[1:] for ratio in ratios])
 
 
@@ -254,13 +250,32 @@ def auc_by_chance(votes: Votes, *, seed: int) -> list[stats.Interval] | None:
         classes = votes.true[rows][first]
         if len(np.unique(classes)) < len(pair):  # groups that hold both
             return None
-        dealt = [generator.permutation(classes)[group] for _ in range(_DRAWS)]
-        drawn = [
-            float(_auc(replace(votes.at(rows), true=one), pair, _once(votes.at(rows)))[0])
-            for one in dealt
-        ]
-        found.append(stats.Interval(min(drawn), max(drawn)))
+        dealt = np.array([generator.permutation(classes)[group] for _ in range(_DRAWS)])
+        first_of = (dealt == pair[0]).astype(np.float64)
+        n_first, n_other = first_of.sum(axis=1), (dealt == pair[1]).sum(axis=1)
+        # the readers' order is of all deals one: what the first class has above its own ranks
+        above = _midranks(_ratios(votes, pair, rows)) @ first_of.T - n_first * (n_first + 1) / 2
+        drawn = (above / (n_first * n_other)).mean(axis=0)
+        found.append(stats.Interval(float(drawn.min()), float(drawn.max())))
     return found
+
+
+def _ratios(votes: Votes, pair: tuple[int, int], rows: NDArray[Any]) -> stats.Floats:
+    """The first class's probability among the two, (trainings, rows); .5 where both are 0."""
+    if votes.scores is None:
+        raise ValueError("pairwise AUC: no class probabilities were kept")
+    one, other = (votes.scores[:, rows, label].astype(np.float64) for label in pair)
+    total = one + other
+    return np.divide(one, total, out=np.full_like(total, 0.5), where=total > 0)
+
+
+def _midranks(values: stats.Floats) -> stats.Floats:
+    """Ranks along each row, from 1 on, equal values the mean of theirs."""
+    ranked = []
+    for row in values:
+        _, place, counts = np.unique(row, return_inverse=True, return_counts=True)
+        ranked.append((counts.cumsum() - (counts - 1) / 2)[place])
+    return np.array(ranked)
 
 
 def measure_excess(
