@@ -14,6 +14,7 @@ from mnemoscope.lm.load import load_model
 from mnemoscope.lm.probe import matched_layers
 from mnemoscope.training.distill import (
     KINDS,
+    OF_PICTURES,
     DistillSettings,
     affinity_loss,
     attention_loss,
@@ -24,6 +25,7 @@ from mnemoscope.training.distill import (
     new_student,
     parse_losses,
     student_config,
+    token_rows,
     train_student,
     view_of,
 )
@@ -94,12 +96,13 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_another_has_gradients(
     losses = parse_losses(EVERY)
     settings = DistillSettings(losses)
     tokens = torch.from_numpy(rows[:4]).long()
-    shown = view_of(teacher, 2, settings)(tokens)
+    batch = {"input_ids": tokens}
+    shown = view_of(teacher, 2, settings)(batch)
     assert not shown.logits.requires_grad
     alike = losses_of(
-        look(teacher.model, tokens, [0, 1], losses),
+        look(teacher.model, batch, [0, 1], losses),
         shown,
-        tokens,
+        batch,
         losses,
         [torch.nn.Identity()] * 2,
     )
@@ -110,11 +113,11 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_another_has_gradients(
     )
     student = new_student(student_config(teacher.model.config, layers=1, width=0.5), seed=3)
     student.set_attn_implementation("eager")
-    shown = view_of(teacher, 1, settings)(tokens)
+    shown = view_of(teacher, 1, settings)(batch)
     for name in alike:
         some = parse_losses(f"data,{name}")
         to = torch.nn.Linear(16, 32)
-        found = losses_of(look(student, tokens, [0], losses), shown, tokens, some, [to])
+        found = losses_of(look(student, batch, [0], losses), shown, batch, some, [to])
         student.zero_grad()
         found[name].backward()
         moved = [one for one in student.parameters() if one.grad is not None and one.grad.any()]
@@ -199,7 +202,7 @@ def test_shapes_that_cannot_be_are_refused(teacher) -> None:
 def test_losses_are_read_and_refused_in_one_line() -> None:
     every = parse_losses(EVERY)
     assert {(one.name, one.kind) for one in every} == {
-        (name, kind) for name, kinds in KINDS.items() for kind in kinds
+        (name, kind) for name, kinds in KINDS.items() for kind in kinds if name != OF_PICTURES
     }
     assert [one.weight for one in parse_losses("data, attention:mse=10")] == [1, 10]
     for text, said in (
@@ -222,7 +225,7 @@ def _train(teacher, rows, folder, *, losses=EVERY, seed=0, steps=5):
                                learning_rate=1e-2)  # fmt: skip
     student = new_student(student_config(teacher.model.config, layers=1, width=0.5), seed=seed)
     trained = train_student(
-        student, rows, settings, folder,
+        student, token_rows(rows), settings, folder,
         teacher=view_of(teacher, 1, settings), widths=(16, 32), n_layers=2,
     )  # fmt: skip
     return student, trained
@@ -273,5 +276,5 @@ def test_a_loss_that_is_not_finite_is_said_with_its_step(teacher, rows, tmp_path
     settings = DistillSettings(parse_losses("data"), steps=2, batch_size=4)
     with pytest.raises(UserError, match="the loss of step 1 is not finite"):
         train_student(
-            broken, rows, settings, tmp_path, teacher=None, widths=(16, 32), n_layers=2
+            broken, token_rows(rows), settings, tmp_path, teacher=None, widths=(16, 32), n_layers=2
         )  # fmt: skip

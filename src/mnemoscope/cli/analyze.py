@@ -393,14 +393,28 @@ def distill(
     teacher: Annotated[
         str, Argument(help="The teacher: a folder, hub name, .gguf file, or 'embedded'.")
     ],
-    texts: Annotated[list[str], Option("--texts", help="Texts or tables to train on; repeatable.")],
     out: Out,
+    texts: list[str] | None = Option(
+        None, "--texts", help="Texts or tables to train on; repeatable."
+    ),
+    rows: str | None = Option(
+        None,
+        help="In place of --texts, of a teacher that reads pictures (LLaVA, SmolVLM): a table with "
+        "the columns image, prompt and text.",
+    ),
+    column: Columns = None,
+    data: str = Option(
+        "own", help="With --rows, whose answers are learnt: own (the table's), or teacher."
+    ),
+    most: int = Option(100, min=1, help="Most tokens of an answer that the teacher writes."),
     losses: str = Option(
         "data,logits:kl",
         metavar="NAME[:KIND][=WEIGHT],...",
         help="data (next token), logits:kl, logits:reverse-kl, logits:js, logits:mse, "
-        "hidden:cosine, hidden:mse, attention, affinity. 'data' alone makes the control.",
+        "hidden:cosine, hidden:mse, attention, affinity; of pictures contrast. 'data' alone makes "
+        "the control.",
     ),
+    temperature: float = Option(1.0, help="Logits are divided by it in kl, reverse-kl and js."),
     student: str | None = Option(
         None, help="Start from this smaller model with the same tokenizer."
     ),
@@ -433,9 +447,12 @@ def distill(
     """
     if match not in ("even", "last"):
         raise UserError(f"--match {match}: wants even or last.{nearest(match, ('even', 'last'))}")
-    for name, value in (("--epochs", epochs), ("--learning-rate", learning_rate)):
+    if data not in ("own", "teacher"):
+        raise UserError(f"--data {data}: wants own or teacher.{nearest(data, ('own', 'teacher'))}")
+    positive = {"epochs": epochs, "learning-rate": learning_rate, "temperature": temperature}
+    for name, value in positive.items():
         if not 0 < value < float("inf"):
-            raise UserError(f"{name} {value:g}: must be above 0.")
+            raise UserError(f"--{name} {value:g}: must be above 0.")
     from mnemoscope.flow.distill import CARD, DistillAsked
     from mnemoscope.flow.distill import distill as train
     from mnemoscope.training.distill import DistillSettings, parse_losses
@@ -448,10 +465,11 @@ def distill(
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
+        temperature=temperature,
     )
     asked = DistillAsked(
         teacher=teacher,
-        texts=tuple(texts),
+        texts=tuple(texts or ()),
         settings=settings,
         student=student,
         layers=layers,
@@ -463,6 +481,10 @@ def distill(
         dtype=dtype,
         device=device,
         trust_remote_code=trust_remote_code,
+        rows=rows,
+        columns=tuple(parse_columns(column).items()),
+        data="own" if data == "own" else "teacher",
+        most=most,
     )
     with shown(quiet):
         card = train(asked, out)
@@ -471,10 +493,11 @@ def distill(
     print(
         f"{shape['num_hidden_layers']} layers of {shape['hidden_size']}, "
         f"{shape['parameters']:,} parameters; {card['steps']:,} steps on "
-        f"{card['texts']['windows']:,} windows: {moved}."
+        f"{card['texts']['windows']:,} {'windows' if rows is None else 'rows'}: {moved}."
     )
     print(f"Wrote {out}, its card is {CARD}.")
+    asks = "STUDY" if rows is None else f"{teacher} --rows {rows}"
     print(
-        "Next: train a control on the same texts (--losses data), then "
-        f"'mnemoscope analyze distilled STUDY --student {out} --control CONTROL'."
+        f"Next: train a control on the same {'texts' if rows is None else 'rows'} (--losses data), "
+        f"then 'mnemoscope analyze distilled {asks} --student {out} --control CONTROL'."
     )
