@@ -88,8 +88,8 @@ def save_vision_model(folder: Path, *, seed: int = 0, family: str = "llava", **c
     tokenizer = make_tokenizer()
     special = ["<image>", "<pad>"]
     if family != "llava":
-        special += ["<fake_token_around_image>", "<end_of_utterance>", "<global-img>",
-                    *(f"<row_{one}_col_{other}>" for one in (1, 2) for other in (1, 2))]  # fmt: skip
+        tiles = (f"<row_{one}_col_{other}>" for one in (1, 2) for other in (1, 2))
+        special += ["<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *tiles]
     tokenizer.add_special_tokens({"additional_special_tokens": special, "pad_token": "<pad>"})
     text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48,
             "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 4,
@@ -117,7 +117,7 @@ def save_vision_model(folder: Path, *, seed: int = 0, family: str = "llava", **c
         pictures = Idefics3ImageProcessor(max_image_size=most, do_image_splitting=True, **seen)
         template = ("{% for one in messages %}User:{% for part in one['content'] %}"
                     "{{ '<image>' if part['type'] == 'image' else part['text'] }}{% endfor %}"
-                    "{% endfor %}\nAssistant:")  # fmt: skip
+                    "{% endfor %} Assistant:")  # fmt: skip
         processor = Idefics3Processor(pictures, tokenizer, image_seq_len=1, chat_template=template)
     torch.manual_seed(seed)
     AutoModelForImageTextToText.from_config(config).save_pretrained(folder)

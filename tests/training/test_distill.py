@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -16,8 +17,10 @@ from mnemoscope.training.distill import (
     KINDS,
     OF_PICTURES,
     DistillSettings,
+    Seen,
     affinity_loss,
     attention_loss,
+    contrast_loss,
     hidden_loss,
     logits_loss,
     look,
@@ -57,6 +60,90 @@ def test_divergences_are_those_of_torch_and_scipy(pair) -> None:
     assert logits_loss(student, teacher, "js").item() == pytest.approx(wanted, abs=1e-12)
     wanted = np.mean((student.numpy() - teacher.numpy()) ** 2)
     assert logits_loss(student, teacher, "mse").item() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 3.0])
+def test_a_temperature_divides_logits_and_its_square_scales_what_comes_out(
+    pair, temperature
+) -> None:
+    """Against torch's own divergence, and so that gradients of small logits do not depend on it."""
+    student, teacher = pair
+    own, theirs = ((one / temperature).log_softmax(-1).flatten(0, 1) for one in (student, teacher))
+    wanted = temperature**2 * functional.kl_div(own, theirs, log_target=True, reduction="batchmean")
+    found = logits_loss(student, teacher, "kl", temperature)
+    assert found.item() == pytest.approx(wanted.item(), abs=1e-12)
+    small = [1e-3 * one for one in pair]
+    one, other = (logits_loss(*small, "kl", each).item() for each in (temperature, 1.0))
+    assert one == pytest.approx(other, rel=1e-2)
+    squares = [logits_loss(student, teacher, "mse", each).item() for each in (temperature, 1.0)]
+    assert squares[0] == squares[1]
+
+
+def test_contrast_is_written_out_by_hand() -> None:
+    """Of every pair of a picture's and an answer's row, both ways; 0 for the teacher itself."""
+    generator = torch.Generator().manual_seed(3)
+    first, second = (torch.randn(3, 6, 5, generator=generator).double() for _ in range(2))
+    picture, answer = torch.zeros(2, 3, 6, dtype=torch.bool)
+    picture[:, :2], answer[:, 3:5] = True, True
+    parts = []
+    for one in range(3):
+        for other in range(3):
+            sides = []
+            for states in (first, second):
+                a = functional.normalize(states[one, :2], dim=-1)
+                b = functional.normalize(states[other, 3:5], dim=-1)
+                sides.append(a @ b.T)
+            for own, theirs in ((sides[0], sides[1]), (sides[0].T, sides[1].T)):
+                p, q = theirs.softmax(-1).numpy(), own.softmax(-1).numpy()
+                parts.append(entropy(p, q, axis=-1).mean())
+    found = contrast_loss(first, second, picture, answer)
+    assert found.item() == pytest.approx(np.mean(parts), abs=1e-12)
+    assert contrast_loss(first, first, picture, answer).item() == pytest.approx(0, abs=1e-12)
+    # the answer of another row counts: to turn it is to change the loss of the first
+    turned = first.clone()
+    turned[2, 3] *= -1
+    assert contrast_loss(turned, second, picture, answer).item() != pytest.approx(found.item())
+
+
+def test_of_pictures_the_answers_tokens_alone_are_judged() -> None:
+    """What stands at other places changes nothing, and what is judged is cut out by hand."""
+    generator = torch.Generator().manual_seed(4)
+
+    def seen() -> Seen:
+        maps = torch.rand(2, 6, 6, generator=generator)
+        return Seen(torch.randn(2, 6, 7, generator=generator),
+                    (torch.randn(2, 6, 5, generator=generator),), (maps,))  # fmt: skip
+
+    student, teacher = seen(), seen()
+    picture, answer = torch.zeros(2, 2, 6, dtype=torch.bool)
+    picture[:, 0], answer[0, 3:5], answer[1, 2:6] = True, True, True
+    tokens = torch.randint(0, 7, (2, 6), generator=generator)
+    batch = {"input_ids": tokens, "answer": answer, "picture": picture}
+    losses = parse_losses(f"{EVERY},contrast")
+    found = losses_of(student, teacher, batch, losses, [torch.nn.Identity()])
+    rows = [(row, at) for row in range(2) for at in answer[row].nonzero().flatten().tolist()]
+    before = [student.logits[row, at - 1] for row, at in rows]
+    wanted = functional.cross_entropy(
+        torch.stack(before), torch.stack([tokens[one] for one in rows])
+    )
+    assert found["data"].item() == pytest.approx(wanted.item())
+    theirs = torch.stack([teacher.logits[row, at - 1] for row, at in rows])
+    kl = logits_loss(torch.stack(before), theirs, "kl").item()
+    assert found["logits:kl"].item() == pytest.approx(kl)
+    states = [torch.stack([one.states[0][each] for each in rows]) for one in (student, teacher)]
+    assert found["hidden:mse"].item() == pytest.approx(functional.mse_loss(*states).item())
+    cosines = [
+        [torch.cosine_similarity(one.states[0][row, 0], one.states[0][row, at], dim=0)
+         for row, at in rows] for one in (student, teacher)
+    ]  # fmt: skip
+    apart = np.mean([(one - other).item() ** 2 for one, other in zip(*cosines, strict=True)])
+    assert found["affinity"].item() == pytest.approx(apart, rel=1e-5)
+    student.logits[0, 4:] = student.logits[0, :2] = 99.0  # predict no token of the answer
+    student.states[0][0, 1:3] = student.maps[0][0, :3] = 99.0
+    again = losses_of(student, teacher, batch, losses, [torch.nn.Identity()])
+    assert {name: one.item() for name, one in again.items()} == pytest.approx(
+        {name: one.item() for name, one in found.items()}
+    )
 
 
 def test_losses_of_states_and_maps_are_written_out_by_hand() -> None:

@@ -11,41 +11,32 @@ import polars as pl
 
 from mnemoscope.data.rows import rows_with
 from mnemoscope.errors import UserError
-from mnemoscope.files import file_sha256
 from mnemoscope.lm.vision import Pair, VisionModel, answer_tokens, encode_pairs
-from mnemoscope.progress import track
+from mnemoscope.progress import Progress, track
 
 _AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Rows of a table: its other columns, what stands in them for a model, and its name."""
+    """Rows of a table: its columns, what stands in them for a model, and its name.
+
+    `pictures` holds the SHA-256 of each row's picture.
+    """
 
     frame: pl.DataFrame
     pairs: tuple[Pair, ...]
     where: str
+    pictures: tuple[str, ...]
 
     @property
     def sha256(self) -> str:
         """Of all pictures, prompts and texts in their order."""
         found = hashlib.sha256()
         texts = self.frame["text"].to_list()
-        for (image, prompt, _), text in zip(self.pairs, texts, strict=True):
-            seen = isinstance(image, bytes)
-            picture = hashlib.sha256(image).hexdigest() if seen else file_sha256(image)
-            found.update(json.dumps([picture, prompt, text]).encode())
+        for picture, one, text in zip(self.pictures, self.pairs, texts, strict=True):
+            found.update(json.dumps([picture, one.prompt, text]).encode())
         return found.hexdigest()
-
-    @property
-    def pictures(self) -> list[str]:
-        """The name of each row's picture: its file, or the hash of its bytes."""
-        return [
-            hashlib.sha256(one.image).hexdigest()
-            if isinstance(one.image, bytes)
-            else str(one.image)
-            for one in self.pairs
-        ]
 
 
 def read_pairs(lm: VisionModel, source: Any, columns: Mapping[str, str] | None = None) -> Pairs:
@@ -60,7 +51,7 @@ def read_pairs(lm: VisionModel, source: Any, columns: Mapping[str, str] | None =
     if not found.frame.height:
         raise UserError(f"{found.where}: no row. Give at least one.")
     base = Path(source).parent if isinstance(source, str | Path) else Path()
-    pairs = []
+    pairs, pictures = [], []
     rows = found.frame.select("image", "prompt", "text").iter_rows()
     for number, (image, prompt, text) in enumerate(rows):
         where = f"{found.where}, row {number}"
@@ -70,8 +61,11 @@ def read_pairs(lm: VisionModel, source: Any, columns: Mapping[str, str] | None =
             answer = answer_tokens(lm, text)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-        pairs.append(Pair(_picture(image, base, where), prompt, answer))
-    return Pairs(found.frame, tuple(pairs), found.where)
+        picture = _picture(image, base, where)
+        seen = picture if isinstance(picture, bytes) else picture.read_bytes()
+        pictures.append(hashlib.sha256(seen).hexdigest())
+        pairs.append(Pair(picture, prompt, answer))
+    return Pairs(found.frame, tuple(pairs), found.where, tuple(pictures))
 
 
 def _picture(value: Any, base: Path, where: str) -> Path | bytes:
@@ -91,7 +85,7 @@ def check_pairs(lm: VisionModel, found: Pairs) -> int:
         return max(_lengths(lm, found, progress))
 
 
-def _lengths(lm: VisionModel, found: Pairs, progress: Any) -> Iterator[int]:
+def _lengths(lm: VisionModel, found: Pairs, progress: Progress) -> Iterator[int]:
     for start in range(0, len(found.pairs), _AT_ONCE):
         some = found.pairs[start : start + _AT_ONCE]
         yield encode_pairs(lm, some)["input_ids"].shape[1]
