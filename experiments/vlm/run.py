@@ -13,7 +13,6 @@ stands in DIR and is not made again. `--keep` stores the results and makes the t
 """
 
 import argparse
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -43,7 +42,7 @@ from mnemoscope.analysis.distilled import (
     told_by_kind,
 )
 from mnemoscope.files import write_parquet
-from mnemoscope.flow.distill import DistillAsked, distill
+from mnemoscope.flow.distill import DistillAsked, distill, read_card
 from mnemoscope.flow.distilled_rows import RowSettings
 from mnemoscope.flow.pairs import read_pairs
 from mnemoscope.lm.probe import matched_layers
@@ -304,9 +303,10 @@ def pooled(seeds: Sequence[pl.DataFrame]) -> dict[str, Any]:
 def measure(out: Path, n_seeds: int) -> dict[str, Any]:
     """Every seed and table of rows."""
     asked: dict[str, list[pl.DataFrame]] = {table: [] for table in TABLES}
-    seconds, weights = [], []
+    seconds: list[float] = []
+    weights = []
     for seed in range(n_seeds):
-        began, rows = time.monotonic(), Rows(out / str(seed))
+        rows = Rows(out / str(seed))
         rows.make(seed)
         teacher = rows.folder / "teacher"
         if not teacher.exists():
@@ -325,9 +325,12 @@ def measure(out: Path, n_seeds: int) -> dict[str, Any]:
             say(f"{table}: {found.sentence}")
             frame = found.frames["rows"].join(groups, on="sequence_id", maintain_order="left")
             asked[table].append(frame.drop("classes"))
-        seconds.append(round(time.monotonic() - began))
+        cards = [read_card(one) for folders in made.values() for one in folders]
+        seconds += [one["seconds"] for one in cards if one is not None]
     found = {table: pooled(frames) for table, frames in asked.items()}
-    return {"seeds": n_seeds, "steps": STEPS, "seconds": seconds, "weights": weights, **found}
+    return {
+        "seeds": n_seeds, "steps": STEPS, "seconds": sorted(seconds), "weights": weights, **found
+    }  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

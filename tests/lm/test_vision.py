@@ -1,4 +1,4 @@
-"""Pictures with prompts: what is read, which tokens are judged, answers, refusals; three families."""
+"""Pictures with prompts: what is read, which tokens are judged, answers, refusals."""
 
 import numpy as np
 import pytest

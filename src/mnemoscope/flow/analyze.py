@@ -488,8 +488,9 @@ def prepare_rows(
     if isinstance(model, str | Path):
         lm = kind.load(str(model))
     else:
-        read = as_tokenizer(tokenizer or getattr(model, "name_or_path", ""))
-        lm = kind.describe(model, read)
+        if kind.make_fresh is not None:  # else it is a processor of pictures
+            tokenizer = as_tokenizer(tokenizer or getattr(model, "name_or_path", ""))
+        lm = kind.describe(model, tokenizer)
     table, given_columns = kind.tabulate(lm, rows, columns or {})
 
     def other(name: str, **how: Any) -> "LanguageModel":
@@ -631,7 +632,8 @@ def analyze(
 
     Inputs are those of `AnalysisRequest`; `name` is as `mnemoscope analyze --list` has it,
     `settings` are of the analysis, as `--set` takes them. With `rows`, a table or frame, the first
-    argument is a model that was fitted to them (folder, hub name, or loaded with its `tokenizer`),
+    argument is a model that was fitted to them (folder, hub name, or loaded with its `tokenizer`,
+    of a model of pictures its processor),
     and nothing is kept: `psmi` takes a classifier and columns `text` and `label`, `copying` an
     encoder-decoder and columns `input` and `target`, `dynamics` a masked language model and `text`,
     `distilled` a teacher of pictures, and `image`, `prompt`, `text` and `duplicates`.
