@@ -209,7 +209,7 @@ def train_teacher(start: Path, rows: Path, to: Path, seed: int) -> None:
         some = {name: one[chosen] for name, one in batch.items()}
         loss = losses_of(look(model, some, [], losses), None, some, losses)[CONTROL]
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         rate.step()
@@ -327,9 +327,9 @@ def measure(out: Path, n_seeds: int) -> dict[str, Any]:
             asked[table].append(frame.drop("classes"))
         cards = [read_card(one) for folders in made.values() for one in folders]
         seconds += [one["seconds"] for one in cards if one is not None]
-    found = {table: pooled(frames) for table, frames in asked.items()}
+    held = {table: pooled(frames) for table, frames in asked.items()}
     return {
-        "seeds": n_seeds, "steps": STEPS, "seconds": sorted(seconds), "weights": weights, **found
+        "seeds": n_seeds, "steps": STEPS, "seconds": sorted(seconds), "weights": weights, **held
     }  # fmt: skip
 
 

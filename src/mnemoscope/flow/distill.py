@@ -364,6 +364,7 @@ def _student(asked: DistillAsked, teacher: LanguageModel, given: _Given) -> Any:
         student = new_student(config, asked.settings.seed).to(teacher.device)
         if asked.rows is not None:  # what sees is the teacher's, as it is between LLaVAs
             _tower(student).load_state_dict(_tower(teacher.model).state_dict())
+            student.generation_config = teacher.model.generation_config  # says what ends an answer
         return student
     lm = _load(asked.student, asked)
     check_same_tokens(teacher, asked.student, lm.tokenizer)

@@ -102,7 +102,8 @@ def analyse(inputs: AnalysisInputs, settings: RowSettings) -> AnalysisResult:
     (others,) = other_rows(near, 1, seed=settings.seed)
     swapped = [one._replace(image=pairs[other].image)
                for one, other in zip(pairs, others, strict=True)]  # fmt: skip
-    judged, moved = {}, {}
+    judged: dict[str, StudentScores] = {}
+    moved: dict[str, StudentScores] = {}
     for name, lm in models.items():
         with track(f"Asking {name}", total=2 * len(pairs), unit="rows") as progress:
             for found, asked in ((judged, pairs), (moved, swapped)):
