@@ -39,11 +39,10 @@ from mnemoscope.analysis.distilled import (
     StudentScores,
     sentence_of,
     shares_of,
-    told_by_kind,
 )
 from mnemoscope.files import write_parquet
 from mnemoscope.flow.distill import DistillAsked, distill, read_card
-from mnemoscope.flow.distilled_rows import RowSettings
+from mnemoscope.flow.distilled_rows import RowSettings, told_by_picture
 from mnemoscope.flow.pairs import read_pairs
 from mnemoscope.lm.probe import matched_layers
 from mnemoscope.lm.vision import encode_pairs, load_vision
@@ -281,7 +280,9 @@ def pooled(seeds: Sequence[pl.DataFrame]) -> dict[str, Any]:
         kind: (rows["kind"] == kind).to_numpy() & seen & right for kind in ("noise", "shape")
     }
     shares = shares_of(classes, judged, "control", near)
-    kinds = told_by_kind(rows, judged, "control", near, RowSettings())
+    moved = {name: StudentScores(one["swapped"].to_numpy(), one["swapped_logprob"].to_numpy())
+             for name, one in of.items()}  # fmt: skip
+    kinds = told_by_picture(rows, judged, moved, "control", near, RowSettings())
     swapped = [
         {
             "model": name,

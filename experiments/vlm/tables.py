@@ -29,7 +29,8 @@ def tables(found: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     )
     columns = [
         "rows hold", "student", "memorized captions repeated, %", "above the control",
-        "with another picture, %", "gain, nats a token", "AUC of the gain", "shapes repeated, %",
+        "with another picture, %", "gain, nats a token", "AUC of the gain",
+        "AUC, another picture", "shapes repeated, %",
     ]  # fmt: skip
     return {
         (PAGE, "students"): table_of(columns, _students(held)),
@@ -49,7 +50,7 @@ def _students(held: Mapping[str, Any]) -> Iterator[list[str]]:
             if model == "teacher":
                 if table == "captions":
                     yield ["–", model, figure(*own["share"], digits=0), "–",
-                           figure(*swapped[model, MEMORIZED], digits=0), "–", "–",
+                           figure(*swapped[model, MEMORIZED], digits=0), "–", "–", "–",
                            figure(*rule["share"], digits=0) if rule else "–"]  # fmt: skip
                 continue
             yield [
@@ -59,6 +60,6 @@ def _students(held: Mapping[str, Any]) -> Iterator[list[str]]:
                 "–" if model == "control" else figure(*own["above"], digits=0),
                 figure(*swapped[model, MEMORIZED], digits=0),
                 number(*gain["gain"]) if gain else "–",
-                number(*gain["auc"]) if gain else "–",
+                *(number(*gain[one]) if gain else "–" for one in ("auc", "auc_swapped")),
                 figure(*rule["share"], digits=0) if rule else "–",
             ]

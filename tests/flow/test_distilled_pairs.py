@@ -147,6 +147,10 @@ def test_a_student_that_is_the_teacher_inherits_all_and_another_network_nothing(
     assert kind["gain"]["value"] == pytest.approx(gain[seen].mean())
     swapped = result.frames["pictures"].filter(model="teacher")["swapped"].struct["value"]
     assert swapped[0] < 0.5  # the captions go by the picture
+    assert kind["auc_swapped"]["value"] < kind["auc"]["value"]
+    by_row = [result.frames["rows"].filter(model=one) for one in ("same", "control")]
+    first, second = (one["logprob"].to_numpy() for one in by_row)
+    assert first - second == pytest.approx(gain)
     assert any("whether the control had the same texts" in one for one in result.further)
     assert any("With another row's picture control repeats" in one for one in result.further)
 

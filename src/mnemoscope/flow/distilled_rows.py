@@ -53,7 +53,8 @@ def pairs_of(
 ) -> tuple[pl.DataFrame, tuple[str, ...]]:
     """Rows with the tokens of their captions, `kind`, `seen`, and the group; the columns given.
 
-    A kind is the column `task`, `seen` whether the teacher was trained on the row (`duplicates`).
+    A kind is the column `task`, `seen` whether the teacher was trained on the row (`duplicates`);
+    rows of which that is not known are left out.
     Rows of one picture, one `document` or `group`, or near captions are one group.
     """
     found: Pairs = read_pairs(model, rows, columns)
@@ -76,12 +77,13 @@ def pairs_of(
     if any(isinstance(one, bytes) for one in images):  # a column is of one kind
         images = [one if isinstance(one, bytes) else one.read_bytes() for one in images]
     kind = pl.lit(_ALL) if "task" not in given else pl.col("task").cast(pl.String).fill_null(_ALL)
-    return table.with_columns(
+    table = table.with_columns(
         pl.Series("image", [one if isinstance(one, bytes) else str(one) for one in images]),
-        seen.fill_null(False).alias("seen"),
+        seen.alias("seen"),
         pl.Series("near_duplicates", groups),
         kind.alias("kind"),
-    ), given
+    )
+    return table.drop_nulls("seen"), given
 
 
 def forwards(inputs: AnalysisInputs, settings: RowSettings) -> int:
@@ -112,15 +114,18 @@ def analyse(inputs: AnalysisInputs, settings: RowSettings) -> AnalysisResult:
                 progress.advance(len(pairs))
     classes = _classes(rows, judged[TEACHER].right, settings)
     shares = shares_of(classes, judged, control, near)
-    kinds = told_by_kind(rows, judged, control, near, settings)
+    kinds = told_by_picture(rows, judged, moved, control, near, settings)
     pictures = _by_picture(classes, judged, moved, near)
-    swapped_right = pl.concat(pl.Series("swapped", one.right) for one in moved.values())
+    of_swapped = {
+        "swapped": pl.concat(pl.Series(one.right) for one in moved.values()),
+        "swapped_logprob": pl.concat(pl.Series(one.logprob) for one in moved.values()),
+    }
     return AnalysisResult(
         sentence=sentence_of(shares, kinds, control),
         frames={"shares": shares, "kinds": kinds, "pictures": pictures,
-                "rows": by_sequence(rows, classes, judged).with_columns(swapped_right)},
+                "rows": by_sequence(rows, classes, judged).with_columns(**of_swapped)},
         figures=tuple(kind_charts(shares, kinds)),
-        further=(*further_lines(shares, kinds, control), *_of_pictures(pictures)),
+        further=(*further_lines(shares, kinds, control), *_of_pictures(pictures, kinds)),
     )  # fmt: skip
 
 
@@ -159,6 +164,22 @@ def _classes(rows: pl.DataFrame, is_right: Bools, settings: RowSettings) -> dict
     return {kind: here for kind, here in every.items() if here.sum() >= settings.minimum}
 
 
+def told_by_picture(
+    rows: pl.DataFrame,
+    own: Mapping[str, StudentScores],
+    moved: Mapping[str, StudentScores],
+    control: str,
+    near: npt.NDArray[np.int64],
+    settings: Judging,
+) -> pl.DataFrame:
+    """As `told_by_kind`, with gain and AUC under another row's picture beside them."""
+    kinds, swapped = (told_by_kind(rows, one, control, near, settings) for one in (own, moved))
+    if kinds.is_empty():
+        return kinds
+    names = {"gain": "gain_swapped", "auc": "auc_swapped"}
+    return pl.concat([kinds, swapped.select([*names]).rename(names)], how="horizontal")
+
+
 def _by_picture(
     classes: Mapping[str, Bools],
     own: Mapping[str, StudentScores],
@@ -183,12 +204,14 @@ def _by_picture(
     )
 
 
-def _of_pictures(pictures: pl.DataFrame) -> Iterator[str]:
+def _of_pictures(pictures: pl.DataFrame, kinds: pl.DataFrame) -> Iterator[str]:
     """Whether captions come from the picture, model by model."""
+    told = {(row["model"], row["kind"]): row["auc_swapped"] for row in rows_of(kinds)}
     for name in pictures["model"].unique(maintain_order=True):
         parts: Sequence[str] = [
             f"{row['class']} {ranged(row['swapped'], scale=100, unit=' %')} in place of "
             f"{ranged(row['own'], scale=100, unit=' %')}"
+            + (f" (AUC {ranged(auc, digits=3)})" if (auc := told.get((name, row["class"]))) else "")
             for row in rows_of(pictures.filter(model=name))
         ]
         yield f"With another row's picture {name} repeats: {'; '.join(parts)}."
