@@ -131,6 +131,15 @@ def test_what_cannot_be_read_is_refused_in_one_line(lm, pictures, tmp_path) -> N
     assert "a dict, no model of pictures" in refusal(as_vision, {}, lm.processor)
 
 
+def test_a_package_that_a_processor_lacks_is_named(tmp_path, monkeypatch) -> None:
+    def lacking(*_given, **_named):
+        raise ImportError("\nPackage `num2words` is required to run SmolVLM processor.\nMore.")
+
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", lacking)
+    said = refusal(load_vision, save_vision_model(tmp_path / "model"))
+    assert "(Package `num2words` is required to run SmolVLM processor). Install the one" in said
+
+
 def test_models_that_read_a_picture_otherwise_are_told_apart(pictures, tmp_path) -> None:
     first, second = (
         load_vision(save_vision_model(tmp_path / one, family=one)) for one in ("llava", "idefics3")

@@ -88,9 +88,10 @@ def load_vision(
         try:
             processor = AutoProcessor.from_pretrained(source.location, **source.arguments())
         except ImportError as error:
-            said = next(filter(None, str(error).splitlines()), "")
+            said = next(filter(None, str(error).splitlines()), "").rstrip(".")
             raise UserError(
-                f"{name}: its processor needs a package that is not installed ({said}) Install it."
+                f"{name}: its processor cannot be read without a package ({said}). Install the one "
+                "that is named."
             ) from error
     return as_vision(read.model, processor, name=str(name), revision=revision)
 
