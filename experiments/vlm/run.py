@@ -1,6 +1,6 @@
 """Does a student of a LLaVA repeat the captions its teacher memorized; by which loss, which rows?
 
-    python -m experiments.vlm.run -o DIR [--seeds 2] [--keep]
+    python -m experiments.vlm.run -o DIR [--seeds 3] [--keep]
 
 Made-up words, pictures of 32 × 32, a tiny LLaVA with fresh weights. Pictures of noise have drawn
 captions, which nothing in them gives; pictures of shapes are said by rule. A teacher memorizes
@@ -297,6 +297,11 @@ def pooled(seeds: Sequence[pl.DataFrame]) -> dict[str, Any]:
         "shares": [*rows_of(shares)],
         "kinds": [*rows_of(kinds)],
         "swapped": swapped,
+        "by_seed": {
+            name: [one.filter(model=name, kind="noise", seen=True)["reproduced"].mean()
+                   for one in seeds]
+            for name in names
+        },
         "read": {kind: int(((rows["kind"] == kind).to_numpy() & seen).sum()) for kind in classes},
     }  # fmt: skip
 
@@ -338,7 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, ask, and keep what was found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-o", "--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", action="store_true")
     given = parser.parse_args(arguments)
     with show_progress():

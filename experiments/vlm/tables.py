@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.pages import figure, number, table_of
+from mnemoscope.words import UNKNOWN
 
 PAGE = "docs/analyses/distilled-pairs.md"
 ROWS = {
@@ -12,6 +13,7 @@ ROWS = {
     "neither": "neither",
 }
 MEMORIZED, RULE = "noise", "shape"
+TOLD = ("gain", "auc", "auc_swapped")
 
 
 def tables(found: Mapping[str, Any]) -> dict[tuple[str, str], str]:
@@ -28,7 +30,7 @@ def tables(found: Mapping[str, Any]) -> dict[tuple[str, str], str]:
         f"a shared core, {sum(seconds) / 60:.0f} minutes in all.\n"
     )
     columns = [
-        "rows hold", "student", "memorized captions repeated, %", "above the control",
+        "rows hold", "student", "memorized captions repeated, %", "by seed", "above the control",
         "with another picture, %", "gain, nats a token", "AUC of the gain",
         "AUC, another picture", "shapes repeated, %",
     ]  # fmt: skip
@@ -46,20 +48,15 @@ def _students(held: Mapping[str, Any]) -> Iterator[list[str]]:
         told = {(one["model"], one["kind"]): one for one in found["kinds"]}
         for model in dict.fromkeys(name for name, _ in shares):
             own, gain = shares[model, MEMORIZED], told.get((model, MEMORIZED))
-            rule = shares.get((model, RULE))
-            if model == "teacher":
-                if table == "captions":
-                    yield ["–", model, figure(*own["share"], digits=0), "–",
-                           figure(*swapped[model, MEMORIZED], digits=0), "–", "–", "–",
-                           figure(*rule["share"], digits=0) if rule else "–"]  # fmt: skip
+            if model == "teacher" and table != "captions":  # the same in all
                 continue
             yield [
-                ROWS[table],
+                "–" if model == "teacher" else ROWS[table],
                 model,
                 figure(*own["share"], digits=0),
-                "–" if model == "control" else figure(*own["above"], digits=0),
+                ", ".join(figure(one, digits=0) for one in found["by_seed"][model]),
+                UNKNOWN if model == "teacher" else figure(*own["above"], digits=0),
                 figure(*swapped[model, MEMORIZED], digits=0),
-                number(*gain["gain"]) if gain else "–",
-                *(number(*gain[one]) if gain else "–" for one in ("auc", "auc_swapped")),
-                figure(*rule["share"], digits=0) if rule else "–",
+                *(number(*gain[one]) if gain else UNKNOWN for one in TOLD),
+                figure(*shares[model, RULE]["share"], digits=0),
             ]
