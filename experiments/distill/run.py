@@ -39,6 +39,7 @@ from mnemoscope.stats import rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import parse_settings
 from mnemoscope.training.distill import (
+    Batch,
     DistillSettings,
     Seen,
     Teacher,
@@ -136,12 +137,13 @@ class Remembered:
         self._show = view_of(self._lm, 2, DistillSettings(every))
         self._kept: dict[bytes, Seen] = {}
 
-    def __call__(self, tokens: torch.Tensor) -> Seen:
-        """What the teacher shows of a batch, (batch, tokens)."""
+    def __call__(self, batch: Batch) -> Seen:
+        """What the teacher shows of a batch of texts."""
+        tokens = batch["input_ids"]
         keys = [row.numpy().tobytes() for row in tokens]
         new = [place for place, key in enumerate(keys) if key not in self._kept]
         if new:
-            found = self._show(tokens[new])
+            found = self._show({"input_ids": tokens[new]})
             for number, place in enumerate(new):
                 self._kept[keys[place]] = Seen(
                     found.logits[number].clone(),
@@ -160,14 +162,14 @@ def weights_of(base: Path, teacher: Teacher, rows: np.ndarray) -> dict[str, floa
     """How much of each loss is as large as the next-token loss, on the student's first text."""
     lm = load_model(base)
     losses = parse_losses(",".join([CONTROL, *LOSSES]))
-    tokens = torch.from_numpy(rows.astype(np.int64))
+    batch = {"input_ids": torch.from_numpy(rows.astype(np.int64))}
     layers = [own for own, _ in matched_layers(lm.n_layers, 4, "even")]
     lm.model.set_attn_implementation("eager")
     torch.manual_seed(0)
     projections = [torch.nn.Linear(128, 256) for _ in layers]
     with torch.no_grad():
-        seen = look(lm.model, tokens, layers, losses)
-        found = losses_of(seen, teacher(tokens), tokens, losses, projections)
+        seen = look(lm.model, batch, layers, losses)
+        found = losses_of(seen, teacher(batch), batch, losses, projections)
     return {name: float(f"{found[CONTROL] / one:.3g}") for name, one in found.items()}
 
 

@@ -223,7 +223,8 @@ def test_other_models_and_other_analyses_are_refused(fitted, tmp_path):
         asked(save_model(tmp_path / "causal"), "psmi")
     with pytest.raises(ms.UserError, match="uses a different tokenizer"):
         asked(folder / "fitted", "psmi", second=str(save_model(tmp_path / "base")))
-    with pytest.raises(ms.UserError, match="asked by psmi, neurons, dynamics and copying alone"):
+    said = "asked by psmi, distilled, neurons, dynamics and copying alone"
+    with pytest.raises(ms.UserError, match=said):
         ms.analyze(folder / "fitted", "length", rows=rows)
     number = AutoConfig.for_model("llama", **SMALL | {"num_labels": 1})
     model = AutoModelForSequenceClassification.from_config(number)

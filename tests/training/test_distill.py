@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy
 from torch.nn import functional
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -14,9 +15,12 @@ from mnemoscope.lm.load import load_model
 from mnemoscope.lm.probe import matched_layers
 from mnemoscope.training.distill import (
     KINDS,
+    OF_PICTURES,
     DistillSettings,
+    Seen,
     affinity_loss,
     attention_loss,
+    contrast_loss,
     hidden_loss,
     logits_loss,
     look,
@@ -24,6 +28,7 @@ from mnemoscope.training.distill import (
     new_student,
     parse_losses,
     student_config,
+    token_rows,
     train_student,
     view_of,
 )
@@ -55,6 +60,90 @@ def test_divergences_are_those_of_torch_and_scipy(pair) -> None:
     assert logits_loss(student, teacher, "js").item() == pytest.approx(wanted, abs=1e-12)
     wanted = np.mean((student.numpy() - teacher.numpy()) ** 2)
     assert logits_loss(student, teacher, "mse").item() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 3.0])
+def test_a_temperature_divides_logits_and_its_square_scales_what_comes_out(
+    pair, temperature
+) -> None:
+    """Against torch's own divergence, and so that gradients of small logits do not depend on it."""
+    student, teacher = pair
+    own, theirs = ((one / temperature).log_softmax(-1).flatten(0, 1) for one in (student, teacher))
+    wanted = temperature**2 * functional.kl_div(own, theirs, log_target=True, reduction="batchmean")
+    found = logits_loss(student, teacher, "kl", temperature)
+    assert found.item() == pytest.approx(wanted.item(), abs=1e-12)
+    small = [1e-3 * one for one in pair]
+    one, other = (logits_loss(*small, "kl", each).item() for each in (temperature, 1.0))
+    assert one == pytest.approx(other, rel=1e-2)
+    squares = [logits_loss(student, teacher, "mse", each).item() for each in (temperature, 1.0)]
+    assert squares[0] == squares[1]
+
+
+def test_contrast_is_written_out_by_hand() -> None:
+    """Of every pair of a picture's and an answer's row, both ways; 0 for the teacher itself."""
+    generator = torch.Generator().manual_seed(3)
+    first, second = (torch.randn(3, 6, 5, generator=generator).double() for _ in range(2))
+    picture, answer = torch.zeros(2, 3, 6, dtype=torch.bool)
+    picture[:, :2], answer[:, 3:5] = True, True
+    parts = []
+    for one in range(3):
+        for other in range(3):
+            sides = []
+            for states in (first, second):
+                a = functional.normalize(states[one, :2], dim=-1)
+                b = functional.normalize(states[other, 3:5], dim=-1)
+                sides.append(a @ b.T)
+            for own, theirs in ((sides[0], sides[1]), (sides[0].T, sides[1].T)):
+                p, q = theirs.softmax(-1).numpy(), own.softmax(-1).numpy()
+                parts.append(entropy(p, q, axis=-1).mean())
+    found = contrast_loss(first, second, picture, answer)
+    assert found.item() == pytest.approx(np.mean(parts), abs=1e-12)
+    assert contrast_loss(first, first, picture, answer).item() == pytest.approx(0, abs=1e-12)
+    # the answer of another row counts: to turn it is to change the loss of the first
+    turned = first.clone()
+    turned[2, 3] *= -1
+    assert contrast_loss(turned, second, picture, answer).item() != pytest.approx(found.item())
+
+
+def test_of_pictures_the_answers_tokens_alone_are_judged() -> None:
+    """What stands at other places changes nothing, and what is judged is cut out by hand."""
+    generator = torch.Generator().manual_seed(4)
+
+    def seen() -> Seen:
+        maps = torch.rand(2, 6, 6, generator=generator)
+        return Seen(torch.randn(2, 6, 7, generator=generator),
+                    (torch.randn(2, 6, 5, generator=generator),), (maps,))  # fmt: skip
+
+    student, teacher = seen(), seen()
+    picture, answer = torch.zeros(2, 2, 6, dtype=torch.bool)
+    picture[:, 0], answer[0, 3:5], answer[1, 2:6] = True, True, True
+    tokens = torch.randint(0, 7, (2, 6), generator=generator)
+    batch = {"input_ids": tokens, "answer": answer, "picture": picture}
+    losses = parse_losses(f"{EVERY},contrast")
+    found = losses_of(student, teacher, batch, losses, [torch.nn.Identity()])
+    rows = [(row, at) for row in range(2) for at in answer[row].nonzero().flatten().tolist()]
+    before = [student.logits[row, at - 1] for row, at in rows]
+    wanted = functional.cross_entropy(
+        torch.stack(before), torch.stack([tokens[one] for one in rows])
+    )
+    assert found["data"].item() == pytest.approx(wanted.item())
+    theirs = torch.stack([teacher.logits[row, at - 1] for row, at in rows])
+    kl = logits_loss(torch.stack(before), theirs, "kl").item()
+    assert found["logits:kl"].item() == pytest.approx(kl)
+    states = [torch.stack([one.states[0][each] for each in rows]) for one in (student, teacher)]
+    assert found["hidden:mse"].item() == pytest.approx(functional.mse_loss(*states).item())
+    cosines = [
+        [torch.cosine_similarity(one.states[0][row, 0], one.states[0][row, at], dim=0)
+         for row, at in rows] for one in (student, teacher)
+    ]  # fmt: skip
+    apart = np.mean([(one - other).item() ** 2 for one, other in zip(*cosines, strict=True)])
+    assert found["affinity"].item() == pytest.approx(apart, rel=1e-5)
+    student.logits[0, 4:] = student.logits[0, :2] = 99.0  # predict no token of the answer
+    student.states[0][0, 1:3] = student.maps[0][0, :3] = 99.0
+    again = losses_of(student, teacher, batch, losses, [torch.nn.Identity()])
+    assert {name: one.item() for name, one in again.items()} == pytest.approx(
+        {name: one.item() for name, one in found.items()}
+    )
 
 
 def test_losses_of_states_and_maps_are_written_out_by_hand() -> None:
@@ -94,12 +183,13 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_another_has_gradients(
     losses = parse_losses(EVERY)
     settings = DistillSettings(losses)
     tokens = torch.from_numpy(rows[:4]).long()
-    shown = view_of(teacher, 2, settings)(tokens)
+    batch = {"input_ids": tokens}
+    shown = view_of(teacher, 2, settings)(batch)
     assert not shown.logits.requires_grad
     alike = losses_of(
-        look(teacher.model, tokens, [0, 1], losses),
+        look(teacher.model, batch, [0, 1], losses),
         shown,
-        tokens,
+        batch,
         losses,
         [torch.nn.Identity()] * 2,
     )
@@ -110,11 +200,11 @@ def test_a_student_equal_to_its_teacher_has_no_loss_and_another_has_gradients(
     )
     student = new_student(student_config(teacher.model.config, layers=1, width=0.5), seed=3)
     student.set_attn_implementation("eager")
-    shown = view_of(teacher, 1, settings)(tokens)
+    shown = view_of(teacher, 1, settings)(batch)
     for name in alike:
         some = parse_losses(f"data,{name}")
         to = torch.nn.Linear(16, 32)
-        found = losses_of(look(student, tokens, [0], losses), shown, tokens, some, [to])
+        found = losses_of(look(student, batch, [0], losses), shown, batch, some, [to])
         student.zero_grad()
         found[name].backward()
         moved = [one for one in student.parameters() if one.grad is not None and one.grad.any()]
@@ -199,7 +289,7 @@ def test_shapes_that_cannot_be_are_refused(teacher) -> None:
 def test_losses_are_read_and_refused_in_one_line() -> None:
     every = parse_losses(EVERY)
     assert {(one.name, one.kind) for one in every} == {
-        (name, kind) for name, kinds in KINDS.items() for kind in kinds
+        (name, kind) for name, kinds in KINDS.items() for kind in kinds if name != OF_PICTURES
     }
     assert [one.weight for one in parse_losses("data, attention:mse=10")] == [1, 10]
     for text, said in (
@@ -222,7 +312,7 @@ def _train(teacher, rows, folder, *, losses=EVERY, seed=0, steps=5):
                                learning_rate=1e-2)  # fmt: skip
     student = new_student(student_config(teacher.model.config, layers=1, width=0.5), seed=seed)
     trained = train_student(
-        student, rows, settings, folder,
+        student, token_rows(rows), settings, folder,
         teacher=view_of(teacher, 1, settings), widths=(16, 32), n_layers=2,
     )  # fmt: skip
     return student, trained
@@ -273,5 +363,5 @@ def test_a_loss_that_is_not_finite_is_said_with_its_step(teacher, rows, tmp_path
     settings = DistillSettings(parse_losses("data"), steps=2, batch_size=4)
     with pytest.raises(UserError, match="the loss of step 1 is not finite"):
         train_student(
-            broken, rows, settings, tmp_path, teacher=None, widths=(16, 32), n_layers=2
+            broken, token_rows(rows), settings, tmp_path, teacher=None, widths=(16, 32), n_layers=2
         )  # fmt: skip

@@ -58,24 +58,30 @@ TEACHER = "teacher"
 UNSEEN, UNSEEN_RIGHT = "unseen", "unseen, reproduced"
 _KINDS = "Non-Memo, Guess, Recall"
 _PARTS = ("embedding", "qk", "values", "output", "mlp", "norms", "unembedding")
+_SAID = {"Recall": "that could not be guessed", "Guess": "that could be guessed"}
 _CHANCE = 0.5  # ROC AUC of what tells nothing
 _MAPS_BLOCK = 64
 
 Bools = npt.NDArray[np.bool_]
 
 
-class Settings(AnalysisSettings):
-    """Settings of `distilled`."""
+class Judging(AnalysisSettings):
+    """Settings of whatever judges students."""
 
     per_class: int = Field(default=500, ge=2, description="Sequences of a class at most.")
     minimum: int = Field(default=10, ge=2, description="Sequences that a class needs.")
+    n_resamples: int = Field(default=500, ge=20, description="Resamples behind an interval.")
+
+
+class Settings(Judging):
+    """Settings of `distilled`."""
+
     n_maps: int = Field(
         default=60, ge=0, description="Sequences of a kind whose attention is compared; 0: none."
     )
     n_grafted: int = Field(
         default=200, ge=0, description="Sequences that grafts are tried on; 0: no grafts."
     )
-    n_resamples: int = Field(default=500, ge=20, description="Resamples behind an interval.")
 
 
 class StudentScores(NamedTuple):
@@ -140,7 +146,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     kinds = told_by_kind(rows, judged, control_name, near, settings) if is_known else pl.DataFrame()
     maps = _agreement(inputs, named, control_name, rows, settings)
     grafts, gaps = _grafts(inputs, named, control_name, rows, settings)
-    frames = {"shares": shares, "sequences": _by_sequence(rows, classes, judged)}
+    frames = {"shares": shares, "sequences": by_sequence(rows, classes, judged)}
     frames |= {
         name: one
         for name, one in (("kinds", kinds), ("maps", maps), ("grafts", grafts))
@@ -223,9 +229,10 @@ def _judge(
     return StudentScores(found["right"].to_numpy(), found["logprob"].to_numpy())
 
 
-def _by_sequence(
+def by_sequence(
     rows: pl.DataFrame, classes: Mapping[str, Bools], judged: Mapping[str, StudentScores]
 ) -> pl.DataFrame:
+    """What every model makes of each row, which has `sequence_id`, `kind` and `seen`."""
     held = np.array([*classes.values()]).T
     names = [[one for one, here in zip(classes, row, strict=True) if here] for row in held]
     base = rows.select("sequence_id", "kind", "seen").with_columns(pl.Series("classes", names))
@@ -270,7 +277,7 @@ def told_by_kind(
     judged: Mapping[str, StudentScores],
     control: str,
     near: npt.NDArray[np.int64],
-    settings: Settings,
+    settings: Judging,
 ) -> pl.DataFrame:
     """Each student and kind: gain on seen and unseen text, and how well it tells them apart (AUC).
 
@@ -503,14 +510,8 @@ def _verdict(
     return "nothing that can be told from the control"
 
 
-def _further(
-    shares: pl.DataFrame,
-    kinds: pl.DataFrame,
-    grafts: pl.DataFrame,
-    control: str,
-    gaps: list[str],
-    is_known: bool,
-) -> Iterator[str]:
+def further_lines(shares: pl.DataFrame, kinds: pl.DataFrame, control: str) -> Iterator[str]:
+    """Of each student its shares and AUC; how many rows there are; what intervals hold for."""
     for name in _students(shares, control):
         parts = []
         for row in rows_of(shares.filter(model=name)):
@@ -536,8 +537,7 @@ def _further(
         )
     if not kinds.is_empty():
         said = ", ".join(
-            f"{row['n_seen']} and {row['n_unseen']} that could {'not ' * (row['kind'] != 'Guess')}"
-            "be guessed"
+            f"{row['n_seen']} and {row['n_unseen']} {_SAID.get(row['kind'], row['kind'])}"
             for row in rows_of(kinds.unique("kind", maintain_order=True))
         )
         yield (
@@ -545,6 +545,17 @@ def _further(
             "reproduced or not, by the log-probability of the suffix less the control's; .5 is "
             f"chance. Seen and unseen: {said}."
         )
+
+
+def _further(
+    shares: pl.DataFrame,
+    kinds: pl.DataFrame,
+    grafts: pl.DataFrame,
+    control: str,
+    gaps: list[str],
+    is_known: bool,
+) -> Iterator[str]:
+    yield from further_lines(shares, kinds, control)
     if not is_known:
         yield (
             "No sequence is counted to be unseen (duplicates 0): what the teacher does not "
@@ -561,7 +572,8 @@ def _further(
     yield from gaps
 
 
-def _figures(shares: pl.DataFrame, kinds: pl.DataFrame, maps: pl.DataFrame) -> Iterator[Chart]:
+def kind_charts(shares: pl.DataFrame, kinds: pl.DataFrame) -> Iterator[Chart]:
+    """Shares by class and AUC by kind, a bar a model."""
     title = "Share of the teacher's sequences that a student reproduces (95 % interval)"
     of_classes = shares.filter(pl.col("class") != UNSEEN)
     yield bars_by(title, of_classes, "class", "share", at="model", percent=True)
@@ -571,6 +583,10 @@ def _figures(shares: pl.DataFrame, kinds: pl.DataFrame, maps: pl.DataFrame) -> I
             "students; .5: chance)"
         )
         yield bars_by(title, kinds, "kind", "auc", at="model")
+
+
+def _figures(shares: pl.DataFrame, kinds: pl.DataFrame, maps: pl.DataFrame) -> Iterator[Chart]:
+    yield from kind_charts(shares, kinds)
     if not maps.is_empty():
         title = "Jensen-Shannon divergence of attention from the teacher's, nats (95 % interval)"
         yield bars_by(title, maps, "sequences", "js", at="model", name="{} sequences")

@@ -103,7 +103,7 @@ USES: dict[Use, str] = {
 class RowsOf(NamedTuple):
     """What an analysis asks of a fitted model and its rows, in place of a study."""
 
-    kind: Literal["classifier", "encoder-decoder", "masked language model"]
+    kind: Literal["classifier", "encoder-decoder", "masked language model", "vision model"]
     module: str  # below `mnemoscope`, with `RowSettings` and `analyse`
     needs: tuple[str, ...] = ()  # columns that rows of texts must have
 
@@ -314,6 +314,7 @@ ENTRIES: tuple[Entry, ...] = (
         answers="Does a student reproduce what its teacher memorized, and by which loss?",
         needs=("scores", "features", "classes", "model", "students"),
         uses=("duplicates",),
+        rows=RowsOf("vision model", "flow.distilled_rows"),
         cost="every student, and grafts",
         source="Xu et al.: LLAVADI, What Matters For Distillation, arXiv 2407.19409",
         version=2,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mnemoscope.analysis.registry import Entry
     from mnemoscope.conditions import Gate
     from mnemoscope.flow.analyze import AnalysisRequest, Outcome
+    from mnemoscope.flow.distill import Card, DistillAsked
     from mnemoscope.study.folder import Study
 
 _DOCUMENTS = 10  # of a watch that are printed, the most reproduced first
@@ -44,6 +45,32 @@ MostWindows = Annotated[
         min=1,
         help="Most windows of --sequences and of --control, drawn at random, at least one of each "
         "document as far as it goes (default 2000; with 'in doc' all of --sequences).",
+    ),
+]
+
+FittedRows = Annotated[
+    str | None,
+    Option(
+        help="Rows that a model was fitted to: of a classifier a table with the columns text and "
+        "label (psmi), of an encoder-decoder input and target (copying), of a masked language "
+        "model text (dynamics); --second is then the network before it was fitted. Of a teacher "
+        "that reads pictures image, prompt, text and duplicates (distilled).",
+    ),
+]
+PairRows = Annotated[
+    str | None,
+    Option(
+        help="In place of --texts, of a teacher that reads pictures (LLaVA, SmolVLM): a table with "
+        "the columns image, prompt and text.",
+    ),
+]
+Losses = Annotated[
+    str,
+    Option(
+        metavar="NAME[:KIND][=WEIGHT],...",
+        help="data (next token), logits:kl, logits:reverse-kl, logits:js, logits:mse, "
+        "hidden:cosine, hidden:mse, attention, affinity; of pictures contrast. 'data' alone makes "
+        "the control.",
     ),
 ]
 
@@ -78,12 +105,7 @@ def analyze(
         metavar="KEY=VALUE",
         help="A setting of the analysis, for example n_sequences=500; repeatable.",
     ),
-    rows: str | None = Option(
-        None,
-        help="Rows that a model was fitted to: of a classifier a table with the columns text and "
-        "label (psmi), of an encoder-decoder input and target (copying), of a masked language "
-        "model text (dynamics). --second is then the network before it was fitted.",
-    ),
+    rows: FittedRows = None,
     column: Columns = None,
     out: Path | None = Option(
         None, "-o", "--out", help="With --rows: table of the figures of every row."
@@ -404,14 +426,18 @@ def distill(
     teacher: Annotated[
         str, Argument(help="The teacher: a folder, hub name, .gguf file, or 'embedded'.")
     ],
-    texts: Annotated[list[str], Option("--texts", help="Texts or tables to train on; repeatable.")],
     out: Out,
-    losses: str = Option(
-        "data,logits:kl",
-        metavar="NAME[:KIND][=WEIGHT],...",
-        help="data (next token), logits:kl, logits:reverse-kl, logits:js, logits:mse, "
-        "hidden:cosine, hidden:mse, attention, affinity. 'data' alone makes the control.",
+    texts: list[str] | None = Option(
+        None, "--texts", help="Texts or tables to train on; repeatable."
     ),
+    rows: PairRows = None,
+    column: Columns = None,
+    data: str = Option(
+        "own", help="With --rows, whose answers are learnt: own (the table's), or teacher."
+    ),
+    most: int = Option(100, min=1, help="Most tokens of an answer that the teacher writes."),
+    losses: Losses = "data,logits:kl",
+    temperature: float = Option(1.0, help="Logits are divided by it in kl, reverse-kl and js."),
     student: str | None = Option(
         None, help="Start from this smaller model with the same tokenizer."
     ),
@@ -444,10 +470,13 @@ def distill(
     """
     if match not in ("even", "last"):
         raise UserError(f"--match {match}: wants even or last.{nearest(match, ('even', 'last'))}")
-    for name, value in (("--epochs", epochs), ("--learning-rate", learning_rate)):
+    if data not in ("own", "teacher"):
+        raise UserError(f"--data {data}: wants own or teacher.{nearest(data, ('own', 'teacher'))}")
+    positive = {"epochs": epochs, "learning-rate": learning_rate, "temperature": temperature}
+    for name, value in positive.items():
         if not 0 < value < float("inf"):
-            raise UserError(f"{name} {value:g}: must be above 0.")
-    from mnemoscope.flow.distill import CARD, DistillAsked
+            raise UserError(f"--{name} {value:g}: must be above 0.")
+    from mnemoscope.flow.distill import DistillAsked
     from mnemoscope.flow.distill import distill as train
     from mnemoscope.training.distill import DistillSettings, parse_losses
 
@@ -459,10 +488,11 @@ def distill(
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
+        temperature=temperature,
     )
     asked = DistillAsked(
         teacher=teacher,
-        texts=tuple(texts),
+        texts=tuple(texts or ()),
         settings=settings,
         student=student,
         layers=layers,
@@ -474,18 +504,32 @@ def distill(
         dtype=dtype,
         device=device,
         trust_remote_code=trust_remote_code,
+        rows=rows,
+        columns=tuple(parse_columns(column).items()),
+        data="own" if data == "own" else "teacher",
+        most=most,
     )
     with shown(quiet):
         card = train(asked, out)
+    _print_student(card, asked, out)
+
+
+def _print_student(card: "Card", asked: "DistillAsked", out: Path) -> None:
+    """Its size, what the losses came to, and how to ask what it inherited."""
+    from mnemoscope.flow.distill import CARD
+
     shape, first, last = card["student"], card["history"][0], card["history"][-1]
     moved = ", ".join(f"{one} {first[one]:.3g} to {last[one]:.3g}" for one in card["losses"])
+    given, unit, asks = "texts", "windows", "STUDY"
+    if asked.rows is not None:
+        given, unit, asks = "rows", "rows", f"{asked.teacher} --rows {asked.rows}"
     print(
         f"{shape['num_hidden_layers']} layers of {shape['hidden_size']}, "
         f"{shape['parameters']:,} parameters; {card['steps']:,} steps on "
-        f"{card['texts']['windows']:,} windows: {moved}."
+        f"{card['texts']['windows']:,} {unit}: {moved}."
     )
     print(f"Wrote {out}, its card is {CARD}.")
     print(
-        "Next: train a control on the same texts (--losses data), then "
-        f"'mnemoscope analyze distilled STUDY --student {out} --control CONTROL'."
+        f"Next: train a control on the same {given} (--losses data), then 'mnemoscope analyze "
+        f"distilled {asks} --student {out} --control CONTROL'."
     )

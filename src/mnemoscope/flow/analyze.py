@@ -411,7 +411,7 @@ class _Fitted(NamedTuple):
 
     load: "Callable[..., LanguageModel]"
     describe: "Callable[[Any, Any], LanguageModel]"
-    make_fresh: "Callable[..., LanguageModel]"
+    make_fresh: "Callable[..., LanguageModel] | None"  # None where students stand beside it
     tabulate: "Callable[..., tuple[pl.DataFrame, tuple[str, ...]]]"
     # what loading needs to know of the fitted model where the one before may lack its head
     before: "Callable[[LanguageModel], dict[str, object]]"
@@ -435,9 +435,13 @@ def _fitted(entry: registry.Entry) -> _Fitted:
 
         texts = partial(_texts_of, needs=entry.rows.needs)
         return _Fitted(load_masked, as_masked, fresh_masked, texts, lambda _: {})
+    tabulate = entry.module().pairs_of
+    if entry.rows.kind == "vision model":
+        from mnemoscope.lm.vision import as_vision, load_vision
+
+        return _Fitted(load_vision, as_vision, None, tabulate, lambda _: {})
     from mnemoscope.lm.seq2seq import as_seq2seq, fresh_seq2seq, load_seq2seq
 
-    tabulate = entry.module().pairs_of
     return _Fitted(load_seq2seq, as_seq2seq, fresh_seq2seq, tabulate, lambda _: {})
 
 
@@ -448,7 +452,7 @@ class PreparedRows:
     entry: registry.Entry
     settings: AnalysisSettings
     inputs: AnalysisInputs
-    is_fresh: bool  # no model before fitting was named
+    notes: tuple[str, ...]  # on the models beside it
 
     @property
     def cost(self) -> str:
@@ -460,13 +464,7 @@ class PreparedRows:
         """Say the cost, and run it; UserError: what it refuses."""
         say(self.cost)
         result = registry.run_analysis(self.entry, self.inputs, self.settings)
-        if not self.is_fresh:
-            return result
-        fresh = (
-            f"{BEFORE.capitalize()}: fresh weights. If the model was fine-tuned, name its base: "
-            "--second MODEL."
-        )
-        return replace(result, further=(*result.further, fresh))
+        return replace(result, further=(*result.further, *self.notes))
 
 
 def prepare_rows(
@@ -482,22 +480,17 @@ def prepare_rows(
     """Load a fitted model, and the rows that it was fitted to, for an analysis of both.
 
     `second` is the network before it was fitted; without it the same network with fresh weights.
-    Checkpoints are of the fit, and the entry is `of_rows`. Raises UserError: rows or a model that
-    cannot be used.
+    Checkpoints are of the fit; or a teacher has a control and students. The entry is `of_rows`.
+    Raises UserError: rows or a model that cannot be used.
     """
-    for option, given in (
-        ("--corpus", asked.corpus),
-        ("--student", asked.students),
-        ("--control", asked.control),
-    ):
-        if given:
-            raise UserError(f"analyze {entry.name}: {option} is of a study. Leave it out.")
     settings, kind = entry.settings(**asked.values), _fitted(entry)
+    _refuse_beside_rows(entry, asked)
     if isinstance(model, str | Path):
         lm = kind.load(str(model))
     else:
-        read = as_tokenizer(tokenizer or getattr(model, "name_or_path", ""))
-        lm = kind.describe(model, read)
+        if kind.make_fresh is not None:  # else it is a processor of pictures
+            tokenizer = as_tokenizer(tokenizer or getattr(model, "name_or_path", ""))
+        lm = kind.describe(model, tokenizer)
     table, given_columns = kind.tabulate(lm, rows, columns or {})
 
     def other(name: str, **how: Any) -> "LanguageModel":
@@ -507,26 +500,59 @@ def prepare_rows(
 
     def before() -> "LanguageModel":
         if asked.second is None:
+            assert kind.make_fresh is not None
             return kind.make_fresh(lm, seed=settings.seed)
         return other(asked.second, **kind.before(lm))
 
-    checkpoints = find_checkpoints(asked.checkpoints, least=1) if asked.checkpoints else []
+    notes: list[str] = []
+    if entry.wants("students"):
+        from mnemoscope.flow.distill import student_names, unlike_control
+
+        assert asked.control is not None
+        notes += unlike_control(asked.control, asked.students)
+        names = ("control", *student_names(asked.students))
+        given = zip(names, (asked.control, *asked.students), strict=True)
+        others = [OtherModel(name, cache(partial(other, one))) for name, one in given]
+    else:
+        found = find_checkpoints(asked.checkpoints, least=1) if asked.checkpoints else []
+        others = [
+            OtherModel(str(one), cache(partial(other, one.name, revision=one.revision)))
+            for one in found
+        ]
+        others.append(OtherModel(BEFORE, cache(before)))
+        if asked.second is None:
+            notes.append(
+                f"{BEFORE.capitalize()}: fresh weights. If the model was fine-tuned, name its "
+                "base: --second MODEL."
+            )
     inputs = AnalysisInputs(
         where=lm.name,
         table=table,
         load_model=lambda: lm,
         length=len(table["tokens"][0]),
         batch_size=batch_size,
-        others=(
-            *(
-                OtherModel(str(one), cache(partial(other, one.name, revision=one.revision)))
-                for one in checkpoints
-            ),
-            OtherModel(BEFORE, cache(before)),
-        ),
+        others=tuple(others),
         given_columns=given_columns,
     )
-    return PreparedRows(entry, settings, inputs, is_fresh=asked.second is None)
+    return PreparedRows(entry, settings, inputs, tuple(notes))
+
+
+def _refuse_beside_rows(entry: registry.Entry, asked: AnalysisRequest) -> None:
+    """Refuse models that an analysis of rows has no use for, or those that it lacks."""
+    of_students = entry.wants("students")
+    given = (
+        ("--corpus", asked.corpus, False),
+        ("--student", asked.students, of_students),
+        ("--control", asked.control, of_students),
+        ("--second", asked.second, not of_students),
+        ("--checkpoint", asked.checkpoints, not of_students),
+    )
+    for option, value, is_used in given:
+        if value and not is_used:
+            what = "a fit" if of_students else "a study"
+            raise UserError(f"analyze {entry.name}: {option} is of {what}. Leave it out.")
+    if of_students and not (asked.students and asked.control):
+        raise UserError(f"analyze {entry.name}: needs {registry.NEEDS['students'].lacking}")
 
 
 def _texts_of(
@@ -606,9 +632,11 @@ def analyze(
 
     Inputs are those of `AnalysisRequest`; `name` is as `mnemoscope analyze --list` has it,
     `settings` are of the analysis, as `--set` takes them. With `rows`, a table or frame, the first
-    argument is a model that was fitted to them (folder, hub name, or loaded with its `tokenizer`),
+    argument is a model that was fitted to them (folder, hub name, or loaded with its `tokenizer`,
+    of a model of pictures its processor),
     and nothing is kept: `psmi` takes a classifier and columns `text` and `label`, `copying` an
-    encoder-decoder and columns `input` and `target`, `dynamics` a masked language model and `text`.
+    encoder-decoder and columns `input` and `target`, `dynamics` a masked language model and `text`,
+    `distilled` a teacher of pictures, and `image`, `prompt`, `text` and `duplicates`.
 
     Raises:
         UserError: no such analysis or setting, an input that it has no use for, or something that

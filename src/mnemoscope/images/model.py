@@ -20,6 +20,7 @@ from mnemoscope.images.measures import ending_mask
 from mnemoscope.lm.hub import hub_reason
 from mnemoscope.lm.placement import check_dtype, find_device, tensor_digest
 from mnemoscope.lm.tokenizer import quiet_transformers
+from mnemoscope.lm.vision import read_picture
 from mnemoscope.stats import Floats
 from mnemoscope.store import Facts
 
@@ -148,20 +149,14 @@ class ImageModel:
 
         Raises UserError: no picture.
         """
-        from PIL import Image, UnidentifiedImageError
-
         channels, height, width = self.shape
         if self.vae is not None:
             channels = self.vae.config.in_channels
             times = 2 ** (len(self.vae.config.block_out_channels) - 1)
             height, width = times * height, times * width
-        try:
-            with Image.open(path) as image:
-                own = image.convert("L" if channels == 1 else "RGB").resize((width, height))
-                pixels = np.asarray(own, dtype=np.float32).reshape(height, width, -1)
-        except (OSError, UnidentifiedImageError) as error:
-            said = f"{path}: no picture ({first_line(error)}). Give PNG or JPEG."
-            raise UserError(said) from None
+        image = read_picture(path, str(path), "L" if channels == 1 else "RGB")
+        own = image.resize((width, height))
+        pixels = np.asarray(own, dtype=np.float32).reshape(height, width, -1)
         given = torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None]
         given = given.to(self.device, self.net.dtype)
         if self.vae is not None:

@@ -19,6 +19,7 @@ from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 from mnemoscope.lm.load import fresh_weights, read_whole
 from mnemoscope.lm.model import LanguageModel, RowSpan, evaluation_mode, run_sequences, wrap_model
 from mnemoscope.lm.probe import check_state
+from mnemoscope.store import Facts
 
 Place = Literal["first", "last", "mean"]
 """Whose state a head reads: that of the first token, of the last, or the mean of all."""
@@ -59,7 +60,7 @@ def load_classifier(
     fine-tuned: it gets one of `n_labels` classes, drawn by the seed 0. Raises UserError: not there,
     weights missing, or as `as_classifier`; DamagedDataError: the weights cannot be read.
     """
-    asked = {} if is_fitted or n_labels is None else {"num_labels": n_labels}
+    asked: Facts = {} if is_fitted or n_labels is None else {"num_labels": n_labels}
     read = read_whole(
         name,
         "AutoModelForSequenceClassification",

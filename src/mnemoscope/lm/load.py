@@ -155,15 +155,16 @@ def read_whole(
     revision: str | None,
     device: str,
     wanted: str,
+    dtype: str = "float32",
     **asked: Any,
 ) -> Whole:
-    """Read a fitted model that is not causal, by a class `auto` of transformers, in float32.
+    """Read a fitted model that is not causal, by a class `auto` of transformers.
 
     `check` refuses configurations, `wanted` ends the refusal of an adapter or GGUF; what is
     `asked` goes to the class. Weights that are missing are drawn by the seed 0. Errors as
     `load_model`.
     """
-    source, to = find_source(name, revision), find_device(device)
+    torch_dtype, source, to = check_dtype(dtype), find_source(name, revision), find_device(device)
     if source.adapter is not None or source.gguf_file is not None:
         what = "an adapter" if source.adapter else "a .gguf file"
         raise UserError(f"{name}: {what}, where {wanted}")
@@ -177,7 +178,7 @@ def read_whole(
                 source.location,
                 output_loading_info=True,
                 use_safetensors=True,
-                dtype=torch.float32,
+                dtype=torch_dtype,
                 **asked,
                 **arguments,
             )

@@ -169,17 +169,23 @@ def _of_layers(weights: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.stack([concentration(one).mean((1, 2)) for one in weights], dim=1)
 
 
+def end_tokens(lm: LanguageModel) -> list[int]:
+    """The tokens that end an answer, the usual one first."""
+    ends = _generating(lm, "eos_token_id")
+    return [] if ends is None else [ends] if isinstance(ends, int) else [*ends]
+
+
+def _generating(lm: LanguageModel, name: str) -> Any:
+    found = getattr(lm.model.generation_config, name, None)
+    return getattr(lm.model.config, name, None) if found is None else found
+
+
 def _start_and_ends(lm: LanguageModel) -> tuple[int, list[int]]:
     """The token that the decoder reads first, and those that end an answer."""
-
-    def of(name: str) -> Any:
-        found = getattr(lm.model.generation_config, name, None)
-        return getattr(lm.model.config, name, None) if found is None else found
-
-    start, ends = of("decoder_start_token_id"), of("eos_token_id")
+    start = _generating(lm, "decoder_start_token_id")
     if start is None:
         raise UserError(
             f"{lm.name}: its configuration names no decoder_start_token_id, so no answer can "
             "begin. Set the one that it was trained with in config.json."
         )
-    return int(start), [] if ends is None else [ends] if isinstance(ends, int) else [*ends]
+    return int(start), end_tokens(lm)

@@ -1,12 +1,13 @@
 """Train a smaller model on what a larger one says, with transformers' Trainer.
 
 Source: LLAVADI, Xu et al. 2024, arXiv 2407.19409, which compares what to distil: logits, hidden
-states, attention, affinity of tokens, beside the data itself. There of images and text, here of
-text alone.
+states, attention, affinity of tokens, beside the data itself. A batch is of texts, every token of
+which is judged, or of pictures with prompts, where the answer is: then its masks `answer` and
+`picture`, (batch, tokens), say which tokens are whose.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     PreTrainedConfig,
     PreTrainedModel,
     Trainer,
@@ -39,8 +41,11 @@ KINDS: dict[str, tuple[str, ...]] = {
     "hidden": ("cosine", "mse"),
     "attention": ("mse",),
     "affinity": ("mse",),
+    "contrast": ("kl",),
 }
 """Losses and their kinds; `data` is the ordinary loss, which asks no teacher."""
+OF_PICTURES = "contrast"
+"""The loss that only a model of pictures can have."""
 
 _WARM_UP = 0.05  # of the steps
 _SAVES = 10  # checkpoints on the way, of which the last is kept
@@ -110,21 +115,24 @@ def _parse_loss(text: str) -> Loss:
     return Loss(name, kind or KINDS[name][0], value)
 
 
-def logits_loss(student: Tensor, teacher: Tensor, kind: str) -> Tensor:
+def logits_loss(student: Tensor, teacher: Tensor, kind: str, temperature: float = 1.0) -> Tensor:
     """Mean over tokens of how far two predictions are apart, logits (..., vocabulary) each.
 
     In nats `kl`, Σ p log(p/q), p the teacher's; `reverse-kl`, Σ q log(q/p); `js`, the mean of
-    the two against ½(p + q), at most log 2. `mse` is the mean squared difference of logits.
+    the two against ½(p + q), at most log 2; logits are divided by the `temperature` before, and
+    what comes out is times its square. `mse` is the mean squared difference of logits.
     """
     if kind == "mse":
         return functional.mse_loss(student, teacher)
-    own, theirs = student.log_softmax(-1), teacher.log_softmax(-1)
+    own, theirs = ((one / temperature).log_softmax(-1) for one in (student, teacher))
     if kind == "kl":
-        return _divergence(theirs, own)
-    if kind == "reverse-kl":
-        return _divergence(own, theirs)
-    middle = torch.logaddexp(own, theirs) - math.log(2)
-    return (_divergence(own, middle) + _divergence(theirs, middle)) / 2
+        apart = _divergence(theirs, own)
+    elif kind == "reverse-kl":
+        apart = _divergence(own, theirs)
+    else:
+        middle = torch.logaddexp(own, theirs) - math.log(2)
+        apart = (_divergence(own, middle) + _divergence(theirs, middle)) / 2
+    return apart * temperature**2
 
 
 def _divergence(first: Tensor, second: Tensor) -> Tensor:
@@ -147,10 +155,39 @@ def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (student - teacher).square().sum(-1).mean()
 
 
-def affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of all cosines between tokens; states (batch, tokens, width)."""
+def affinity_loss(student: Tensor, teacher: Tensor, pairs: Tensor | None = None) -> Tensor:
+    """Mean squared difference of all cosines between tokens; states (batch, tokens, width).
+
+    Of some `pairs` alone where given, bool (batch, tokens, tokens).
+    """
     own, theirs = (functional.normalize(one, dim=-1) for one in (student, teacher))
-    return functional.mse_loss(own @ own.mT, theirs @ theirs.mT)
+    here, there = own @ own.mT, theirs @ theirs.mT
+    if pairs is not None:
+        here, there = here[pairs], there[pairs]
+    return functional.mse_loss(here, there)
+
+
+def contrast_loss(student: Tensor, teacher: Tensor, picture: Tensor, answer: Tensor) -> Tensor:
+    """How far two models differ in what they find alike among pictures and answers of a batch.
+
+    The cosines of a picture's token with the tokens of each answer, its own and others', are a
+    distribution over these by softmax, and the other way round. Given is the mean over tokens and
+    rows, both ways, of the KL of the student's from the teacher's, nats. States are (batch, tokens,
+    width), masks bool (batch, tokens). LLAVADI's code has the cross-entropy with the teacher's
+    cosines themselves, which sum to anything, so that a student equal to its teacher has not the
+    least.
+    """
+    normal = [functional.normalize(one, dim=-1) for one in (student, teacher)]
+    own, theirs = (one[picture] @ one[answer].T for one in normal)
+    n_pictures, n_answers = (one.sum(1).tolist() for one in (picture, answer))
+    parts = [
+        _divergence(there.log_softmax(-1), here.log_softmax(-1))
+        for flip, sizes in ((False, n_answers), (True, n_pictures))
+        for here, there in zip(
+            *(torch.split(one.T if flip else one, sizes, 1) for one in (own, theirs)), strict=True
+        )
+    ]
+    return torch.stack(parts).mean()
 
 
 # -- what a model shows ---------------------------------------------------------------------
@@ -168,16 +205,20 @@ class Seen(NamedTuple):
     maps: tuple[Tensor, ...] = ()
 
 
-Teacher = Callable[[Tensor], Seen]
-"""What a teacher shows of token ids (batch, tokens), without gradients."""
+Batch = Mapping[str, Tensor]
+"""`input_ids` (batch, tokens) and whatever else a model reads, beside `MASKS` of pictures."""
+MASKS = ("answer", "picture")
+Teacher = Callable[[Batch], Seen]
+"""What a teacher shows of a batch, without gradients."""
 
 
-def look(model: Any, tokens: Tensor, layers: Sequence[int], losses: Sequence[Loss]) -> Seen:
+def look(model: Any, batch: Batch, layers: Sequence[int], losses: Sequence[Loss]) -> Seen:
     """Run a model and keep what these losses compare; UserError where it hides its attention."""
     names = {one.name for one in losses}
-    needs_states, needs_maps = bool(names & {"hidden", "affinity"}), "attention" in names
+    needs_states = bool(names & {"hidden", "affinity", OF_PICTURES})
+    needs_maps = "attention" in names
     found = model(
-        input_ids=tokens,
+        **{name: one for name, one in batch.items() if name not in MASKS},
         use_cache=False,
         output_hidden_states=needs_states,
         output_attentions=needs_maps,
@@ -198,39 +239,58 @@ def look(model: Any, tokens: Tensor, layers: Sequence[int], losses: Sequence[Los
 def losses_of(
     student: Seen,
     teacher: Seen | None,
-    tokens: Tensor,
+    batch: Batch,
     losses: Sequence[Loss],
     projections: Sequence[nn.Module] = (),
+    temperature: float = 1.0,
 ) -> dict[str, Tensor]:
-    """Every loss by what the user calls it, without its weight; `tokens` are (batch, tokens).
+    """Every loss by what the user calls it, without its weight.
 
-    `projections` lead from each matched state of the student to the teacher's width. The teacher is
-    None where only `data` is asked.
+    With the mask `answer` the predictions of its tokens are compared, and their states and rows of
+    attention; `affinity` is between them and the picture's. `projections` lead from each matched
+    state of the student to the teacher's width. The teacher is None where only `data` is asked.
     """
+    tokens, answer, picture = batch["input_ids"], *(batch.get(one) for one in MASKS)
     found = {}
+
+    def judged(whole: Tensor) -> Tensor:
+        return whole if answer is None else whole[:, :-1][answer[:, 1:]]
+
+    def of_answer(every: Sequence[Tensor]) -> Sequence[Tensor]:
+        return every if answer is None else [one[answer] for one in every]
+
     for one in losses:
         if one.name == "data":
-            logits = student.logits[:, :-1].flatten(0, 1)
-            found[str(one)] = functional.cross_entropy(logits, tokens[:, 1:].flatten())
+            logits, wanted = student.logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten()
+            if answer is not None:
+                logits, wanted = judged(student.logits), tokens[:, 1:][answer[:, 1:]]
+            found[str(one)] = functional.cross_entropy(logits, wanted)
             continue
         assert teacher is not None
         if one.name == "logits":
             # Families pad their vocabularies to different sizes; what is padding is never a token.
             n = min(student.logits.shape[-1], teacher.logits.shape[-1])
-            value = logits_loss(student.logits[..., :n], teacher.logits[..., :n], one.kind)
+            own, theirs = (judged(seen.logits[..., :n]) for seen in (student, teacher))
+            value = logits_loss(own, theirs, one.kind, temperature)
         elif one.name == "hidden":
-            led = [to(state) for to, state in zip(projections, student.states, strict=True)]
-            value = _mean(hidden_loss, led, teacher.states, one.kind)
+            states = of_answer(student.states)
+            led = [to(state) for to, state in zip(projections, states, strict=True)]
+            value = _mean(hidden_loss, led, of_answer(teacher.states), one.kind)
         elif one.name == "attention":
-            value = _mean(attention_loss, student.maps, teacher.maps)
+            value = _mean(attention_loss, of_answer(student.maps), of_answer(teacher.maps))
+        elif one.name == "affinity":
+            pairs = None
+            if answer is not None and picture is not None:
+                pairs = picture[:, :, None] & answer[:, None]
+            value = _mean(affinity_loss, student.states, teacher.states, pairs)
         else:
-            value = _mean(affinity_loss, student.states, teacher.states)
+            value = _mean(contrast_loss, student.states, teacher.states, picture, answer)
         found[str(one)] = value
     return found
 
 
 def _mean(
-    loss: Callable[..., Tensor], own: Sequence[Tensor], theirs: Sequence[Tensor], *more: str
+    loss: Callable[..., Tensor], own: Sequence[Tensor], theirs: Sequence[Tensor], *more: object
 ) -> Tensor:
     """Mean over the matched layers."""
     parts = [loss(*pair, *more) for pair in zip(own, theirs, strict=True)]
@@ -248,6 +308,9 @@ def student_config(teacher: PreTrainedConfig, *, layers: float, width: float) ->
     Raises UserError: a number of layers or a width that cannot be, or that this family cannot have.
     """
     config = type(teacher).from_dict(teacher.to_dict())
+    if (text := config.get_text_config()) is not config:  # what sees the pictures stays as it is
+        config.text_config = student_config(text, layers=layers, width=width)
+        return config
     n_layers, n_width = teacher.num_hidden_layers, teacher.hidden_size
     wanted = round(layers * n_layers) if layers < 1 else round(layers)
     size = round(width * n_width) if width < 1 else round(width)
@@ -297,7 +360,9 @@ def student_config(teacher: PreTrainedConfig, *, layers: float, width: float) ->
 def new_student(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
     """A model of random weights, float32; the same seed gives the same."""
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    has_pictures = config.get_text_config() is not config
+    kind = AutoModelForImageTextToText if has_pictures else AutoModelForCausalLM
+    return kind.from_config(config, dtype=torch.float32)
 
 
 # -- training -------------------------------------------------------------------------------
@@ -308,7 +373,8 @@ class DistillSettings:
     """How a student is trained: AdamW, warm-up of a twentieth, a cosine to 0, gradients clipped.
 
     The weighted sum of `losses` is minimized; `match` says which layers are compared (see
-    `matched_layers`); `seed` is of the projections, the order of rows and dropout.
+    `matched_layers`); `seed` is of the projections, the order of rows and dropout; `temperature`
+    is that of the logits.
     """
 
     losses: tuple[Loss, ...]
@@ -318,6 +384,7 @@ class DistillSettings:
     batch_size: int = 16
     learning_rate: float = 5e-4
     seed: int = 0
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -337,16 +404,28 @@ def view_of(teacher: LanguageModel, n_layers: int, settings: DistillSettings) ->
     layers = [to for _, to in matched_layers(n_layers, teacher.n_layers, settings.match)]
     _hand_out_attention(model, settings.losses)
 
-    def show(tokens: Tensor) -> Seen:
+    def show(batch: Batch) -> Seen:
+        there = {name: one.to(teacher.device) for name, one in batch.items()}
         with torch.no_grad():
-            return look(model, tokens.to(teacher.device), layers, settings.losses)
+            return look(model, there, layers, settings.losses)
 
     return show
 
 
+def token_rows(rows: npt.NDArray[np.integer[Any]]) -> Sequence[Batch]:
+    """Windows of texts (n, tokens), with what stands before them, as `train_student` takes them."""
+    return [{"input_ids": row} for row in torch.from_numpy(rows.astype(np.int64))]
+
+
+def steps_of(settings: DistillSettings, n_rows: int) -> int:
+    """How many steps a training on so many rows takes."""
+    batches = math.ceil(n_rows / settings.batch_size)
+    return settings.steps or max(1, math.ceil(settings.epochs * batches))
+
+
 def train_student(
     student: Any,
-    rows: npt.NDArray[np.integer[Any]],
+    rows: Sequence[Any],
     settings: DistillSettings,
     folder: Path,
     *,
@@ -354,17 +433,20 @@ def train_student(
     widths: tuple[int, int],
     n_layers: int,
     device: str = "cpu",
+    collate: Callable[[Sequence[Any]], dict[str, Tensor]] | None = None,
 ) -> Trained:
     """Train a student in place; a killed training goes on from its last checkpoint in `folder`.
 
-    The student is a causal `PreTrainedModel` in float32, `rows` (n, tokens) its windows with what
-    stands before them, `teacher` what it shows of a batch, None where `data` is the only loss.
-    `widths` are the hidden sizes of both; a learnt linear map leads from one to the other where
-    they differ, and is thrown away at the end. Raises UserError: accelerate is not installed, or a
+    The student is a `PreTrainedModel` in float32, `rows` batches of one without their first axis
+    (`token_rows`), or whatever `collate` makes a batch of; `teacher` is what it shows of a batch,
+    None where `data` is the only loss. `widths` are the hidden sizes of both; a learnt linear map
+    leads from one to the other where they differ, and is thrown away at the end. Raises UserError:
+    accelerate is not installed, or a
     loss that is not finite.
     """
     check_installed("distill: transformers' Trainer needs", "accelerate", extra="distill")
-    pairs = matched_layers(student.config.num_hidden_layers, n_layers, settings.match)
+    text = student.config.get_text_config()
+    pairs = matched_layers(text.num_hidden_layers, n_layers, settings.match)
     _hand_out_attention(student, settings.losses)
     if any(one.name == "hidden" for one in settings.losses):
         torch.manual_seed(settings.seed)
@@ -372,9 +454,7 @@ def train_student(
         student.distill_projections = nn.ModuleList(
             nn.Linear(*widths) if widths[0] != widths[1] else nn.Identity() for _ in pairs
         )
-    n_steps = settings.steps or max(
-        1, math.ceil(settings.epochs * math.ceil(len(rows) / settings.batch_size))
-    )
+    n_steps = steps_of(settings, len(rows))
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.batch_size,
@@ -397,7 +477,8 @@ def train_student(
     trainer = _Distiller(
         model=student,
         args=arguments,
-        train_dataset=[{"input_ids": row} for row in torch.from_numpy(rows.astype(np.int64))],
+        train_dataset=rows,
+        data_collator=collate,
     )
     trainer.teacher, trainer.settings, trainer.layers = teacher, settings, [own for own, _ in pairs]
     for callback in list(trainer.callback_handler.callbacks):
@@ -430,11 +511,11 @@ class _Distiller(Trainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
     ) -> Any:
         """The loss of a batch; UserError where it is not finite."""
-        tokens, losses = inputs["input_ids"], self.settings.losses
-        shown = None if self.teacher is None else self.teacher(tokens)
-        seen = look(model, tokens, self.layers, losses)
+        losses = self.settings.losses
+        shown = None if self.teacher is None else self.teacher(inputs)
+        seen = look(model, inputs, self.layers, losses)
         projections = getattr(model, "distill_projections", ())
-        found = losses_of(seen, shown, tokens, losses, projections)
+        found = losses_of(seen, shown, inputs, losses, projections, self.settings.temperature)
         parts = torch.stack([found[str(one)] for one in losses])
         total = (parts * parts.new_tensor([one.weight for one in losses])).sum()
         if not total.isfinite():
