@@ -144,13 +144,14 @@ def test_a_student_that_is_the_teacher_inherits_all_and_another_network_nothing(
     gain = own.logprob - control
     wins = (gain[seen][:, None] > gain[~seen]).mean()
     assert kind["auc"]["value"] == pytest.approx(wins)
-    assert kind["gain"]["value"] == pytest.approx(gain[seen].mean())
+    rounding = 1e-5  # float32, and the rows stand in other batches
+    assert kind["gain"]["value"] == pytest.approx(gain[seen].mean(), abs=rounding)
     swapped = result.frames["pictures"].filter(model="teacher")["swapped"].struct["value"]
     assert swapped[0] < 0.5  # the captions go by the picture
     assert kind["auc_swapped"]["value"] < kind["auc"]["value"]
     by_row = [result.frames["rows"].filter(model=one) for one in ("same", "control")]
     first, second = (one["logprob"].to_numpy() for one in by_row)
-    assert first - second == pytest.approx(gain)
+    assert first - second == pytest.approx(gain, abs=rounding)
     assert any("whether the control had the same texts" in one for one in result.further)
     assert any("With another row's picture control repeats" in one for one in result.further)
 
