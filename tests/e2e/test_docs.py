@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from mnemoscope.cli.app import command, verbs
-from mnemoscope.embedded import model_path, texts
+from mnemoscope.embedded import model_path, reference_path, texts
 from mnemoscope.study import shapes
 from mnemoscope.taxonomy.sample import MINIMUM
 
@@ -97,7 +97,7 @@ def test_commands_of_the_tutorials_on_audits_run(page, tmp_path, monkeypatch, su
             text.write_text(prose[600 * at : 600 * (at + 1)], encoding="utf-8")
         monkeypatch.chdir(tmp_path / str(number))
         if "audit-of-last-release" in block:
-            succeed("audit", "embedded", "own/0.txt", *quick, "-o", "audit-of-last-release")
+            succeed("audit", reference_path(), "own/0.txt", *quick, "-o", "audit-of-last-release")
         for _, *words in typed(block):
             if words[0] in ("audit", "watch") and "difflib" not in str(words):  # a long text
                 is_asked = words[:1] == ["audit"] and words[1] not in ("gate", "verify")
