@@ -829,7 +829,7 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
     worst = "recalled.txt: 20.0 % recalled; recalled on 2 lines (2 to 3)"
     assert (worst in placed) == bool(of_all and failed)
     assert [one.as_json()["most_in"] for one in judged] == [["recalled.txt"]] * len(judged)
-    assert recalled_lines(log, "recalled.txt") == [(2, 3)]
+    assert recalled_lines(log)["recalled.txt"] == [(2, 3)]
     levels = [one["level"] for one in with_levels(log, judged)["runs"][0]["results"]]
     assert levels == ["error" if failed else "warning", "warning"]
     known = {"runs": [{"results": [result | {"baselineState": "unchanged"}]}]}

@@ -56,6 +56,7 @@ def render_brief(
     `log` is the audit's SARIF, which has the lines of what is recalled.
     """
     places = {} if log is None else lines_of(log)
+    at_lines = {} if log is None else recalled_lines(log)
     rows = passage_rows(record, spans)
     recalled, undecided = (
         [row for row in in_order(rows) if row["verdict"] == one] for one in (RECALL, UNDECIDED)
@@ -85,7 +86,8 @@ def render_brief(
         ],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
         documents=[
-            {**one, "lines": _recalled_on(log, one["document"])} for one in documents[:_DOCUMENTS]
+            {**one, "lines": _recalled_on(at_lines, one["document"])}
+            for one in documents[:_DOCUMENTS]
         ],
         is_short=len(documents) > _WHOLE,
         n_more=max(len(documents) - _DOCUMENTS, 0),
@@ -100,8 +102,8 @@ def _lines_of(row: Mapping[str, Any], places: Mapping[str, Sequence[Lines]]) -> 
     return "" if found is None else f" ({lines_words(found.first, found.last)})"
 
 
-def _recalled_on(log: Sarif | None, document: str) -> str:
-    ranges = [] if log is None else recalled_lines(log, document)
+def _recalled_on(at_lines: Mapping[str, Sequence[tuple[int, int]]], document: str) -> str:
+    ranges = at_lines.get(address_of(document))
     return lines_said(ranges) if ranges else ""
 
 

@@ -180,10 +180,10 @@ def lines_of(log: Mapping[str, Any], rules: Sequence[str] = ()) -> dict[str, lis
     return found
 
 
-def recalled_lines(log: Mapping[str, Any], document: str) -> list[tuple[int, int]]:
-    """Lines of a document on which something is recalled, as ranges; both ends included."""
-    found = lines_of(log, [_RULE["id"]]).get(address_of(document), [])
-    return line_ranges((one.first, one.last) for one in found)
+def recalled_lines(log: Mapping[str, Any]) -> dict[str, list[tuple[int, int]]]:
+    """Lines on which something is recalled, as ranges by addresses of documents; ends included."""
+    found = lines_of(log, [_RULE["id"]])
+    return {uri: line_ranges((one.first, one.last) for one in own) for uri, own in found.items()}
 
 
 def beside_baseline(
@@ -376,8 +376,12 @@ def junit_xml(
     cases += (
         Case(one["document"], skipped=f"not read: {one['reason']}") for one in record["skipped"]
     )
-    at_lines = {} if log is None else {one.name: recalled_lines(log, one.name) for one in cases}
-    said = {name: f"; recalled on {lines_said(one)}" for name, one in at_lines.items() if one}
+    at_lines = {} if log is None else recalled_lines(log)
+    said = {
+        row["document"]: f"; recalled on {lines_said(found)}"
+        for row in record["documents"]
+        if at_lines and (found := at_lines.get(address_of(row["document"])))
+    }
     return junit_suite(f"audit of {record['model']['name']}", about(record), judged, cases, said)
 
 

@@ -518,11 +518,12 @@ def _report(made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAn
     """Say what came of an audit, write what was asked for beside it, and judge it."""
     _print_record(made.folder, made.record, is_gated=bool(gates))
     spans = made.passages.select(_SPAN_FACTS)
-    from mnemoscope.audits.exports import recalled_lines
+    from mnemoscope.audits.exports import address_of, recalled_lines
     from mnemoscope.audits.records import read_sarif
 
-    log, names = read_sarif(made.folder), [row["document"] for row in made.record["documents"]]
-    lines = {name: found for name in names if (found := recalled_lines(log, name))}
+    at_lines = recalled_lines(read_sarif(made.folder))
+    names = [row["document"] for row in made.record["documents"]]
+    lines = {name: found for name in names if (found := at_lines.get(address_of(name)))}
     facts = {"folder": made.folder, "spans": spans, "recalled_lines": lines}
     answer.facts.update({**made.record, **facts})
     judge_found(made, gates, flags, gated_audits(), answer)
@@ -530,7 +531,7 @@ def _report(made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAn
 
 def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
-    from mnemoscope.audits.exports import recalled_lines
+    from mnemoscope.audits.exports import address_of, recalled_lines
     from mnemoscope.audits.records import (
         WINDOWS_LINES,
         copies_said,
@@ -559,7 +560,7 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         print(said)
     whole = record["summary"]
     found = [row for row in record["documents"] if row["reproduced"]["characters"]]
-    log = read_sarif(out)
+    at_lines = recalled_lines(read_sarif(out))
     if whole["documents"] > 1:
         found.sort(key=lambda row: -row["recalled"]["share"])
         for row in found[:_DOCUMENTS]:
@@ -568,14 +569,14 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
                 for kind, said in _KINDS.items()
                 if number_of(row, kind) or kind != "undecided"
             ]
-            ranges = recalled_lines(log, row["document"])
+            ranges = at_lines.get(address_of(row["document"]))
             lines = f"; recalled on {lines_said(ranges)}" if ranges else ""
             print(f"{printable(row['document'])}: {', '.join(shares)}{lines}")
         if len(found) > _DOCUMENTS:
             print(f"... and {plural(len(found) - _DOCUMENTS, 'more document')}.")
         if found and (silent := silent_documents(record)):
             print(printable(f"Nothing came out of: {first_names(silent)}."))
-    elif ranges := [one for row in found for one in recalled_lines(log, row["document"])]:
+    elif ranges := [one for row in found for one in at_lines.get(address_of(row["document"]), [])]:
         print(f"Recalled on {lines_said(ranges)}.")
     beside = record["verdict"]["beside"]
     has_parts = beside is not None and beside["in_recalled"]

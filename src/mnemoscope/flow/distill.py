@@ -311,9 +311,9 @@ def student_names(students: Sequence[str]) -> list[str]:
 def _name_of(card: Card) -> str:
     """What a student learnt by: its losses, their temperature, and answers the teacher wrote."""
     name = "+".join(loss.partition("=")[0] for loss in card["losses"])
-    if (temperature := card["training"].get("temperature", 1.0)) != 1:
+    if (temperature := card["training"]["temperature"]) != 1:
         name += f" T={temperature:g}"
-    return name + " on the teacher's answers" * (card["texts"].get("data") == "teacher")
+    return name + " on the teacher's answers" * (card["texts"]["data"] == "teacher")
 
 
 def unlike_control(control: str, students: Sequence[str]) -> list[str]:
