@@ -90,7 +90,9 @@ NAMES = {
     "Run, and open a study": (
         "run Study load_settings StudySettings demo_settings run_stage analyze"
     ),
-    "Audit documents, ask items": "audit Audit items Items membership Membership forget Forgetting",
+    "Audit documents, ask items": (
+        "audit Audit items Items images Images membership Membership forget Forgetting"
+    ),
     "Windows, scan, classes, maps": "windows scan classify capture Maps",
     "Readers of maps": "fit fit_blind Reader excess Excess Estimate",
     "Grafts": "graft_parts grafted patched_activations",

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from experiments.pages import figure, table_of
-from mnemoscope.images.measures import ending_mask, local_similarity, noise_norm
+from mnemoscope.diffusion.measures import ending_mask, local_similarity, noise_norm
 from mnemoscope.stats import Estimate, Floats, draw_within, estimate_of, resampled_auc
 
 SIDE, PATCH = 8, 2

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from mnemoscope.images.measures import Score, flipd
+from mnemoscope.diffusion.measures import Score, flipd
 from mnemoscope.stats import Floats
 
 _NORMAL = 0.5  # between 0 and 1, the singular values of tangents and normals

@@ -25,8 +25,8 @@ from PIL import Image
 
 from experiments.bright_ending.run import SIDE, WORDS, World, areas
 from experiments.pages import publish
-from mnemoscope.images.measures import MEASURES, MEMORIZED, judged
-from mnemoscope.images.run import images
+from mnemoscope.diffusion.measures import MEASURES, MEMORIZED, judged
+from mnemoscope.diffusion.run import images
 
 SIZES = {"whole": 6, "half": 8, "duplicated": 6, "fresh": 24, "unread": 120}
 KINDS = tuple(SIZES)

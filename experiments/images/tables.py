@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.pages import table_of
-from mnemoscope.images.measures import MEASURES
+from mnemoscope.diffusion.measures import MEASURES
 
 PAGE = "docs/images.md"
 STORED = {

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from mnemoscope.audits.library import audit as audit
     from mnemoscope.contamination.found import Items as Items
     from mnemoscope.contamination.run import items as items
+    from mnemoscope.diffusion.found import Images as Images
+    from mnemoscope.diffusion.run import images as images
     from mnemoscope.errors import DamagedDataError as DamagedDataError
     from mnemoscope.errors import MnemoscopeError as MnemoscopeError
     from mnemoscope.errors import NoRoomError as NoRoomError
@@ -75,6 +77,8 @@ _ROOMS = {
     "audits.library": "Audit audit",
     "contamination.found": "Items",
     "contamination.run": "items",
+    "diffusion.found": "Images",
+    "diffusion.run": "images",
     "errors": "DamagedDataError MnemoscopeError NoRoomError UserError",
     "flow.analyze": "analyze",
     "flow.run": "demo_settings run_stage",

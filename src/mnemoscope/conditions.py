@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isclose
 from operator import ge, gt
+from pathlib import Path
 from textwrap import indent
 from typing import TYPE_CHECKING, Any, NamedTuple
 from xml.etree import ElementTree
@@ -406,6 +407,42 @@ def compared(
     counts = {f"{named}s_in_both": n_both, f"{named}s_only_here": n_all - n_both}
     facts = {"folder": str(baseline), "swapped": bool(said[0]) and repeats_more} | counts
     return facts, "".join(f"; {one}" for one in said if one)
+
+
+class Counted(NamedTuple):
+    """What a condition is put to: all rows of a result, and those of them that count."""
+
+    record: Mapping[str, Any]
+    every: "pl.DataFrame"
+    counted: "pl.DataFrame"
+
+
+def judge_rows(
+    gate: Gate,
+    own: Counted,
+    on: Sequence[str],
+    *,
+    share: Estimate | None = None,
+    older: tuple[Path, Counted] | None = None,
+) -> GateResult:
+    """Put a condition to rows; beside an `older` result to those that do not count there.
+
+    Rows are the same where the columns `on` are. `share` is the one of all, with its interval.
+    """
+    counted, new, beside, older_is = own.counted, "", "", None
+    if older is not None:
+        (baseline, then), new, share = older, "new ", None
+        older_is, beside = compared(
+            *(baseline, gate.measures.unit),
+            dates=(then.record["date"], own.record["date"]),
+            is_same={**then.record} == {**own.record},
+            n_both=own.every.join(then.every, on=on, how="semi", nulls_equal=True).height,
+            n_all=own.every.height,
+        )
+        counted = counted.join(then.counted, on=on, how="anti", nulls_equal=True)
+    n = counted.height if gate.of_number else counted.height / own.every.height
+    said = f"{gate.say(n, new, None if gate.of_number else share)}, {gate.allowed}{beside}"
+    return GateResult(gate, gate.holds(n), said, counted, n, own.every.height, baseline=older_is)
 
 
 def unchecked(names: Sequence[str], whole: int) -> str:

@@ -263,6 +263,21 @@ class Store:
             )
         return None
 
+    def finished(self, name: str, version: int) -> Facts:
+        """The record of a finished artefact of this schema version, every file as it was written.
+
+        Raises UserError: none there, or of another version. DamagedDataError: a file that changed.
+        """
+        check_is_made(self.folder, name)
+        found = self.record(name)
+        if found.get("schema_version") != version:
+            raise UserError(
+                f"{self.folder}: {name}.json is of another version of mnemoscope. "
+                f"To mend it, {self._remedy(name)}."
+            )
+        self.check(name)
+        return found
+
     # -- files; a store that is no folder of this machine does these otherwise -----------------
 
     def write(self, file: str, data: bytes) -> None:
@@ -389,6 +404,12 @@ def _check_fields(found: Facts, shape: Any) -> None:
         made = versions.get("mnemoscope") if isinstance(versions, dict) else None
         raise OtherVersionError(f"{made_by(made)} (without {', '.join(lacks)})", made)
     check_shape(found, shape)
+
+
+def check_is_made(folder: Path, name: str) -> None:
+    """Refuse a folder without a finished result of the verb `name`, whose record has its name."""
+    if not (folder / f"{name}.json").is_file():
+        raise UserError(f"{folder}: contains no {name}.json. Make it: 'mnemoscope {name}'.")
 
 
 def store_of_parts(folder: Path) -> Store:

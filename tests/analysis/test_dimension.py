@@ -21,8 +21,8 @@ from mnemoscope.analysis.dimension import (
     two_nn,
 )
 from mnemoscope.analysis.inputs import OtherModel
+from mnemoscope.diffusion.measures import flipd
 from mnemoscope.errors import UserError
-from mnemoscope.images.measures import flipd
 from mnemoscope.lm.load import load_model
 from tests.tiny_models import save_model
 

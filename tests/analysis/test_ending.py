@@ -16,8 +16,8 @@ from mnemoscope.analysis.ending import (
     suffix_shares,
 )
 from mnemoscope.analysis.inputs import OtherModel
+from mnemoscope.diffusion.measures import ending_mask, local_similarity, noise_norm
 from mnemoscope.errors import UserError
-from mnemoscope.images.measures import ending_mask, local_similarity, noise_norm
 from mnemoscope.lm.attention import capture_pooled
 from mnemoscope.lm.edges import total_effects
 from mnemoscope.maps.format import StoreMeta

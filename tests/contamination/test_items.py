@@ -38,11 +38,11 @@ from mnemoscope.contamination.judge import (
 from mnemoscope.contamination.table import (
     Item,
     guess_from_others,
-    lines_of,
     read_items,
     stands_in,
     words_of,
 )
+from mnemoscope.data.rows import lines_of
 from mnemoscope.embedded import model_path, reference_path
 from mnemoscope.errors import UserError
 from mnemoscope.lm.load import load_model
@@ -355,7 +355,9 @@ def test_a_gate_on_finished_items_counts_what_is_new_and_writes_what_builds_read
     assert "items.html: damaged" in refused(*gate)
     (now / "items.html").unlink()  # who has the table needs no page
     assert call(*gate).status == 3
-    assert "contains no items" in refused("items", "gate", tmp_path, "--fail-if", "recalled > 1%")
+    assert "contains no items.json" in refused(
+        "items", "gate", tmp_path, "--fail-if", "recalled > 1%"
+    )
     assert "Add --fail-if, such as 'recalled > 1%'" in refused("items", "gate", now)
 
 

@@ -213,6 +213,16 @@ def beside_by_key(
     return beside_baseline(log, older, is_new, is_gone)
 
 
+def row_place(where: str | None, row: Mapping[str, Any]) -> Sarif:
+    """Where a row of a table stands: its `line`, else the table with its `row` as the fragment."""
+    if where is None or not (table_ending(Path(where)) or parse_hub_name(where)):
+        return {}
+    line = row["line"]
+    place = {"uri": address_of(where if line else f"{where}#{row['row']}")}
+    region = {"region": {"startLine": line}} if line else {}
+    return {"physicalLocation": {"artifactLocation": place, **region}}
+
+
 def date_and_verdict(record: Mapping[str, Any]) -> dict[str, str]:
     """What a log or a JUnit report says of a result with a date and a sentence."""
     return {"date": record["date"], "verdict": record["sentence"]}

@@ -129,6 +129,7 @@ def panels() -> dict[str, dict[str, Callable[..., None]]]:
             "forget": forget.forget,
             "forget gate": forget.forget_gate,
             "images": images.images,
+            "images gate": images.images_gate,
             "app": audit.app,
         },
         "Stages of a run": of_stages(is_optional=False),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnemoscope.cli.options import GateFlags, JsonAnswer, judged
 from mnemoscope.errors import UserError
+from mnemoscope.store import check_is_made
 
 if TYPE_CHECKING:
     from mnemoscope.audits.records import Sarif
@@ -47,7 +48,7 @@ def gated_items() -> Gated:
 
     return Gated(
         found.ITEMS,
-        found.check_is_items,
+        lambda folder: check_is_made(folder, "items"),
         found.judge_items,
         found.items_junit,
         found.items_sarif_beside,
@@ -60,10 +61,23 @@ def gated_forgetting() -> Gated:
 
     return Gated(
         run.GATE,
-        run.check_is_forgetting,
+        lambda folder: check_is_made(folder, "forget"),
         run.judge_forgetting,
         run.forgetting_junit,
         run.forgetting_sarif_beside,
+    )
+
+
+def gated_images() -> Gated:
+    """Prompts of pictures."""
+    from mnemoscope.diffusion import found
+
+    return Gated(
+        found.PROMPTS,
+        lambda folder: check_is_made(folder, "images"),
+        found.judge_images,
+        found.images_junit,
+        found.images_sarif_beside,
     )
 
 

@@ -1,14 +1,18 @@
-"""The verb images: what does a model of pictures give back of what it was trained on?"""
+"""The verbs images, images gate: what does a model of pictures give back of its training?"""
 
+from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
 
 from mnemoscope.cli.audit import Again, Folder, needed_out
+from mnemoscope.cli.gates import gated_images, judge_found, read_gate
 from mnemoscope.cli.options import (
     ANSWER,
+    GATE,
     Device,
     Dtype,
+    GateFlags,
     JsonAnswer,
     Quiet,
     assignment,
@@ -40,6 +44,7 @@ def images(
         Option("--set", metavar="KEY=VALUE", help="steps, guidance, draws, measure, error …"),
     ] = None,
     dry_run: Annotated[bool, Option("--dry-run", help="Only say what it would take.")] = False,
+    gate: GateFlags = GATE,
     dtype: Dtype = None,
     device: Device = None,
     redo: Again = False,
@@ -53,11 +58,14 @@ def images(
     if mitigate is not None and mitigate not in _WAYS:
         said = f"--mitigate '{mitigate}': give guidance or prompt."
         raise UserError(f"{said}{nearest(mitigate, _WAYS)}")
-    from mnemoscope.images.run import images as ask
-    from mnemoscope.images.run import plan
+    conditions = read_gate(gate, of := gated_images(), out=out)
+    from mnemoscope.diffusion.run import check_gates, plan
+    from mnemoscope.diffusion.run import images as ask
 
     settings = dict(map(assignment, set_ or []))
     columns = parse_columns(column)
+    if conditions:
+        check_gates(conditions, model, table, reference=reference, columns=columns, **settings)
     if dry_run:
         cost = plan(
             model, table, reference=reference, mitigate=mitigate, columns=columns, **settings
@@ -85,3 +93,19 @@ def images(
     print(f"Read {found.folder}/images.html; every prompt stands in images.parquet.")
     memorized = found.memorized.select("row", "prompt", "label", "norm", "control_norm", "p")
     answer.facts.update({**found.record, "folder": found.folder, "memorized": memorized})
+    judge_found(found, conditions, gate, of, answer)
+
+
+def images_gate(
+    folder: Annotated[Path, Argument(help="The folder of finished 'images'.")],
+    gate: GateFlags = GATE,
+    answer: JsonAnswer = ANSWER,
+) -> None:
+    """Put a condition to finished images, whose files must be as written; no model is loaded.
+
+    Example: mnemoscope images gate images --fail-if 'memorized > 3 prompts'
+    """
+    from mnemoscope.diffusion.found import read_images
+
+    conditions = read_gate(gate, of := gated_images(), needed=True, out=folder)
+    judge_found(read_images(folder), conditions, gate, of, answer)

@@ -10,14 +10,22 @@ import polars as pl
 
 from mnemoscope.audits.exports import (
     Finding,
-    address_of,
     beside_by_key,
     date_and_verdict,
+    row_place,
     sarif_of,
     sarif_rule,
 )
 from mnemoscope.audits.records import Sarif
-from mnemoscope.conditions import Case, Gate, GateResult, Measures, compared, junit_suite
+from mnemoscope.conditions import (
+    Case,
+    Counted,
+    Gate,
+    GateResult,
+    Measures,
+    judge_rows,
+    junit_suite,
+)
 from mnemoscope.contamination.judge import (
     FEWEST_VARIANTS,
     RECALLED,
@@ -25,8 +33,6 @@ from mnemoscope.contamination.judge import (
     scores_of,
     shares_of,
 )
-from mnemoscope.data.formats import table_ending
-from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.errors import UserError
 from mnemoscope.stats import Estimate
 from mnemoscope.store import Store
@@ -100,52 +106,34 @@ def items_store(folder: Path) -> Store:
     return Store(folder, remedy=lambda _: "ask the items again with --redo")
 
 
-def check_is_items(folder: Path) -> None:
-    """Refuse a folder without finished items."""
-    if not (folder / f"{ARTEFACT}.json").is_file():
-        raise UserError(f"{folder}: contains no items (items.json). Make them: 'mnemoscope items'.")
-
-
 def read_found(folder: Path) -> Items:
     """The finished items of a folder; no model is loaded.
 
-    Every file that is there must be as it was written. Raises UserError: none there, or those of
-    another version. DamagedDataError: a file that was changed.
+    Errors as `Store.finished`.
     """
-    check_is_items(folder)
     store = items_store(folder)
-    record = store.record(ARTEFACT)
-    if record.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{folder}: items of another version of mnemoscope. Ask them again.")
-    store.check(ARTEFACT)
+    record = store.finished(ARTEFACT, SCHEMA_VERSION)
     return Items(store.frame(ARTEFACT, TABLE), record, folder)
 
 
 def judge_items(gate: Gate, found: Items, baseline: Path | None) -> GateResult:
     """Put a condition to items; with `baseline` to the recalled ones that were not recalled there.
 
-    Raises UserError: `baseline` holds no items. DamagedDataError: it cannot be read.
+    Raises UserError: `baseline` holds no items, or nothing could be called recalled.
+    DamagedDataError: it cannot be read.
     """
-    own, every, new, beside, older_is = found.recalled, originals(found.table), "", "", None
-    if found.record["reference"] is None and (every["variants"] < FEWEST_VARIANTS).all():
+    own = _counted(found)
+    if found.record["reference"] is None and (own.every["variants"] < FEWEST_VARIANTS).all():
         raise UserError(
             f"--fail-if '{gate.text}': without a twin an item needs {FEWEST_VARIANTS} variants to "
             "be called recalled, and none has them, so it never fails. Add --reference BASE."
         )
-    if baseline is not None:
-        older, new = read_found(baseline), "new "
-        own = own.join(older.recalled, on=_ITEM, how="anti")
-        older_is, beside = compared(
-            *(baseline, "item"),
-            dates=(older.record["date"], found.record["date"]),
-            is_same={**older.record} == {**found.record},
-            n_both=every.join(older.table, on=_ITEM, how="semi").height,
-            n_all=every.height,
-        )
-    n = own.height if gate.of_number else own.height / every.height
-    share = None if baseline is not None else found.shares[RECALLED]
-    said = f"{gate.say(n, new, share)}, {gate.allowed}{beside}"
-    return GateResult(gate, gate.holds(n), said, own, n, every.height, baseline=older_is)
+    older = None if baseline is None else (baseline, _counted(read_found(baseline)))
+    return judge_rows(gate, own, _ITEM, share=found.shares[RECALLED], older=older)
+
+
+def _counted(found: Items) -> Counted:
+    return Counted(found.record, originals(found.table), found.recalled)
 
 
 def items_junit(found: Items, judged: Sequence[GateResult]) -> str:
@@ -168,22 +156,12 @@ def items_sarif(found: Items) -> Sarif:
     findings = [
         Finding(
             f"Item {row['item']}: {row['reason']}",
-            {**_place(where, row), "logicalLocations": [{"name": row["item"]}]},
+            {**row_place(where, row), "logicalLocations": [{"name": row["item"]}]},
             {"answer": row["answer"], "model writes": row["written"].strip()},
         )
         for row in originals(numbered).filter(verdict=RECALLED).iter_rows(named=True)
     ]
     return sarif_of([_RULE], date_and_verdict(found.record), findings)
-
-
-def _place(where: str | None, row: Mapping[str, Any]) -> Sarif:
-    """Where an item stands: a line of its table, else the table with the row as its fragment."""
-    if where is None or not (table_ending(Path(where)) or parse_hub_name(where)):
-        return {}
-    line = row["line"]
-    place = {"uri": address_of(where if line else f"{where}#{row['row']}")}
-    region = {"region": {"startLine": line}} if line else {}
-    return {"physicalLocation": {"artifactLocation": place, **region}}
 
 
 def items_sarif_beside(found: Items, baseline: Path | None) -> Sarif:

@@ -39,7 +39,8 @@ from mnemoscope.contamination.judge import (
     shares_of,
 )
 from mnemoscope.contamination.order import orders_of
-from mnemoscope.contamination.table import Item, digest_of, lines_of, read_items
+from mnemoscope.contamination.table import Item, digest_of, read_items
+from mnemoscope.data.rows import lines_of
 from mnemoscope.errors import UserError
 from mnemoscope.files import json_bytes, made_folder
 from mnemoscope.progress import progress_shown

@@ -1,11 +1,9 @@
 """Items of a benchmark: a prompt and the answer that counts as right, read from a table."""
 
-import csv
 import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -66,23 +64,6 @@ def read_items(source: Any, columns: Mapping[str, str] | None = None) -> list[It
     ]
     _check_keys(items, where)
     return items
-
-
-def lines_of(source: Any) -> list[int]:
-    """The line on which each row of a .jsonl or .csv file begins, from 1; of all else nothing."""
-    ending = Path(source).suffix.lower() if isinstance(source, str | Path) else ""
-    if ending not in (".jsonl", ".csv") or not Path(source).is_file():
-        return []
-    found, before = [], 0
-    with Path(source).open(encoding="utf-8-sig", newline="") as file:
-        if ending == ".jsonl":
-            return [number for number, line in enumerate(file, 1) if line.strip()]
-        rows = csv.reader(file)
-        for row in rows:
-            if row:
-                found.append(before + 1)
-            before = rows.line_num
-    return found[1:]
 
 
 def _item(row: Mapping[str, Any], number: int, where: str) -> Item:

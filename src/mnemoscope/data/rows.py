@@ -1,5 +1,6 @@
 """Gather rows from tables and folders of them, pairs of arrays, frames, and the hub."""
 
+import csv
 import hashlib
 import os
 import re
@@ -325,3 +326,20 @@ def _is_missing(value: Any) -> bool:
         return value is None or bool(value != value)
     except (TypeError, ValueError):  # pandas.NA, and arrays, which are values
         return not hasattr(value, "__len__")
+
+
+def lines_of(source: Any) -> list[int]:
+    """The line on which each row of a .jsonl or .csv file begins, from 1; of all else nothing."""
+    ending = Path(source).suffix.lower() if isinstance(source, str | Path) else ""
+    if ending not in (".jsonl", ".csv") or not Path(source).is_file():
+        return []
+    found, before = [], 0
+    with Path(source).open(encoding="utf-8-sig", newline="") as file:
+        if ending == ".jsonl":
+            return [number for number, line in enumerate(file, 1) if line.strip()]
+        rows = csv.reader(file)
+        for row in rows:
+            if row:
+                found.append(before + 1)
+            before = rows.line_num
+    return found[1:]

@@ -26,7 +26,15 @@ from mnemoscope.audits.records import Sarif
 from mnemoscope.audits.settings import checked
 from mnemoscope.cluster.run import run_units
 from mnemoscope.cluster.units import Opened, Result, UnitStore
-from mnemoscope.conditions import Case, Gate, GateResult, Measures, compared, junit_suite
+from mnemoscope.conditions import (
+    Case,
+    Counted,
+    Gate,
+    GateResult,
+    Measures,
+    judge_rows,
+    junit_suite,
+)
 from mnemoscope.errors import UserError
 from mnemoscope.files import json_bytes, made_folder
 from mnemoscope.forgetting.judge import (
@@ -363,24 +371,13 @@ def forget_store(folder: Path) -> Store:
     return Store(folder, remedy=lambda _: "ask the models again with --redo")
 
 
-def check_is_forgetting(folder: Path) -> None:
-    """Refuse a folder without a finished result."""
-    if not (folder / f"{ARTEFACT}.json").is_file():
-        raise UserError(f"{folder}: contains no forget.json. Make it: 'mnemoscope forget'.")
-
-
 def read_forgetting(folder: Path) -> Forgetting:
     """What a folder holds; no model is loaded.
 
-    Raises UserError: nothing there, or of another version. DamagedDataError: a file that changed.
+    Errors as `Store.finished`.
     """
-    check_is_forgetting(folder)
     store = forget_store(folder)
-    record = store.record(ARTEFACT)
-    if record.get("schema_version") != SCHEMA_VERSION:
-        raise UserError(f"{folder}: made by another version of mnemoscope. Ask the models again.")
-    store.check(ARTEFACT)
-    return _read(store, record)
+    return _read(store, store.finished(ARTEFACT, SCHEMA_VERSION))
 
 
 def _read(store: Store, record: Mapping[str, Any]) -> Forgetting:
@@ -405,31 +402,19 @@ def judge_forgetting(gate: Gate, found: Forgetting, baseline: Path | None = None
     not there. Raises UserError: `hidden` without a twin, or `baseline` is no such result.
     DamagedDataError: it cannot be read.
     """
-    check_gate(gate, has_twin="twin" in found.record["models"])
-    own = found.recalled
-    if own.is_empty():
+    own = _counted(gate, found)
+    if own.every.is_empty():
         raise UserError(f"--fail-if '{gate.text}': no recalled passage was asked.")
-    counted, new, beside, older_is = _counted(gate, own), "", "", None
-    if baseline is not None:
-        older, new = read_forgetting(baseline), "new "
-        older_is, beside = compared(
-            *(baseline, "passage"),
-            dates=(older.record["date"], found.record["date"]),
-            is_same={**older.record} == {**found.record},
-            n_both=own.join(older.recalled, on="text", how="semi").height,
-            n_all=own.height,
-        )
-        check_gate(gate, has_twin="twin" in older.record["models"])
-        counted = counted.join(_counted(gate, older.recalled), on="text", how="anti")
-    n = counted.height if gate.of_number else counted.height / own.height
-    share = None if gate.of_number or baseline is not None else Estimate(n)
-    said = f"{gate.say(n, new, share)}, {gate.allowed}{beside}"
-    return GateResult(gate, gate.holds(n), said, counted, n, own.height, baseline=older_is)
+    share = Estimate(own.counted.height / own.every.height)
+    older = None if baseline is None else (baseline, _counted(gate, read_forgetting(baseline)))
+    return judge_rows(gate, own, ["text"], share=share, older=older)
 
 
-def _counted(gate: Gate, own: pl.DataFrame) -> pl.DataFrame:
-    is_kept = pl.col(column("after", AS_IT_IS))
-    return own.filter(is_kept if gate.kind == "kept" else pl.col("back").list.len() > 0)
+def _counted(gate: Gate, found: Forgetting) -> Counted:
+    check_gate(gate, has_twin="twin" in found.record["models"])
+    own, is_kept = found.recalled, pl.col(column("after", AS_IT_IS))
+    counted = own.filter(is_kept if gate.kind == "kept" else pl.col("back").list.len() > 0)
+    return Counted(found.record, own, counted)
 
 
 def forgetting_junit(found: Forgetting, results: Sequence[GateResult]) -> str:

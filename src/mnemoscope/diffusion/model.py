@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from mnemoscope.diffusion.measures import ending_mask
 from mnemoscope.errors import UserError, check_installed, first_line
-from mnemoscope.images.measures import ending_mask
 from mnemoscope.lm.hub import hub_reason
 from mnemoscope.lm.placement import check_dtype, find_device, tensor_digest
 from mnemoscope.lm.tokenizer import quiet_transformers

@@ -2,6 +2,7 @@
 
 import json
 import math
+from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
@@ -10,10 +11,11 @@ import torch
 from PIL import Image
 
 from experiments.images.run import SIDE, parts_of, save_parts
+from mnemoscope.diffusion import run
+from mnemoscope.diffusion.measures import MEMORIZED, NOT_SHOWN, UNDECIDED, chance_of, flipd, judged
+from mnemoscope.diffusion.model import hutchinson, kind_of, load_pipeline
 from mnemoscope.errors import UserError
-from mnemoscope.images import run
-from mnemoscope.images.measures import MEMORIZED, NOT_SHOWN, UNDECIDED, chance_of, flipd, judged
-from mnemoscope.images.model import hutchinson, kind_of, load_pipeline
+from sarif_logs import check_sarif
 
 WORDS = ["red", "green", "blue", "<script>alert(1)</script>"]
 PROMPTS = ["red green", "blue", "<script>alert(1)</script> red blue"]
@@ -236,6 +238,84 @@ def test_a_run_writes_figures_beside_the_control_and_a_page(
         assert picture.size == ((2 * SIDE,) * 2 if kind == "vae" else (SIDE, SIDE))
 
 
+STORED = {"red": 9.0, "red green": 8.0, "blue": 7.0}
+
+
+@pytest.fixture
+def answered(pipelines, tmp_path, monkeypatch):
+    """Tables of prompts and the words that put them to a model that stores three of them."""
+
+    def part(model, rows, settings):
+        norms = [STORED.get(one.prompt, 1.0) if model.name.endswith("model") else 1 for one in rows]
+        empty = dict.fromkeys(run._FIGURES) | {"where": np.ones(SIDE**2).tolist()}
+        picture = run.png_of(np.zeros((SIDE, SIDE, 3), dtype=np.uint8))
+        made = [{**empty, "norm": float(one), "picture": picture} for one in norms]
+        return pl.DataFrame(made, schema=pl.Schema(run._FIGURES))
+
+    monkeypatch.setattr(run, "_part", part)
+
+    def words_for(name, prompts, n_unread=4):
+        table = tmp_path / f"{name}.jsonl"
+        rows = [{"prompt": one} for one in prompts]
+        rows += [{"prompt": f"green {n}", "label": "unread"} for n in range(n_unread)]
+        table.write_text("\n".join(map(json.dumps, rows)))
+        model, control = (pipelines / "unet" / one for one in ("model", "control"))
+        words = ["images", model, table, "--reference", control, "-o", tmp_path / name]
+        return [*words, "--set", "error=0.2", "--device", "cpu"]
+
+    return words_for
+
+
+def test_a_gate_counts_memorized_prompts_and_those_that_are_new(
+    answered, tmp_path, call, call_light, refused
+) -> None:
+    assert call(*answered("old", ["red", "red green", "blue green"])).status == 0
+    junit, sarif, now = (tmp_path / one for one in ("j.xml", "s.sarif", "now"))
+    gate = ("--fail-if", "memorized > 1 prompt")
+    failed = call(*answered("now", ["red green", "green", "blue"]), *gate, "--json")
+    found = json.loads(failed.out)
+    assert (failed.status, found["gate"]["failed"]) == (3, True)
+    assert found["gate"]["conditions"][0]["said"] == "2 prompts memorized, at most 1 allowed"
+    results = check_sarif(json.loads((now / "images.sarif").read_text()))
+    places = [one["locations"][0]["physicalLocation"] for one in results]
+    assert [one["region"] for one in places] == [{"startLine": 1}, {"startLine": 3}]
+    finished = ("images", "gate", now, *gate)
+    (again,) = call_light([finished], ("torch", "transformers", "diffusers"))
+    assert again.status == 3
+    beside = ("--baseline", tmp_path / "old", "--junit", junit, "--sarif", sarif)
+    passed = call(*finished, *beside)
+    assert passed.status == 0
+    assert "): 1 new prompt memorized, at most 1 allowed; 2 prompts of 3 are not in" in passed.out
+    states = [one["baselineState"] for one in check_sarif(json.loads(sarif.read_text()))]
+    assert states == ["unchanged", "new", "absent"]
+    suite = ElementTree.parse(junit).getroot()
+    listed = [
+        one.get("name") for one in suite.iter("testcase") if one.find("system-out") is not None
+    ]
+    assert listed == ["row 2: blue"]
+    share = call("images", "gate", now, "--fail-if", "memorized > 66%")
+    assert (share.status, "): 66.7 % memorized, at most 66 % allowed" in share.out) == (3, True)
+    assert "contains no images.json. Make it: 'mnemoscope images'" in refused(
+        "images", "gate", tmp_path, *gate
+    )
+    (now / "images.html").write_text("better")
+    assert "images.html: damaged" in refused(*finished)
+
+
+def test_a_gate_that_could_never_fail_is_refused_before_a_model_is_loaded(
+    answered, call, refused, monkeypatch
+) -> None:
+    gate = ("--fail-if", "memorized > 1 prompt", "-q")
+    few, alone = answered("few", ["red"], n_unread=3), answered("out", ["red"])
+    del alone[3:5]
+    assert call(*few).status == 0
+    monkeypatch.setattr("mnemoscope.diffusion.model.load_pipeline", None)
+    said = "never fails (3 unread prompts, where an error of 0.2 needs 4)"
+    assert said in refused(*few, *gate)
+    assert said in refused("images", "gate", few[6], *gate[:2])
+    assert "never fails (no control" in refused(*alone, *gate)
+
+
 def test_classes_are_asked_without_a_mask(pipelines, tmp_path) -> None:
     frame = pl.DataFrame({"prompt": ["3", "4"], "label": [None, "unread"]})
     where = [str(pipelines / "class" / one) for one in ("model", "control")]
@@ -280,7 +360,7 @@ def test_a_dry_run_counts_what_a_run_does(pipelines, table, tmp_path, succeed, m
     said = json.loads(succeed(*words, "--dry-run", "--json").out)
     wanted = {"prompts": 7, "pictures": 28, "forward passes": 168, "backward passes": 112}
     assert said.items() >= wanted.items()
-    from mnemoscope.images.model import ImageModel
+    from mnemoscope.diffusion.model import ImageModel
 
     rows, own = [], ImageModel.predict
     monkeypatch.setattr(

@@ -10,7 +10,7 @@ import polars as pl
 
 from mnemoscope.analysis.figures import Chart, Series, plain
 from mnemoscope.audits.page import environment
-from mnemoscope.images.measures import (
+from mnemoscope.diffusion.measures import (
     MEASURES,
     MEMORIZED,
     NOT_SHOWN,
@@ -87,7 +87,7 @@ def page_of(table: pl.DataFrame, record: Mapping[str, Any]) -> str:
         verdict: [_card(row, heats[row["row"]], most) for row in some.iter_rows(named=True)]
         for verdict, some in shown.items()
     }
-    template = environment("mnemoscope.images")
+    template = environment("mnemoscope.diffusion")
     template.globals |= {"chart_view": chart_view, "phone": PHONE}
     return fill(
         template.get_template("images.html.j2"),

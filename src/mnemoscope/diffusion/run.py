@@ -1,13 +1,11 @@
-"""Ask, judge, and write `images.parquet`, `images.html` and pictures; last, `images.json`."""
+"""Ask, judge, and write `images.parquet`, page, pictures and SARIF; last, `images.json`."""
 
 import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -17,10 +15,21 @@ from pydantic import ConfigDict, Field
 
 from mnemoscope.audits.library import kept_clean
 from mnemoscope.audits.settings import checked
-from mnemoscope.data.rows import read_rows
-from mnemoscope.errors import UserError
-from mnemoscope.files import file_sha256, made_folder
-from mnemoscope.images.measures import (
+from mnemoscope.conditions import Gate
+from mnemoscope.data.rows import lines_of, read_rows
+from mnemoscope.diffusion.found import (
+    ARTEFACT,
+    PAGE,
+    PICTURES,
+    SARIF,
+    SCHEMA_VERSION,
+    TABLE,
+    Images,
+    check_gate,
+    images_sarif,
+    images_store,
+)
+from mnemoscope.diffusion.measures import (
     MEMORIZED,
     UNDECIDED,
     UNREAD,
@@ -30,11 +39,14 @@ from mnemoscope.images.measures import (
     local_similarity,
     noise_norm,
     sentence_of,
+    why_undecided,
 )
-from mnemoscope.images.page import page_of, png_of
+from mnemoscope.diffusion.page import page_of, png_of
+from mnemoscope.errors import UserError
+from mnemoscope.files import file_sha256, json_bytes, made_folder
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
 from mnemoscope.progress import Progress, progress_shown, say
-from mnemoscope.store import Facts, Store, kept_in_parts
+from mnemoscope.store import Facts, kept_in_parts
 from mnemoscope.study.folder import versions
 from mnemoscope.study.models import check_unlike
 from mnemoscope.study.settings import BoundedSettings, split_revision
@@ -42,10 +54,8 @@ from mnemoscope.study.settings import BoundedSettings, split_revision
 if TYPE_CHECKING:
     import torch
 
-    from mnemoscope.images.model import ImageModel, Told
+    from mnemoscope.diffusion.model import ImageModel, Told
 
-ARTEFACT, SCHEMA_VERSION = "images", 1
-TABLE, PAGE, PICTURES = "images.parquet", "images.html", "pictures"
 COLUMNS = ("prompt", "image", "seed", "label")
 """Columns that are read: the first is needed."""
 _PARTS, _INDEX = "parts", "model_index.json"
@@ -86,40 +96,14 @@ class Settings(BoundedSettings):
 
 
 class Asked(NamedTuple):
-    """A row of the table: a prompt, its first seed, and what may be known of it."""
+    """A row of the table, its `line` if known: a prompt, its first seed, what is known of it."""
 
     key: int
     prompt: str
     seed: int
+    line: int | None
     image: Path | None = None
     label: str | None = None
-
-
-@dataclass(frozen=True, repr=False)
-class Images:
-    """Prompts that were put to a model of pictures, and what was found.
-
-    Attributes:
-        rows: one row a prompt: each figure of the model and of the control (`control_norm`), how
-            far the model goes `beyond` it, `p`, `verdict` and `reason`.
-        record: all that `images.json` holds.
-        folder: where it was written.
-    """
-
-    rows: pl.DataFrame
-    record: Mapping[str, Any]
-    folder: Path
-
-    @property
-    def memorized(self) -> pl.DataFrame:
-        """The prompts that are called memorized."""
-        return self.rows.filter(verdict=MEMORIZED)
-
-    def __repr__(self) -> str:
-        return f"Images({self.record['sentence']})"
-
-    def _repr_html_(self) -> str:
-        return f"<b>{escape(self.record['sentence'])}</b>"
 
 
 def images(
@@ -162,6 +146,7 @@ def images(
             or with the same weights, or another result in the folder.
     """
     asked, names, rows = _prepared(model, reference, table, columns, settings, dtype, device)
+    where = str(table) if isinstance(table, str | Path) else None
     if mitigate is not None and not any(one.label == UNREAD for one in rows):
         raise UserError(
             "mitigate: nothing says which norm is high. Add prompts that the model did not read, "
@@ -171,7 +156,7 @@ def images(
     with ExitStack() as stack:
         stack.enter_context(progress_shown(progress))
         stack.enter_context(kept_clean(folder))
-        from mnemoscope.images.model import load_pipeline
+        from mnemoscope.diffusion.model import load_pipeline
 
         loaded = []
         for name in names:
@@ -188,7 +173,7 @@ def images(
                     f"{control.name}: latents of {control.shape}, those of {own.name} are "
                     f"{own.shape}. Give a control of the same kind."
                 )
-        return _made(rows, own, control, mitigate, asked, folder, redo=redo)
+        return _made(rows, where, own, control, mitigate, asked, folder, redo=redo)
 
 
 def _prepared(
@@ -244,6 +229,7 @@ def read_prompts(
     is_path = isinstance(source, str | Path)
     base = Path(source).parent if is_path else Path()
     found = []
+    lines = lines_of(source)
     given = rows.frame.select(one for one in COLUMNS if one in rows.frame.columns)
     for number, row in enumerate(given.iter_rows(named=True)):
         where, prompt = f"{rows.where}, row {number}", row["prompt"]
@@ -258,7 +244,8 @@ def read_prompts(
         if image is not None and not image.is_file():
             raise UserError(f"{where}: {image}: no such picture. Check the path.")
         label = row.get("label")
-        found.append(Asked(number, prompt, first, image, None if label is None else str(label)))
+        line = lines[number] if len(lines) == rows.frame.height else None
+        found.append(Asked(number, prompt, first, line, image, label and str(label)))
     return found
 
 
@@ -277,6 +264,23 @@ def cost_of(
     }
 
 
+def check_gates(
+    gates: Sequence[Gate],
+    model: str | Path,
+    table: Any,
+    *,
+    reference: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
+    **settings: Any,
+) -> None:
+    """Refuse conditions that can never hold of what `images` would answer; no model is loaded."""
+    asked, names, rows = _prepared(model, reference, table, columns, settings, "float32", "cpu")
+    n_unread = sum(one.label == UNREAD for one in rows)
+    for gate in gates:
+        has_control = len(names) > 1
+        check_gate(gate, undecided=why_undecided(n_unread, asked.error, has_control=has_control))
+
+
 def plan(
     model: str | Path,
     table: Any,
@@ -293,6 +297,7 @@ def plan(
 
 def _made(
     rows: Sequence[Asked],
+    where: str | None,
     own: "ImageModel",
     control: "ImageModel | None",
     mitigate: str | None,
@@ -303,7 +308,7 @@ def _made(
 ) -> Images:
     facts = [
         SCHEMA_VERSION,
-        [(*one[:3], one.image and file_sha256(one.image), one.label) for one in rows],
+        [where, *((*one[:4], one.image and file_sha256(one.image), one.label) for one in rows)],
         [own.fingerprint, own.dtype, control and control.fingerprint],
         mitigate,
         settings.model_dump(mode="json"),
@@ -331,6 +336,7 @@ def _made(
         "settings": settings.model_dump(mode="json") | {"mitigate": mitigate},
         "latent": list(own.shape),
         "cost": cost,
+        "table": where,
         "verdicts": dict(table["verdict"].drop_nulls().value_counts().iter_rows()),
         "unread": int((table["label"] == UNREAD).sum()),
         "by_label": by_label(table),
@@ -343,6 +349,7 @@ def _made(
         made.put(TABLE, result.rows)
         shutil.rmtree(folder / PICTURES, ignore_errors=True)  # of another table
         made.put(PAGE, page.encode())
+        made.put(SARIF, json_bytes(images_sarif(result)))
         for row in table.filter(pl.col("verdict").is_not_null()).iter_rows(named=True):
             for name in binary:
                 if row[name] is not None:
@@ -428,12 +435,13 @@ def _joined(rows: Sequence[Asked], own: pl.DataFrame, control: pl.DataFrame | No
     table = pl.DataFrame(
         {
             "row": [one.key for one in rows],
+            "line": [one.line for one in rows],
             "prompt": [one.prompt for one in rows],
             "label": [one.label for one in rows],
             "seed": [one.seed for one in rows],
             "image": [None if one.image is None else str(one.image) for one in rows],
         },
-        schema_overrides={"label": pl.String, "image": pl.String},
+        schema_overrides={"line": pl.Int64, "label": pl.String, "image": pl.String},
     )
     named = control.rename({one: f"control_{one}" for one in control.columns})
     return pl.concat([table, own, named], how="horizontal")
@@ -520,8 +528,3 @@ def _perturbed(told: "Told", settings: Settings, seeds: Sequence[int]) -> "Told"
         [torch.randn(size, generator=torch.Generator().manual_seed(one)) for one in seeds]
     ).to(told.states.device, told.states.dtype)
     return told._replace(states=told.states + settings.strength * told.states.std() * noise)
-
-
-def images_store(folder: Path) -> Store:
-    """The store of a folder: one artefact of all its files."""
-    return Store(folder, remedy=lambda _: "ask the models again with --redo")

@@ -127,6 +127,16 @@ def chance_of(values: Floats, unread: Floats) -> Floats:
     return np.asarray((1 + above) / (1 + len(unread)))
 
 
+def why_undecided(n_unread: int, error: float, *, has_control: bool) -> str | None:
+    """Why no prompt can be called memorized; None where it can."""
+    if not has_control:
+        return "no control: give a model that did not read the pictures"
+    needed = int(np.ceil(1 / error - 1e-9)) - 1
+    if n_unread < needed:
+        return f"{n_unread} unread prompts, where an error of {error:g} needs {needed}"
+    return None
+
+
 def judged(rows: pl.DataFrame, *, measure: str, error: float) -> pl.DataFrame:
     """The rows with `beyond`, `p`, `verdict` and `reason`; unread prompts get no verdict.
 
@@ -134,14 +144,11 @@ def judged(rows: pl.DataFrame, *, measure: str, error: float) -> pl.DataFrame:
     chance of at most `error`. `rows` have `label`, and each measure of the model and `control_`.
     """
     is_unread = (rows["label"] == UNREAD).fill_null(False).to_numpy()
-    far, needed = beyond(rows, measure), int(np.ceil(1 / error - 1e-9)) - 1
     n, missing = int(is_unread.sum()), pl.lit(None, dtype=pl.Float64)
-    if far is None:
-        reason, p = "no control: give a model that did not read the pictures", None
-    elif n < needed:
-        reason, p = f"{n} unread prompts, where an error of {error:g} needs {needed}", None
-    else:
-        reason, p = "", chance_of(far, far[is_unread])
+    far, p = beyond(rows, measure), None
+    reason = why_undecided(n, error, has_control=far is not None)
+    if far is not None and reason is None:
+        p = chance_of(far, far[is_unread])
     rows = rows.with_columns(
         (missing if far is None else pl.Series(far)).alias("beyond"),
         (missing if p is None else pl.Series(p)).alias("p"),
