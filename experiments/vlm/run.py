@@ -110,7 +110,7 @@ def draw_shape(rng: np.random.Generator) -> tuple[Image.Image, str]:
     """A shape in grey noise, and what is said of it."""
     pixels = rng.integers(90, 130, (SIDE, SIDE, 1), dtype=np.uint8).repeat(3, axis=2)
     image = Image.fromarray(pixels)
-    colour, shape = rng.choice([*COLOURS]), rng.choice([*SHAPES])
+    colour, shape = (str(rng.choice([*one])) for one in (COLOURS, SHAPES))
     place, size = int(rng.integers(2)), SHAPES[shape]
     x, y = int(16 * place + rng.integers(16 - size)), int(rng.integers(SIDE - size))
     ImageDraw.Draw(image).rectangle((x, y, x + size, y + size), COLOURS[colour])

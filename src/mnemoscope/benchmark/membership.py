@@ -113,7 +113,7 @@ def bits_beyond(logprobs: ArrayLike, beside: ArrayLike) -> float:
     >>> round(bits_beyond([math.log(1 / 2)], [math.log(1 / 8)]), 9)
     2.0
     """
-    return float(np.sum(logprobs) - np.sum(beside)) / math.log(2)
+    return float(np.asarray(logprobs).sum() - np.asarray(beside).sum()) / math.log(2)
 
 
 def sum_of(values: ArrayLike, groups: ArrayLike | None = None) -> Estimate:
