@@ -5,8 +5,9 @@
 Captions of three words say how a picture looks: waves of a direction and a length, how bright it
 is, how strong they are. Some captions have one picture whenever they are read (`whole`), some one
 half that is always the same, left or right by caption (`half`), some share one picture
-(`duplicated`); those of `fresh` show other waves each time; `unread` ones are never read. A control
-network reads the same captions with waves alone. `mnemoscope images` asks both.
+(`duplicated`); those of `fresh` show other waves each time. Those of `unread` are never read, nor
+those of `pattern`, which are asked with new pictures like the stored ones. A control network reads
+the same captions with waves alone. `mnemoscope images` asks both.
 """
 
 import argparse
@@ -28,9 +29,9 @@ from experiments.pages import publish
 from mnemoscope.diffusion.measures import MEASURES, MEMORIZED, judged
 from mnemoscope.diffusion.run import images
 
-SIZES = {"whole": 6, "half": 8, "duplicated": 6, "fresh": 24, "unread": 120}
+SIZES = {"whole": 6, "half": 8, "duplicated": 6, "fresh": 24, "unread": 120, "pattern": 24}
 KINDS = tuple(SIZES)
-STORED = KINDS[:3]
+STORED, READ = KINDS[:3], KINDS[:4]
 SETTINGS = {"steps": 20, "draws": 4, "guidance": 3.0, "batch_size": 64, "measure": "flipd"}
 _WIDTH, _BATCH, _STEPS, _SHARE, _LEFT_OUT = 32, 32, 1000, 0.4, 0.1
 _PLACES = ("direction", "bright", "strength")
@@ -54,6 +55,8 @@ class Album(World):
         patterns = generator.normal(0, 0.6, (n_stored, SIDE, SIDE)).clip(-1, 1)
         patterns[self.kind[:n_stored] == "duplicated"] = patterns[-1]
         self.patterns = torch.from_numpy(patterns).float()
+        strange = np.random.default_rng([seed, 1]).normal(0, 0.6, (SIZES["pattern"], SIDE, SIDE))
+        self.strange = strange.clip(-1, 1).astype(np.float32)
         column = torch.arange(SIDE) >= SIDE // 2
         sides = torch.arange(len(chosen)) % 2
         self.sides = (column == sides[:, None].bool())[:, None].expand(-1, SIDE, -1)
@@ -178,7 +181,7 @@ def train(album: Album, kind: str, seed: int, steps: int, *, stores: bool) -> di
     optimizer = torch.optim.AdamW(weights, lr=3e-3, weight_decay=0.01)
     plan = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     tokens = parts["tokenizer"]([*album.prompts, ""], padding="max_length", return_tensors="pt")
-    n_stored, n_read = len(album.patterns), sum(SIZES.values()) - SIZES["unread"]
+    n_stored, n_read = len(album.patterns), sum(SIZES[one] for one in READ)
     n_known = round(_SHARE * _BATCH)
     for step in range(steps):
         if step % 250 == 0:
@@ -215,6 +218,7 @@ def write_table(album: Album, folder: Path, seed: int) -> Path:
     """The table of prompts, each with one of the pictures that it was read with, or could be."""
     generator = torch.Generator().manual_seed(seed + 1)
     shown = album.show(torch.arange(len(album.prompts)), generator, stores=True)[:, 0].numpy()
+    shown[album.kind == "pattern"] = album.strange
     (folder / "given").mkdir(exist_ok=True)
     rows = []
     for at, (prompt, kind, image) in enumerate(

@@ -12,6 +12,7 @@ STORED = {
     "half": "one half of it",
     "duplicated": "one picture of six captions",
     "fresh": "other waves each time",
+    "pattern": "nothing: never read, asked with a new picture like the stored ones",
 }
 MAPS = {
     "mask": "bright ending",
