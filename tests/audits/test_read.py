@@ -17,7 +17,7 @@ from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.local import LocalModel, local_audit
 from mnemoscope.audits.page import environment
 from mnemoscope.audits.questions import audit_settings
-from mnemoscope.audits.run import check_same_settings
+from mnemoscope.audits.run import check_same
 from mnemoscope.audits.verify import _find_unread
 from mnemoscope.errors import UserError
 from mnemoscope.progress import show_progress
@@ -267,7 +267,7 @@ def test_reading_is_added_to_a_finished_audit_and_no_passage_is_asked_again(
 
     monkeypatch.setattr(LocalModel, "continue_", watched)
     for one in (with_read, settings[1]):  # what is read rests on the unread ones: asked again
-        check_same_settings(out, one, redo=False)
+        check_same(out, one, reading, str(first["reference"]["name"]), redo=False)
         with show_progress():
             found = audit_documents(lm, reading, out, settings=one, reference=reference)
     steps = re.findall(r"Step \d of \d", capsys.readouterr().err)

@@ -196,7 +196,7 @@ def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_t
         ),
         ({"settings": plain, "case": "mine"}, "another case or operator"),
     ):
-        with pytest.raises(UserError, match=rf"out: holds an audit of {said}\. .*redo"):
+        with pytest.raises(UserError, match=rf"out: holds another audit \({said}\)\. .*redo"):
             audited(tmp_path, text, **other)
     older = shutil.copytree(out, tmp_path / "older")
     rewrite_record(older / "audit.json", key="", settings=first["settings"] | {"threshold": 0.3})

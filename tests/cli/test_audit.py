@@ -80,10 +80,12 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
         n for a, b in ends for n in range(text.count("\n", 0, a), text.count("\n", 0, b - 1) + 1)
     }
     assert f"Recalled on {len(lines)} line" in done.out
-    assert "holds an audit of another reference. " in call(*asked, "--reference", "none").err
     (folder := tmp_path / "folder").mkdir()
     (binary := folder / "b.bin").write_bytes(b"\0")  # what nobody reads counts in a gate
-    assert f"holds an audit of other documents ({binary}). " in call(*asked, folder).err
+    others = ("--reference: embedded there, none here", f"other documents ({binary})")
+    commands = [(*asked, "--reference", "none"), (*asked, folder)]
+    for said, refused in zip(others, call_light(commands), strict=True):
+        assert f"{out}: holds another audit ({said}" in refused.err
     assert f"{binary}: a binary file, not a text. Or leave" in call(*asked, binary).err
     plan = ("audit", "embedded", own, "-o", tmp_path / "new", "--dry-run")
     (others := tmp_path / "others").mkdir()

@@ -149,6 +149,25 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
     assert str(tiny.reference) in json.dumps(audit)
 
 
+@pytest.mark.whole
+def test_a_reference_that_comes_later_gets_an_audit_of_its_own(tiny, tmp_path, succeed, refused):
+    texts, folder = tmp_path / "texts", tmp_path / "study"
+    texts.mkdir()
+    (texts / "a.txt").write_text(" ".join(map(str, range(200))))
+    given = ("--model", tiny.model, "--sequences", texts)
+    first = advised(succeed("run", *given, "-o", folder, "-q").out)[0]
+    succeed(*shlex.split(first), "-q")
+    said = refused(*shlex.split(first), "--reference", tiny.reference)
+    assert f"(--reference: none there, {tiny.reference} here, and verdicts rest on it)" in said
+    near = tiny.reference.with_name(f"{tiny.reference.name}s")
+    assert f"Did you mean '{tiny.reference}'?" in refused("run", "-o", folder, "--reference", near)
+    assert Study(folder).settings.reference is None  # what is not there is not taken over
+    again = advised(succeed("run", "-o", folder, "--reference", tiny.reference, "-q").out)[0]
+    assert again == f"{first}-2 --reference {tiny.reference}"
+    succeed(*shlex.split(again), "-q")
+    assert advised(succeed("status", folder).out)[0] == f"audit verify {folder}-audit-2"
+
+
 def test_without_counts_the_remedy_is_the_training_texts(tiny, tmp_path, succeed):
     """Every memorized sequence lacks its class, which is no want of memorized sequences."""
     pl.read_parquet(tiny.table).drop("duplicates").head(60).write_parquet(tmp_path / "own.parquet")

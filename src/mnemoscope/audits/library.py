@@ -284,10 +284,10 @@ def audit(
         from mnemoscope.audits.unread import unread_documents
 
         unread = unread_documents(asked, reading.documents)
-        from mnemoscope.audits.run import check_same_settings, make_audit
+        from mnemoscope.audits.run import check_same, make_audit
         from mnemoscope.audits.tokens import cut_texts
 
-        check_same_settings(folder, asked, redo=redo)
+        check_same(folder, asked, reading, other.name if other else None, redo=redo)
         auditing = _local_audit(own, other, reading, asked)
         auditing.unread = cut_texts(auditing.model.splitter, unread)
         auditing.case, auditing.operator = lines
@@ -326,14 +326,14 @@ def planned(
         check_folder(out)
     reading = _read(documents, out, encoding, columns)
     from mnemoscope.audits.dry_run import plan_audit, time_pieces
-    from mnemoscope.audits.run import check_same_settings
+    from mnemoscope.audits.run import check_same
     from mnemoscope.audits.tokens import cut_texts
     from mnemoscope.audits.unread import unread_documents
     from mnemoscope.lm.tokenizer import load_tokenizer
     from mnemoscope.study.shapes import is_on_disk
 
     if out is not None:
-        check_same_settings(out, asked, redo=redo)
+        check_same(out, asked, reading, other.name if other else None, redo=redo)
 
     place, left_out = place_of(own.name), list[str]()
     unread = unread_documents(asked, reading.documents, tell=left_out.append)

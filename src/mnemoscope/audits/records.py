@@ -261,6 +261,6 @@ def other_audit(out: Path, different: Sequence[str] = ()) -> UserError:
     """What to say of a folder with another audit in it, which differs in this."""
     said = ", ".join(different) or "other documents or settings, another model or case"
     return UserError(
-        f"{out}: holds an audit of {said}. Choose another folder with -o, or --redo to write over "
-        "it."
+        f"{out}: holds another audit ({said}). Choose another folder with -o, or --redo to write "
+        "over it."
     )

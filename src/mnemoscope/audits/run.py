@@ -18,7 +18,7 @@ import polars as pl
 
 from mnemoscope.audits.asking import Answer, Auditing, ModelRecord
 from mnemoscope.audits.brief import REPORT, render_brief
-from mnemoscope.audits.documents import Reading
+from mnemoscope.audits.documents import Document, Reading
 from mnemoscope.audits.exports import sarif_log
 from mnemoscope.audits.page import render_page
 from mnemoscope.audits.passages import (
@@ -82,9 +82,7 @@ def make_audit(
     prepare_folder(out)
     check_long_enough(audit)
     key = audit_key(audit)
-    skipped: list[Skipped] = [
-        {"document": one.name, "reason": one.reason} for one in reading.skipped
-    ]
+    skipped = _skipped(reading)
     earlier = None if redo else _asked_less(out, audit, skipped)
     done = None if earlier else _finished_audit(out, key, audit, skipped, redo=redo)
     if done is not None:
@@ -132,6 +130,10 @@ def make_audit(
     _write(out, cast(AuditRecord, record), audit, tables)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     return read_audit_record(out)
+
+
+def _skipped(reading: Reading) -> list[Skipped]:
+    return [{"document": one.name, "reason": one.reason} for one in reading.skipped]
 
 
 def _printable(command: Sequence[str]) -> list[str]:
@@ -352,24 +354,43 @@ def _differences(record: AuditRecord, audit: Auditing, skipped: list[Skipped]) -
     def identity(model: ModelRecord | None) -> str | None:
         return None if model is None else model["fingerprint"] or model["name"]
 
-    reference = audit.reference.facts().record if audit.reference else None
+    there, model = record["reference"], audit.model.facts().record
+    here = audit.reference.facts().record if audit.reference else None
+    asked = _asked_documents([text.document for text in audit.texts], skipped)
+    found = ["another model"] * (identity(record["model"]) != identity(model))
+    if identity(there) != identity(here):
+        found.append(_other_reference(there, here["name"] if here else None))
+    found += _other_requests(record, audit.settings, asked)
+    if [record["case"], record["operator"]] != [audit.case, audit.operator]:
+        found.append("another case or operator")
+    return found
+
+
+def _asked_documents(
+    documents: Sequence[Document], skipped: Sequence[Skipped]
+) -> set[tuple[str, str]]:
+    """Names of documents with their checksums, and of those not read with the reason."""
+    asked = {(one.name, one.sha256) for one in documents}
+    return asked | {(one["document"], one["reason"]) for one in skipped}
+
+
+def _other_reference(there: ModelRecord | None, here: str | None) -> str:
+    """That verdicts rest on another reference, or on none."""
+    names = there["name"] if there else "none", here or "none"
+    said = "same name, other weights" if names[0] == names[1] else "{} there, {} here"
+    return f"--reference: {said.format(*names)}, and verdicts rest on it"
+
+
+def _other_requests(
+    record: AuditRecord, settings: AuditSettings, asked: set[tuple[str, str]]
+) -> list[str]:
+    """Documents and settings that a finished audit has otherwise, in words."""
     known = {(one["document"], one["sha256"]) for one in record["documents"]}
     known |= {(one["document"], one["reason"]) for one in record["skipped"]}
-    asked = {(text.name, text.document.sha256) for text in audit.texts}
-    asked |= {(one["document"], one["reason"]) for one in skipped}
     first, *rest = sorted({name for name, _ in known ^ asked}) or [""]
     more = f" and {len(rest):,} more" if rest else ""
-    pairs = {
-        "another model": (identity(record["model"]), identity(audit.model.facts().record)),
-        "another reference": (identity(record["reference"]), identity(reference)),
-        f"other documents ({first}{more})": (known, asked),
-        (others := _other_settings(record, audit.settings)): ("", others),
-        "another case or operator": (
-            [record["case"], record["operator"]],
-            [audit.case, audit.operator],
-        ),
-    }
-    return [said for said, (there, here) in pairs.items() if there != here]
+    found = [f"other documents ({first}{more})"] * (known != asked)
+    return [*found, *filter(None, [_other_settings(record, settings)])]
 
 
 def _other_settings(record: AuditRecord, settings: AuditSettings) -> str:
@@ -389,17 +410,22 @@ def _value(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def check_same_settings(out: Path, settings: AuditSettings, *, redo: bool) -> None:
-    """Refuse a folder with an audit of other settings, before a model is loaded."""
+def check_same(
+    out: Path, settings: AuditSettings, reading: Reading, reference: str | None, *, redo: bool
+) -> None:
+    """Refuse a folder with another audit, as far as that is known before a model is loaded."""
     if redo or not (out / RECORD).is_file():
         return
-    others = ""
+    different: list[str] = []
     with suppress(DamagedDataError, UserError):  # of which `make_audit` says what it is
         record = read_audit_record(out)
         lacking = {one: record["settings"][one] for one in ADDED if one not in record}
-        others = _other_settings(record, settings.model_copy(update=lacking))
-    if others:
-        raise other_audit(out, [others])
+        asked = _asked_documents(reading.documents, _skipped(reading))
+        if ((there := record["reference"]) is None) != (reference is None):
+            different.append(_other_reference(there, reference))
+        different += _other_requests(record, settings.model_copy(update=lacking), asked)
+    if different:
+        raise other_audit(out, different)
 
 
 def check_no_other(out: Path, *, redo: bool) -> None:

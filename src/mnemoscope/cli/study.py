@@ -21,6 +21,7 @@ from mnemoscope.study.settings import (
     NO_MODEL,
     StudySettings,
     check_names,
+    check_new_reference,
     check_reference,
     find_study,
     settings_template,
@@ -171,6 +172,7 @@ def _announce(settings: StudySettings, out: Path, *, redo: bool) -> None:
     """Refuse names that stand for nothing, and say what will be done, before torch is loaded."""
     if is_study(out):
         with suppress(DamagedDataError):  # the run makes that again
+            check_new_reference(settings, Study(out).settings)
             Study(out).changed_stages(settings, redo=redo)  # another model's study is named first
         check_reference(settings)
         Study(out).refuse_locked()

@@ -17,7 +17,7 @@ from mnemoscope.pipeline.trainings import check_wanted
 from mnemoscope.progress import noted, say
 from mnemoscope.study.folder import Study, as_study, is_study
 from mnemoscope.study.models import Models
-from mnemoscope.study.settings import StudySettings, parse_settings
+from mnemoscope.study.settings import StudySettings, check_new_reference, parse_settings
 from mnemoscope.study.stages import STAGES, Stage, stage_named
 from mnemoscope.taxonomy import PAPER, SHIPPED
 
@@ -56,6 +56,8 @@ def run(
         study = Study(folder)
         if (changed := _settle(settings, study.settings)) != study.settings:
             check_wanted(changed, until)
+        if models is None:  # else it may be one in memory
+            check_new_reference(changed, study.settings)
     else:
         settings = _settle(settings, StudySettings())
         check_wanted(settings, until)
@@ -134,6 +136,8 @@ def run_stage(
     study = as_study(study)
     with study.lock():
         wanted, was = _settle(settings or study.settings, study.settings), study.settings
+        if models is None:
+            check_new_reference(wanted, was)
         changed = study.changed_stages(wanted, redo=redo)
         stays = (
             redo and stage_named(stage).is_leaf and {*changed} <= {stage} and study.is_done(stage)
@@ -189,6 +193,7 @@ def run_part(
     """
     with study.lock(shared=True):
         wanted = _settle(settings, study.settings)
+        check_new_reference(wanted, study.settings)
         study.changed_stages(wanted, redo=redo)
         if redo or wanted != study.settings:
             study.adopt(wanted, redo=redo)

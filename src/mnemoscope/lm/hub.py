@@ -150,7 +150,8 @@ def _find(name: str | Path, revision: str | None, needs_weights: bool) -> Source
             raise UserError(f"{name}: a file, but not .gguf. Give the folder that the model is in.")
         return Source(str(name), str(path.parent), path.name)
     if is_gguf or not _HUB_NAME.fullmatch(str(name)):
-        raise UserError(f"{name}: no such model folder or file. Check the path.")
+        near = model_near(str(name))
+        raise UserError(f"{name}: no such model folder or file. Check the path.{near}")
     return Source(str(name), str(name), revision=revision, is_local=False)
 
 
@@ -308,7 +309,8 @@ def check_on_hub(name: str, revision: str | None) -> None:
         say(f"No folder {name} here: asking the Hugging Face hub for it")
         HfApi().model_info(name, revision=revision, timeout=_PATIENCE)
     except HFValidationError:
-        raise UserError(f"{name}: no such model folder or file. Check the path.") from None
+        near = model_near(name)
+        raise UserError(f"{name}: no such model folder or file. Check the path.{near}") from None
     except (HfHubHTTPError, OfflineModeIsEnabled) as error:
         reason = hub_reason(error)
         if reason is not None:  # another answer is for the client itself to make something of

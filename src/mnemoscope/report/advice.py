@@ -4,6 +4,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from textwrap import wrap
@@ -13,6 +14,7 @@ from mnemoscope.benchmark.gain import times_wanted
 from mnemoscope.benchmark.verdict import EFFECT, wants_trainings
 from mnemoscope.data.folders import in_folders, unrepeated
 from mnemoscope.data.table import has_values, whole_mask
+from mnemoscope.errors import MnemoscopeError
 from mnemoscope.files import free_name
 from mnemoscope.localize.grafts import FEWEST_WALKS, Finding
 from mnemoscope.pipeline.causes import (
@@ -30,6 +32,7 @@ from mnemoscope.pipeline.label import SampleEntry, nothing_to_train, samples_of
 from mnemoscope.pipeline.reference import also_repeated, is_swapped, with_reference
 from mnemoscope.progress import read_note
 from mnemoscope.stats import FEWEST_GROUPS, rows_of
+from mnemoscope.store import Store
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
 from mnemoscope.study.stages import STAGES, rests_on
@@ -305,11 +308,17 @@ def _ask_reference(study: Study, place: Path) -> Iterator[Step]:
 def _audit_instead(study: Study, place: Path) -> Iterator[Step]:
     """The audit of the same texts, where they are texts of this disk, or what checks it."""
     model, sources = study.settings.model, _own_texts(study)
+    why = "An audit of the same texts: passage by passage, with no least number"
     if (made := audit_of(study)) is not None:
         name = str(made if place.name in ("", "..") else place.with_name(made.name))
-        why = f"The audit of the same texts is in {name}. To see whether its model still writes "
-        yield Step(why + "them", shlex.join(["mnemoscope", "audit", "verify", name]))
-    if made is not None or not sources:
+        if _has_reference(study, made):
+            why = f"The audit of the same texts is in {name}. To see whether its model still "
+            why += "writes them"
+            yield Step(why, shlex.join(["mnemoscope", "audit", "verify", name]))
+            return
+        why = f"An audit with the reference, on which its verdicts rest (that in {name} asked "
+        why += "none, or another)"
+    if not sources:
         return
     words = ["mnemoscope", "audit", model.name, *sources]
     words += ["-o", _beside(study, place, "-audit")]
@@ -317,9 +326,7 @@ def _audit_instead(study: Study, place: Path) -> Iterator[Step]:
         words += ["--revision", model.revision]
     if study.settings.capture.reference:
         words += ["--reference", study.settings.capture.reference]
-    yield Step(
-        "An audit of the same texts: passage by passage, with no least number", shlex.join(words)
-    )
+    yield Step(why, shlex.join(words))
 
 
 def _own_texts(study: Study) -> list[str]:
@@ -330,9 +337,30 @@ def _own_texts(study: Study) -> list[str]:
 
 
 def audit_of(study: Study) -> Path | None:
-    """The audit of the same texts, where the advised command has put it; None before it is made."""
-    made = study.folder.resolve().with_name(f"{study.folder.resolve().name}-audit")
-    return made if _own_texts(study) and (made / "report.html").exists() else None
+    """The audit of the same texts, where the advised command has put it; None before it is made.
+
+    Of several the first that asked the study's reference, else the first.
+    """
+    if not _own_texts(study):
+        return None
+    folder = study.folder.resolve()
+    names = [folder.with_name(f"{folder.name}-audit")]
+    while names[-1].exists():
+        names.append(folder.with_name(f"{folder.name}-audit-{len(names) + 1}"))
+    made = [one for one in names if (one / "report.html").exists()]
+    return next((one for one in made if _has_reference(study, one)), next(iter(made), None))
+
+
+def _has_reference(study: Study, audit: Path) -> bool:
+    """Whether an audit asked the reference of a study, if that has one."""
+    name = study.settings.reference
+    if name is None:
+        return True
+    with suppress(MnemoscopeError):
+        found = Store(audit, remedy=lambda _: "").record("audit").get("reference") or {}
+        weights = study.fingerprint("reference")
+        return bool(found.get("fingerprint") == weights if weights else found.get("name") == name)
+    return False
 
 
 def audit_sentence(study: Study) -> str:

@@ -951,6 +951,17 @@ def check_reference(settings: StudySettings) -> None:
         check_other_model(*split_revision(reference), model.name, model.revision)
 
 
+def check_new_reference(settings: StudySettings, before: StudySettings) -> None:
+    """Refuse what a study cannot take as its reference, before its settings are changed.
+
+    Raises UserError: a reference other than `before` does not exist, or is the model itself.
+    """
+    if settings.reference not in (None, before.reference, *_SHIPPED):
+        check_model(*split_revision(str(settings.reference)))
+        if settings.model == before.model:
+            check_reference(settings)
+
+
 def split_revision(name: str) -> tuple[str, str | None]:
     """Split `NAME@REVISION` into name and revision; an existing path has no revision."""
     if Path(name).exists() or "@" not in name:
