@@ -14,7 +14,7 @@ from mnemoscope.conditions import _clean, parse_gate, quoted
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest
-from mnemoscope.flow import watch
+from mnemoscope.flow import watch, watch_gate
 from mnemoscope.flow.watch import WatchAsked, watch_checkpoints, watch_results, write_watch_page
 from mnemoscope.training.history import FOLDER, WINDOWS, History, read_history
 from mnemoscope.training.windows import placed
@@ -323,7 +323,7 @@ def test_a_window_counts_from_a_share_of_its_tokens_on(tracked, call, refused, t
     n_windows = history.windows.height
     for threshold, least in ((0.9, 29), (0.5, 16)):
         near = history.counting(threshold)
-        found = watch.judge_latest(near, parse_gate("reproduced > 0 windows", WINDOWS))
+        found = watch_gate.judge_latest(near, parse_gate("reproduced > 0 windows", WINDOWS))
         assert found.value == sum(n % 33 >= least for n in range(n_windows))
         assert f"reproduced to {100 * threshold:g} %, at most 0 allowed" in found.said
     made = call("watch", tracked, "--threshold", 0.9, "-o", tmp_path / "o")
@@ -332,6 +332,22 @@ def test_a_window_counts_from_a_share_of_its_tokens_on(tracked, call, refused, t
     assert "--scan makes none" in refused("watch", tracked, "--threshold", 0.9, "--scan")
     with pytest.raises(UserError, match=r"not all checks of .* have scores"):
         replace(history, checks=history.checks.drop("memorization_score")).counting(0.9)
+
+
+def test_a_folder_is_judged_again_by_the_share_that_it_counts_from(tracked, call, tmp_path):
+    folder, gate = shutil.copytree(tracked, tmp_path / "w"), ("--fail-if", "reproduced > 0 windows")
+    elsewhere = call("watch", folder, "--threshold", 0.9, "-o", tmp_path / "o").out
+    assert "counted a window from 100 % of its tokens on" in elsewhere
+    assert "reproduced, at most 0 allowed" in call("watch", folder, *gate).out
+    changed = call("watch", folder, "--threshold", 0.9)
+    assert "from 100 % of its tokens on; now it counts from 90 %." in changed.out
+    again, page = call("watch", folder, *gate), (folder / "watch.html").read_text()
+    assert "reproduced to 90 %, at most 0 allowed" in again.out
+    assert "counted a window" not in again.out
+    assert "comes out to 90 % (--threshold)" in page
+    assert "reproduced to 90 % at the last" in call("status", folder).out
+    back = call("watch", folder, "--threshold", 1, *gate).out
+    assert "reproduced, at most 0 allowed" in back
 
 
 @pytest.fixture
@@ -365,7 +381,7 @@ def test_a_condition_on_each_document_asks_all_and_a_draw_says_what_it_left_out(
         assert f"; {said}" in found["said"]
         assert suite.find("properties/property[@name='drawn']").get("value") == said
         assert len(suite.findall("testcase/failure[@type='unread']")) == 1 + left
-        assert suite.find(f"testcase[@name='{watch.NOT_DRAWN}']/failure") is not None
+        assert suite.find(f"testcase[@name='{watch_gate.NOT_DRAWN}']/failure") is not None
         again = call("watch", tmp_path / out, *gate[:-2])
         assert (again.status, f"; {said}" in again.out) == (made.status, True)
 
@@ -558,11 +574,11 @@ def test_what_to_do_is_to_train_again_only_where_training_is_the_cause(
     classes, came_out, said, is_to_train
 ):
     history = _history([0, 2, 4], classes, came_out)
-    found = watch.judge_latest(history, parse_gate("reproduced >= 1 window", WINDOWS))
+    found = watch_gate.judge_latest(history, parse_gate("reproduced >= 1 window", WINDOWS))
     assert re.search(said, found.to_do)
     assert ("train again" in found.to_do) == is_to_train
     if advised := re.findall(r"--fail-if '(.*)'", found.to_do):
-        watch.judge_latest(history, parse_gate(advised[0], WINDOWS))
+        watch_gate.judge_latest(history, parse_gate(advised[0], WINDOWS))
 
 
 def test_what_came_out_before_training_is_left_out_as_the_line_advises(tiny, run, tmp_path, call):

@@ -40,7 +40,7 @@ from mnemoscope.audits.records import (
 from mnemoscope.audits.repeats import with_repeats
 from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL, UNDECIDED, VERDICTS
 from mnemoscope.audits.settings import checked, flag_of
-from mnemoscope.audits.shares import Passage, share_beside, share_words
+from mnemoscope.audits.shares import Passage, near_said, share_beside, share_words
 from mnemoscope.audits.verdict import (
     distance_said,
     error_rate,
@@ -429,6 +429,7 @@ def environment(*first: str) -> jinja2.Environment:
         "windows_lines": WINDOWS_LINES,
         "copies_said": copies_said,
         "silent_documents": silent_documents,
+        "near_said": near_said,
         "token_rows": _token_rows,
         "quoted": quoted,
         "right_of": right_of,
@@ -461,6 +462,8 @@ def _moment(date: str) -> str:
 def _ends(share: Mapping[str, Any]) -> str:
     if share.get("low") is None:
         return ""
+    if not share["share"]:
+        return f"at most {share_words(share['high'], space=JOINT)}"
     return f"{100 * share['low']:.1f} to {100 * share['high']:.1f}{JOINT}%"
 
 

@@ -196,8 +196,8 @@ def sentence_of(counts: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     if not passages and not near:
         bound = share_words(rate.high or 0.0)
         return (
-            f"{said}: 0 of {n:,} accused wrongly (95 % interval 0 to {bound} of such documents, "
-            "which narrows as more are named)."
+            f"{said}: 0 of {n:,} accused wrongly (95 % interval: at most {bound} of such "
+            "documents; more of them make this bound lower)."
         )
     explained = ""
     if known := counts["known_from"]:

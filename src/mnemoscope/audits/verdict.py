@@ -394,12 +394,13 @@ def error_rate(verdict: Verdict, unread: Mapping[str, Any] | None = None) -> str
     return (
         f"{lead} on {verdict['tested_on']}, where it is known what was read, "
         f"{which} passages called recalled had been read (95 % interval: at most {bound} of such "
-        f"calls are wrong, if as many lists as read passages come out). Of "
-        f"{tested['never']} lists that count or repeat and had not been read it called "
-        f"{tested['wrong'] or 'none'} recalled. Of {tested['plain']:,} pieces of prose and code "
-        f"that had not been read {tested['plain_out'] or 'none'} came out, so prose that comes out "
-        f"unread was not tested. It misses many: of {tested['trained']} passages that had been "
-        f"read and came out it called {tested['missed']} guessed{more}."
+        f"calls are wrong). Half of what came out in that test had not been read: of "
+        f"{tested['never']} lists that count or repeat it called {tested['wrong'] or 'none'} "
+        "recalled; where more unread lists come out, more calls may be wrong. Of "
+        f"{tested['plain']:,} pieces of prose and code that had not been read "
+        f"{tested['plain_out'] or 'none'} came out, so prose that comes out unread was not tested. "
+        f"It misses many: of {tested['trained']} passages that had been read and came out it "
+        f"called {tested['missed']} guessed{more}."
     )
 
 
@@ -408,8 +409,8 @@ def error_rate_briefly(verdict: Verdict) -> str:
     which, bound = _right(verdict)
     return (
         f"How far to trust this: where it is known what was read, {which} passages called recalled "
-        f"had been read (95 % interval: at most {bound} had not, beside unread lists); it misses "
-        "many. report.html says more."
+        f"had been read (95 % interval: at most {bound} of such calls are wrong); it misses many. "
+        "report.html says more."
     )
 
 

@@ -538,7 +538,7 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         read_sarif,
         silent_documents,
     )
-    from mnemoscope.audits.shares import number_of, share_beside, share_words
+    from mnemoscope.audits.shares import near_said, number_of, share_beside, share_words
     from mnemoscope.audits.verdict import (
         distance_said,
         error_rate,
@@ -546,7 +546,6 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         is_near,
         is_nearly_same,
     )
-    from mnemoscope.conditions import first_names
     from mnemoscope.words import lines_said, plural
 
     for row in record["documents"]:
@@ -560,10 +559,11 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         print(said)
     whole = record["summary"]
     found = [row for row in record["documents"] if row["reproduced"]["characters"]]
+    nearly = [row for row in record["documents"] if near_said(row) and row not in found]
     at_lines = recalled_lines(read_sarif(out))
     if whole["documents"] > 1:
         found.sort(key=lambda row: -row["recalled"]["share"])
-        for row in found[:_DOCUMENTS]:
+        for row in (listed := found + nearly)[:_DOCUMENTS]:
             shares = [
                 f"{share_words(share_beside(row, kind)['share'])} {said}"
                 for kind, said in _KINDS.items()
@@ -571,11 +571,15 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
             ]
             ranges = at_lines.get(address_of(row["document"]))
             lines = f"; recalled on {lines_said(ranges)}" if ranges else ""
-            print(f"{printable(row['document'])}: {', '.join(shares)}{lines}")
-        if len(found) > _DOCUMENTS:
-            print(f"... and {plural(len(found) - _DOCUMENTS, 'more document')}.")
-        if found and (silent := silent_documents(record)):
-            print(printable(f"Nothing came out of: {first_names(silent)}."))
+            copies = f"; {said}" if (said := near_said(row)) else ""
+            print(f"{printable(row['document'])}: {', '.join(shares)}{copies}{lines}")
+        if len(listed) > _DOCUMENTS:
+            more = plural(len(listed) - _DOCUMENTS, "more document")
+            print(f"... and {more}: {out / 'audit.html'} lists all.")
+        if listed and (silent := silent_documents(record)):
+            n_more = len(silent) - _DOCUMENTS
+            more = f" and {n_more:,} more: {out / 'audit.html'} lists all" * (n_more > 0)
+            print(printable(f"Nothing came out of: {', '.join(silent[:_DOCUMENTS])}{more}."))
     elif ranges := [one for row in found for one in at_lines.get(address_of(row["document"]), [])]:
         print(f"Recalled on {lines_said(ranges)}.")
     beside = record["verdict"]["beside"]
@@ -591,10 +595,13 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
     print(
         f"{plural(whole['documents'], 'document')}, {whole['characters']:,} characters: "
         f"{_share(whole['reproduced'])} reproduced, {', '.join(shares)}."
+        + " In brackets: 95 % intervals for documents like these."
+        * (whole["reproduced"].get("low") is not None)
     )
     if n_near := whole.get("near_recall_spans"):
+        passages = plural(number_of(whole, "near"), "passage")
         copies = f"{n_near:,} near cop{'y' if n_near == 1 else 'ies'}"
-        print(f"With {copies}: {_share(whole['near'])} recalled or nearly so.")
+        print(f"With {copies}: {_share(whole['near'])} recalled or nearly so ({passages}).")
     print(record["verdict"]["sentence"])
     if found:
         at_length = error_rate(record["verdict"], record.get("unread"))
@@ -622,8 +629,10 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
 
 
 def _share(share: "Share") -> str:
-    from mnemoscope.audits.shares import estimate_of
+    from mnemoscope.audits.shares import estimate_of, share_words
 
+    if not share["share"] and (high := share.get("high")):
+        return f"0.0 % [at most {share_words(high)}]"
     return str(estimate_of(share))
 
 

@@ -260,9 +260,12 @@ class WindowCollector:
         With `pad` shorter windows are padded (`attention_mask`). Raises UserError: there is none.
         """
         if not self._windows:
+            if not any(one.strip() for one in self.tails):
+                raise UserError(f"{where}: empty, so no text to ask about. Give another.")
+            among = f", among its {self.n_texts}" if self.n_texts > 1 else ""
             raise UserError(
-                f"{where}: no text of {self._cutter.least} tokens, the length of one sequence, "
-                f"among its {self.n_texts}. Give longer texts."
+                f"{where}: no text of {self._cutter.least} tokens, the length of one sequence"
+                f"{among}. Give longer texts."
             )
         columns = {name: [getattr(window, name) for window in self._windows] for name in _COLUMNS}
         schema = {name: COLUMNS[name].dtype for name in _COLUMNS}
