@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from math import isclose
 from operator import ge, gt
 from pathlib import Path
@@ -27,8 +28,8 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {">": gt, ">=": ge}
 
 
 TO_DO = (
-    "What to do: look for copies of these texts in the training data ('mnemoscope audit --corpus "
-    "TRAINING' names them), take them out, train again from {}, and audit again."
+    "What to do: look for copies of these texts in the training data (an audit with --corpus "
+    "TRAINING names them), take them out, train again from {}, and audit again."
 )
 """What to do where a gate fails; it lacks from where."""
 
@@ -81,9 +82,11 @@ class Gate(NamedTuple):
     def allowed(self) -> str:
         """What passes, in words: `at most 0.5 % allowed`."""
         n = int(self.limit)
+        each = " in each document" if self.in_each else ""
+        if self.limit == 0 or (self.of_number and n == 1 and self.sign == ">="):
+            return f"none allowed{each}"
         limit = str(n) if self.of_number else f"{100 * self.limit:.12g} %"
         least = "fewer than" if self.of_number else "less than"
-        each = " in each document" if self.in_each else ""
         return f"{'at most' if self.sign == '>' else least} {limit} allowed{each}"
 
     def say_share(self, share: Estimate) -> str:
@@ -158,6 +161,8 @@ class GateResult(NamedTuple):
             were = f"{plural(n, 'document')} {'was' if n == 1 else 'were'} not"
             said = f"{were} {'asked' if is_asked else 'read'}: {first_names([*self.unread])}"
             each = [f"{name}: {why}" for name, why in self.unread.items()][:_NAMED]
+            if n > _NAMED:
+                each.append(f"The reason of the other {n - _NAMED:,} stands above and in --json.")
             yield said, f"What to do: {' '.join(each)} Or leave {_IT[n > 1]} out of the documents."
         if self.gate.in_each and self.drawn is not None:
             n, whole = self.drawn["windows"], self.drawn["of"]
@@ -277,6 +282,7 @@ class Failure(NamedTuple):
 
     kind: str
     said: str
+    to_do: str = ""
 
 
 class Case(NamedTuple):
@@ -325,8 +331,9 @@ def junit_suite(
         if one.skipped is not None:
             ElementTree.SubElement(own, "skipped", message=_clean(one.skipped))
         if one.failure is not None:
-            kind, said = one.failure
-            ElementTree.SubElement(own, "failure", type=kind, message=_clean(said))
+            kind, said, to_do = one.failure
+            failure = ElementTree.SubElement(own, "failure", type=kind, message=_clean(said))
+            failure.text = _clean(to_do) or None
         if one.output is not None:
             ElementTree.SubElement(own, "system-out").text = _clean(one.output)
     ElementTree.indent(suite)
@@ -344,7 +351,7 @@ def _of_all(judged: GateResult, is_void: bool, lines: Mapping[str, str]) -> Case
     is_failed = is_void or gate.holds(judged.value)
     found = (f"{one}: {n}{lines.get(one, '')}" for one, n in judged.most_in.items())
     output = "\n".join(found) if gate.holds(judged.value) else ""
-    failure = Failure(gate.kind, _with(said, to_do)) if is_failed else None
+    failure = Failure(gate.kind, said, to_do) if is_failed else None
     return Case(gate.text, failure, output=output or None)
 
 
@@ -352,16 +359,12 @@ def failure_of(judged: Sequence[GateResult], name: str) -> Failure | None:
     """Why a document fails: every condition on each document that holds of it; None if none."""
     found = [one for one in judged if name in one.failing]
     said = (f"{one.gate.text}: {one.failing[name]}, {one.gate.allowed}" for one in found)
-    return Failure(found[0].gate.kind, _with("; ".join(said), found[0].to_do)) if found else None
+    return Failure(found[0].gate.kind, "; ".join(said), found[0].to_do) if found else None
 
 
 def quoted(text: str) -> str:
     """A text as it stands, each line behind a bar."""
     return indent(text, "    | ", lambda _: True)
-
-
-def _with(said: str, to_do: str) -> str:
-    return f"{said}. {to_do}" if to_do else said
 
 
 def lacking(n: int, whole: int, unit: str, baseline: object) -> str:
@@ -480,7 +483,8 @@ def parse_gate(text: str, measures: Measures) -> Gate:
     if match is None or not is_read or match[1] not in (None, *measures.kinds):
         hint = nearest(match[1], measures.kinds) if match and is_read and match[1] else ""
         hint = measures.elsewhere.get(match[1] or "", hint) if match else _bare(text, measures)
-        hint = hint or _word_of(text, measures) or _unit_of(text, measures)
+        hint = _mended(text, measures) or hint or _word_of(text, measures)
+        hint = hint or _unit_of(text, measures) or _unquoted(text)
         raise UserError(
             f"--fail-if '{text}': not understood.{hint} Write for example {measures.examples} "
             f"({kinds}; > or >=)."
@@ -521,6 +525,35 @@ def _bare(text: str, measures: Measures) -> str:
         return ""
     kind = "recalled" if "recalled" in measures.kinds else measures.kinds[0]
     return f" Did you mean '{kind} {'>' if '%' in text else '>='} {text.strip()}'?"
+
+
+_SLIPS = {
+    r"=>|≥": ">=",
+    r"(\d),(\d{3})\b": r"\1\2",
+    r"(\d),(\d)": r"\1.\2",
+    r" ?per ?cent\b| percent\b": "%",
+    r"\s+(in|per)\s+((each|every|any|a)\s+)?doc(ument)?s?$": " in doc",
+}
+"""What is written in the place of a sign, a number or a unit, and what is meant."""
+
+
+def _mended(text: str, measures: Measures) -> str:
+    """A condition that could be meant, where one is written nearly so; else empty."""
+    meant = text.strip()
+    for wrong, right in _SLIPS.items():
+        meant = re.sub(wrong, right, meant, flags=re.IGNORECASE)
+    if meant != text.strip():
+        with suppress(UserError):
+            parse_gate(meant, measures)
+            return f" Did you mean '{meant}'?"
+    return ""
+
+
+def _unquoted(text: str) -> str:
+    """That a shell takes what stands behind > for a file, where there is no sign; else empty."""
+    if re.search("[<>=]", text):
+        return ""
+    return " Put it in quotes: without them a shell takes > and what follows for a file."
 
 
 def _word_of(text: str, measures: Measures) -> str:

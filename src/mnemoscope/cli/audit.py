@@ -576,6 +576,8 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         if len(listed) > _DOCUMENTS:
             more = plural(len(listed) - _DOCUMENTS, "more document")
             print(f"... and {more}: {out / 'audit.html'} lists all.")
+        if any("…" in lines_said(at_lines.get(address_of(row["document"]), [])) for row in found):
+            print(f"Every line stands in {out / 'audit.sarif'}.")
         if listed and (silent := silent_documents(record)):
             n_more = len(silent) - _DOCUMENTS
             more = f" and {n_more:,} more: {out / 'audit.html'} lists all" * (n_more > 0)
