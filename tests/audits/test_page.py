@@ -823,7 +823,8 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
             "charOffset": 5, "charLength": 20, "startLine": 2, "endLine": 4, "endColumn": 1}}}
     ]}  # fmt: skip
     log = {"runs": [{"results": [result, result | {"ruleId": "near-copy"}]}]}
-    named = record | {"documents": documents[1:]}
+    unreadable = [{"document": UNPRINTABLE, "reason": "no text"}]  # such a name has no address
+    named = record | {"documents": documents[1:], "skipped": unreadable}
     placed = junit_xml(named, frame, judged, log=log)
     assert "characters 5 to 25, lines 2 to 3\n    | the passage" in placed
     worst = "recalled.txt: 20.0 % recalled; recalled on 2 lines (2 to 3)"
