@@ -286,7 +286,15 @@ def unmade(folder: Path | str, error: OSError) -> MnemoscopeError:
     """What to raise where a folder cannot be made."""
     if error.errno in NO_ROOM:
         return disk_full(folder)
-    return UserError(f"{folder}: cannot be made ({error.strerror}). Choose another.")
+    there = next(one for one in Path(folder).absolute().parents if one.exists())
+    why = f"{error.strerror} in {there}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        why = f"no permission to write in {there}"
+    elif error.errno == errno.ENOENT:  # its parents were made, and it is refused all the same
+        why = f"the system lets nobody make folders in {there}"
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST):
+        why = "a file is in its place"
+    return UserError(f"{folder}: this folder cannot be made ({why}). Choose another with -o.")
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:

@@ -71,6 +71,21 @@ def figure(found: Estimate, *, signed: bool = False, unit: bool = False, gap: st
     return f"{shown}{gap}{interval(found)}".strip()
 
 
+FEW_OF_A_CLASS = 20
+"""Sequences of a class below which a share of it is a count."""
+
+
+def share_or_count(found: Estimate, n: int) -> str:
+    """Print a share of n sequences, or of how many of a few it is, which may be a mean.
+
+    >>> share_or_count(Estimate(0.5, None, None), 100), share_or_count(Estimate(0.5, None, None), 3)
+    ('50.0', '1.5 of 3')
+    """
+    if found.value is None or n >= FEW_OF_A_CLASS:
+        return percent(found.value, unit=False)
+    return f"{n * found.value:.1f}".removesuffix(".0") + f" of {n}"
+
+
 def plain_figure(
     value: float,
     low: float | None,

@@ -285,7 +285,7 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     ),
     ("run -o x --model MODEL --sequences TABLE --dry-run --reference MODEL", "is the same model"),
     ("watch MODEL --sequences text.txt --sequences texts -o out", "--sequences: given 2 times"),
-    ("audit embedded text.txt -q -o text.txt", "cannot be made (File exists)"),
+    ("audit embedded text.txt -q -o text.txt", "cannot be made (a file is in its place)"),
     *(
         (f"{AUDIT} {flags}", said)
         for flags, said in (

@@ -117,7 +117,7 @@ def test_commands_of_the_tutorial_on_a_model_of_ones_own_run(tiny, tmp_path, mon
         said = succeed(*(names.get(one, one) for one in words)).out
         assert ("No reference was asked" in said) == (words == shown[1][1:])
     state = succeed("status", "my-study").out
-    assert "The reference repeats none of these" in state
+    assert "The reference repeats 0 of these" in state
     assert "Grafts so far" in state
 
 

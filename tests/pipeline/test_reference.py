@@ -44,7 +44,7 @@ def test_of_a_trained_study_and_of_one_without_a_reference(study_at):
     study = Study(study_at("report"))
     found = also_repeated(study)
     assert (found.n, found.n_asked) == (0, 160)
-    assert found.words.startswith("The reference repeats none of these: 0.0 % [0.0, ")
+    assert found.words.startswith("The reference repeats 0 of these 160: at most ")
     study.record["models"].pop("reference")
     assert also_repeated(study) is None
 
@@ -63,7 +63,7 @@ def test_a_study_without_a_reference_says_so_and_how_to_give_one(tiny, tmp_path,
     succeed(*shlex.split(command.replace("REFERENCE", str(tiny.reference))), "-q")
     succeed("report", folder, "-q")
     for words in (succeed("status", folder).out, words_of(page.read_text())):
-        assert "The reference repeats none of these: 0.0 %" in words
+        assert "The reference repeats 0 of these 160: at most " in words
         assert "REFERENCE" not in words
         assert "may be guessable" not in words
 

@@ -186,19 +186,19 @@ def test_a_class_that_is_missing_wants_texts_of_its_kind(study, monkeypatch):
             {"new/a": 77},
             3,
             0,
-            "nothing of the 77 sequences of new/, and the reference none of what",
+            "Texts like the 77 sequences of new/ will hardly help: none was repeated",
         ),
         (
             {"new/a": 77, "lists/a": 322},
             3,
             0,
-            "nothing of the 322 sequences of lists/ and the 77 of new/",
+            "Texts like the 322 sequences of lists/ and the 77 of new/ will hardly help",
         ),
         (
             {"new/a": 77},
             3,
             None,
-            "hardly help: texts that the model read seldom or never, lists and tables",
+            "Texts like the 77 sequences of new/ will hardly help: none was repeated",
         ),
         ({"new/a": 77}, 0, 0, "how many is not known, as none was found here"),
         ({"new/a": 77}, 3, 2, None),  # the reference guesses some, so unread texts give some too

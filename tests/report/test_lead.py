@@ -32,13 +32,13 @@ def counted(content, n: int, n_memorized: int, *, classes=(), **facts) -> Report
     [
         (
             *(5000, 2873, (2127, 1318, 1555), ()),
-            "2,873 of 5,000 sequences repeated: 1,318 of guessable form (Guess), "
-            "1,555 of other form (Recall)",
+            "2,873 of 5,000 sequences repeated: 1,318 predictable from the beginning (Guess), "
+            "1,555 not (Recall)",
             [0.2636, 0.311, 0.4254],
         ),
         (
             *(100, 50, (50, 20, 25), (("Code", 3),)),
-            "50 of 100 sequences repeated: 20 of guessable form (Guess), 25 of other form "
+            "50 of 100 sequences repeated: 20 predictable from the beginning (Guess), 25 not "
             "(Recall), 3 Code, 2 without a class",
             [0.2, 0.25, 0.03, 0.02, 0.5],
         ),
@@ -66,7 +66,7 @@ def test_the_headline_says_what_the_reference_repeats_of_the_same_in_all_and_by_
     shown = counted(content, 10, 6, classes=(4, 4, 2))
     also = AlsoRepeated(3, 6, Estimate(0.5), [("Guess", 3, 4), ("Recall", 0, 2)])
     lead = lead_of(replace(shown, also=also))
-    assert lead.headline.endswith("2 of other form (Recall); the reference repeats 3 of these")
+    assert lead.headline.endswith(", 2 not (Recall); the reference repeats 3 of these")
     said = [one.shown.partition(", ")[2] for one in lead.parts]
     assert said == ["the reference 3", "the reference 0", ""]
     lead = lead_of(replace(shown, also=also._replace(n=0, classes=[])))
@@ -80,7 +80,7 @@ def test_the_headline_keeps_its_order_whatever_is_left_out(content):
     left = [one for one in taxonomy.classes if one["name"] != "Guess"]
     lead = lead_of(replace(shown, taxonomies=[replace(taxonomy, classes=left, order=order)]))
     assert lead.headline == (
-        "6 of 10 sequences repeated: 4 of guessable form (Guess), 2 of other form (Recall)"
+        "6 of 10 sequences repeated: 4 predictable from the beginning (Guess), 2 not (Recall)"
     )
 
 
@@ -306,7 +306,7 @@ def test_only_parts_that_break_more_than_random_changes_are_named_with_what_they
 
     whole = said(rows)
     assert (
-        "0 to 43 % of the 7 sequences of Recall are left, with random changes of the same size 71"
+        "0 to 3 of the 7 sequences of Recall are left, with random changes of the same size 5"
         in whole
     )
     assert "to tell parts from chance, and from each other, takes 10 sequences" in whole
@@ -318,12 +318,12 @@ def test_only_parts_that_break_more_than_random_changes_are_named_with_what_they
         for one, end in zip(rows, ends, strict=False)
     ]
     two = "the queries and keys of all layers and the MLPs of all layers than with "
-    two += "random changes of the same size: 0 to 10 % of its 7 sequences are left, with those 80 %"
+    two += "random changes of the same size: 0 to 1 of its 7 sequences are left, with those 6"
     assert f"{two}; which of them most cannot be told" in said(known)
     assert "Cost to other text" not in said(known)
     apart = [known[0], known[1] | {"cells": [Estimate(0.3, 0.25, 0.4)]}]
     assert "with each of the 2 parts that were tried than" in said(apart)
-    assert "with those 80 %; most with the queries and keys of all layers" in said(apart)
+    assert "with those 6; most with the queries and keys of all layers" in said(apart)
     assert "with no part that was tried more of Recall breaks than" in said(known[2:])
     dear = [known[0] | {"loss": 1.04, "random_loss": 0.02}, known[1] | {"loss": 0.15}]
     assert (

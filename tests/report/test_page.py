@@ -71,9 +71,9 @@ def test_every_element_is_closed_and_every_id_unique_and_found(page: Page):
 def test_the_answer_comes_before_every_figure_and_each_has_its_controls(page: Page):
     words = page.words()
     order = [
-        "4,044 of 6,700 sequences repeated: 900 of guessable form (Guess), 900 of other "
-        "form (Recall), 2,244 without a class",
-        "Guess and Recall are forms of text",
+        "4,044 of 6,700 sequences repeated: 900 predictable from the beginning "
+        "(Guess), 900 not (Recall), 2,244 without a class",
+        "Guess and Recall only say whether the beginning gives the end away",
         "Attention: did worse than the text",
         "Memory or only text?",
         "Under “Prashanth et al.” attention did worse",

@@ -26,7 +26,17 @@ from mnemoscope.stats import Estimate, rows_of
 from mnemoscope.study.folder import Study
 from mnemoscope.taxonomy.names import form_words
 from mnemoscope.taxonomy.sample import SampleKey
-from mnemoscope.words import UNKNOWN, count, decimal, figure, is_whole_kind, percent, plural
+from mnemoscope.words import (
+    FEW_OF_A_CLASS,
+    UNKNOWN,
+    count,
+    decimal,
+    figure,
+    is_whole_kind,
+    percent,
+    plural,
+    share_or_count,
+)
 
 # In one column the better of its sources counts.
 _COLUMNS = list(
@@ -121,9 +131,10 @@ def print_grafts(study: Study) -> None:
         title += f" ({taxonomy.name})" * (len(grafted) > 1)
         table = Table("part", *heads, *beside, "loss,\nrandom", title=title, title_justify="left")
         for row in view["rows"][:_MOST_PARTS]:
-            found, cells = row["found"], [figure(one) for one in row["cells"]]
+            found, n_of = row["found"], view["counts"].values()
+            cells = [_left(one, n) for one, n in zip(row["cells"], n_of, strict=True)]
             if not view["first"]:
-                cells += [figure(one) for one in row["random"]]
+                cells += [_left(one, n) for one, n in zip(row["random"], n_of, strict=False)]
             elif found:
                 left = percent(found["random_broken"], unit=False)
                 difference = figure(found["specific"], signed=True)
@@ -154,6 +165,11 @@ def print_grafts(study: Study) -> None:
     _print_result(content)
     for why, command in untried_parts(study, shlex.quote(str(study.folder))):
         page.print(f"{why}:\n    {command}", soft_wrap=True)
+
+
+def _left(share: Estimate, n: int) -> str:
+    """What is left of n sequences, for a cell."""
+    return share_or_count(share, n) if n < FEW_OF_A_CLASS else figure(share)
 
 
 def _print_result(content: ReportContent) -> None:

@@ -20,7 +20,7 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models, identity_of
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.groups import find_groups
-from mnemoscope.words import plain_figure, plural
+from mnemoscope.words import FEW_OF_A_CLASS, plain_figure, plural
 
 if TYPE_CHECKING:
     from mnemoscope.pipeline.questions import StudyModel
@@ -49,10 +49,13 @@ class AlsoRepeated(NamedTuple):
     @property
     def words(self) -> str:
         """It in a sentence: how many, the share with its interval, and each class."""
-        share = plain_figure(self.share.value or 0.0, self.share.low, self.share.high)
-        share = f": {share}" if self.n or self.share.high is not None else ""
+        share, high = "", self.share.high
+        if not self.n and high is not None:
+            share = f": at most {100 * high:.1f} % (95 % interval)"
+        elif self.n and self.n_asked >= FEW_OF_A_CLASS:
+            share = f": {plain_figure(self.share.value or 0.0, self.share.low, high)}"
         each = ", ".join(f"{name} {n:,} of {whole:,}" for name, n, whole in self.classes)
-        said = f"{self.n:,} of these {self.n_asked:,} too" if self.n else "none of these"
+        said = f"{self.n:,} of these {self.n_asked:,}" + " too" * bool(self.n)
         return f"The reference repeats {said}{share}{f' ({each})' * bool(each and self.n)}."
 
 

@@ -53,6 +53,7 @@ FIRST = 4
 _WIDTH = 96  # of their lines
 _ELSEWHERE = re.compile(r"\b(OTHER_TEXTS|REFERENCE|MODEL|MORE|DOCUMENTS)\b|--list")
 _MOST_INSTEAD = 2  # commands of a refusal
+_ALL_PARTS = "--full --redo"
 _SHORTEST = 32  # tokens of a sequence that is advised; the half of them that follows says little
 _MOST_TIMES = 50
 """So many times the sequences are beyond reach."""
@@ -209,7 +210,12 @@ def untried_parts(study: Study, folder: str) -> Iterator[Step]:
     begun = _how_far(study, "graft")
     why += f". {f'Go on{begun} with these' if begun else 'These'} and every part of every layer"
     why += " (--dry-run: how long it takes)"
-    yield Step(why, f"mnemoscope graft {folder} --full --redo")
+    yield Step(why, f"mnemoscope graft {folder} {_ALL_PARTS}")
+
+
+def is_of_all_parts(command: str) -> bool:
+    """Whether a command of `untried_parts`."""
+    return command.startswith("mnemoscope graft ") and command.endswith(_ALL_PARTS)
 
 
 def steps_from_here(study: Study) -> Iterator[Step]:
@@ -624,9 +630,7 @@ def _more_of(
     also = also_repeated(study)
     if apart and _GUESSED in wanting and not (also and also.n):
         # Nothing comes out here without having been read, so what can be guessed is no exception.
-        beside = ", and the reference none of what the model repeats" if also else ""
-        ending = ". What will hardly help: texts that the model read seldom or never, lists and "
-        ending += f"tables too: it repeats nothing of {in_folders(apart)}{beside}"
+        ending = f". Texts like {in_folders(apart)} will hardly help: none was repeated"
         kinds[_GUESSED] = f"{_READ} and whose beginnings tell how they go on, such as lists"
     # What is repeated comes of the other texts, what is not of texts like these.
     n_read = rows - sum(apart.values())

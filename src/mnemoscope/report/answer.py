@@ -36,7 +36,7 @@ def answer(content: ReportContent) -> list[str]:
         if content.model and content.confirmed is not None
         else f"The model “{content.model['name']}” was given the first {content.prefix} tokens of "
         f"{count(whole)} sequences and finished {count(part)} of them ({share(part, whole)}) word "
-        "for word: these it has memorized."
+        "for word. That is what “memorized” means on this page."
         if content.model
         else f"Of {count(whole)} sequences {count(part)} ({share(part, whole)}) are memorized by "
         "the data set’s own label."

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
+from mnemoscope.report.advice import is_of_all_parts
 from mnemoscope.report.answer import as_sentence
 from mnemoscope.report.content import ReportContent, Standing, TaxonomyResult
 from mnemoscope.report.style import PAPER_COLOURS, class_colour
@@ -13,7 +14,7 @@ from mnemoscope.stats import FEWEST_GROUPS, Estimate
 from mnemoscope.store import Facts
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO, form_words, memorized_first
-from mnemoscope.words import MINUS, count, part_words, plural, share
+from mnemoscope.words import FEW_OF_A_CLASS, MINUS, count, part_words, plural, share
 
 MECHANISM = "Mechanism (which parts of the model a class needs)"
 PARTS = "Parts (what breaks with the reference’s in their place)"
@@ -21,7 +22,8 @@ CUTS = "With attention edges cut"
 OWN_CUTS = "With each sequence’s own edges cut"
 _MOST_PARTS = 4  # named in an answer
 _OF_FORM = ("Guess", "Reconstruct", "Code")
-_IN_WORDS = {"Guess": "of guessable form (Guess)", "Recall": "of other form (Recall)"}
+_FORM = "predictable from the beginning"
+_IN_WORDS = {"Guess": f"{_FORM} (Guess)", "Recall": f"not {_FORM} (Recall)"}
 _CLEAREST = (
     *(Standing.BEYOND, Standing.UNDECIDED, Standing.WITHIN, Standing.WORSE),
     *(Standing.UNCONTROLLED, Standing.UNTRAINED),
@@ -39,7 +41,7 @@ class Part(NamedTuple):
     """A part of the bar: a class, or what has none (`name` is empty)."""
 
     name: str
-    words: str  # "1,318 of guessable form (Guess)"
+    words: str  # "1,318 predictable from the beginning (Guess)"
     share: float  # of all sequences
     shown: str  # the share as it is printed everywhere, and what the reference repeats of it
     colour: int | None  # None: neutral
@@ -86,7 +88,10 @@ def lead_of(content: ReportContent) -> Lead:
     verb = "repeated" if content.model and content.confirmed is None else "memorized"
     headline = f"{count(part)} of {count(whole)} sequences {verb}"
     if repeated:
-        headline += f": {', '.join(f'{count(n)} {words}' for _, words, n, _ in repeated)}"
+        said = ", ".join(f"{count(n)} {words}" for _, words, n, _ in repeated)
+        if f"{_FORM} (Guess)" in said:
+            said = said.replace(f" not {_FORM} (Recall)", " not (Recall)")
+        headline += f": {said}"
     else:
         repeated = [("", verb, part, 1)]
     also = {name: n for name, n, _ in content.also.classes} if content.also else {}
@@ -231,7 +236,7 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
         taxonomy = content.taxonomies[number - 1]
         yield Badge(MECHANISM, said, looks, target, *_deciding(content, "parts", taxonomy))
         if finding_of(row) in (Finding.OUT_OF_REACH, Finding.FEW):
-            yield _breaks_most(taxonomy, target)
+            yield _breaks_most(content, taxonomy, target)
         truth = graft["by_truth"]
         if truth and finding_of(truth) in (Finding.SPECIFIC, Finding.ALIKE):
             alike = "having been read makes no difference that shows"
@@ -272,7 +277,7 @@ def _uncompared(content: ReportContent, number: int) -> Iterator[Badge]:
     decides = _deciding(content, "parts", taxonomy)
     if grafted:
         target = f"taxonomy-{number}-graft"
-        yield _breaks_most(taxonomy, target)
+        yield _breaks_most(content, taxonomy, target)
         if len(counts) > 1:
             yield Badge(MECHANISM, said, Standing.IMPOSSIBLE, target, *decides)
         return
@@ -301,7 +306,7 @@ _MUCH_LOSS = 0.1
 memory breaks: a tenth of perplexity."""
 
 
-def _breaks_most(taxonomy: TaxonomyResult, target: str) -> Badge:
+def _breaks_most(content: ReportContent, taxonomy: TaxonomyResult, target: str) -> Badge:
     """Which parts break more of the largest memorized class than random changes as large."""
     graft, largest = taxonomy.graft or {}, taxonomy.sizes
     name = max(graft["classes"], key=lambda one: largest.get(one, 0))
@@ -309,13 +314,14 @@ def _breaks_most(taxonomy: TaxonomyResult, target: str) -> Badge:
     rows = {row["part"]: row for row in graft["rows"]}
     own = {part: row["cells"][at] for part, row in rows.items()}
     random = {part: row["random"][at] for part, row in rows.items() if row["random"]}
-    of = plural(graft["counts"][name], "sequence")
+    n = graft["counts"][name]
+    of = plural(n, "sequence")
     if all(one.value == 1 for one in own.values()):
         return Badge(PARTS, f"no part that was tried breaks any of {name}", Standing.WITHIN, target)
     if not random or any(one.high is None for one in own.values()):
-        said = f"{_left(own.values())} of the {of} of {name} are left"
+        said = f"{_left(own.values(), n)} of the {of} of {name} are left"
         if random:
-            said += f", with random changes of the same size {_left(random.values())}"
+            said += f", with random changes of the same size {_left(random.values(), n)}"
         said += "; to tell parts from chance, and from each other, takes "
         said += f"{FEWEST_GROUPS} sequences, near duplicates counted once"
         return Badge(PARTS, said, Standing.UNCONTROLLED, target)
@@ -330,21 +336,29 @@ def _breaks_most(taxonomy: TaxonomyResult, target: str) -> Badge:
     is_all = others and len(beyond) == len(own)
     which = f"each of the {len(own)} parts that were tried" if is_all else _named(beyond)
     said = f"more of {name} breaks with {which} than with random changes of the same size: "
-    said += f"{_left(own[one] for one in beyond)} of its {of} are left, "
-    said += f"with those {_left(random[one] for one in beyond)}"
-    if others and all(own[first].high < own[one].low for one in others):
+    said += f"{_left((own[one] for one in beyond), n)} of its {of} are left, "
+    said += f"with those {_left((random[one] for one in beyond), n)}"
+    is_told = not others or all(own[first].high < own[one].low for one in others)
+    if others and is_told:
         said += f"; most with {part_words(first)}"
     elif others:
         said += "; which of them most cannot be told"
     if not any("layers." in one for one in own):
         said += "; no single layer was tried alone"
     dear = [rows[one] for one in beyond if _extra_loss(rows[one]) > _MUCH_LOSS]
-    looks = Standing.UNDECIDED if len(dear) == len(beyond) else Standing.BEYOND
-    return Badge(PARTS, said, looks, target, beside=_cost(dear, target))
+    looks = Standing.BEYOND if is_told and len(dear) < len(beyond) else Standing.UNDECIDED
+    more = [one for one in content.next_steps if is_of_all_parts(one.command)]
+    decides = "Every part of every layer by itself" if more and not is_told else ""
+    command = more[0].command if decides else ""
+    return Badge(PARTS, said, looks, target, decides, command, _cost(dear, target))
 
 
-def _left(shares: Iterable[Estimate]) -> str:
-    return f"{_span([one.value or 0 for one in shares], 100, 0)} %"
+def _left(shares: Iterable[Estimate], n: int) -> str:
+    """Least and largest of what is left of n sequences: per cent, or how many of a few."""
+    left = [one.value or 0 for one in shares]
+    if n < FEW_OF_A_CLASS:
+        return _span([n * one for one in left], 1, 0)
+    return f"{_span(left, 100, 0)} %"
 
 
 def _named(parts: Sequence[str]) -> str:

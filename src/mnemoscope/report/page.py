@@ -31,6 +31,7 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import DRAWS_BESIDE, NO_MODEL
 from mnemoscope.version import __version__
+from mnemoscope.words import FEW_OF_A_CLASS, share_or_count
 
 REPORT_FILE = "report.html"
 MOST_SUMMARIZED = 4
@@ -145,6 +146,8 @@ def environment() -> jinja2.Environment:
         "flows_title": FLOWS,
         "inputs": INPUTS,
         "most_parts": MOST_PARTS,
+        "share_or_count": share_or_count,
+        "few_of_a_class": FEW_OF_A_CLASS,
         "patch_draws": DRAWS_BESIDE,
         "most_summarized": MOST_SUMMARIZED,
         "phone": charts.PHONE,

@@ -22,8 +22,9 @@ from mnemoscope.taxonomy.nodes import Node, first_yes, parse_node, written_nodes
 
 _Value = float | bool
 _FORM = (
-    "Guess and Recall are forms of text by the paper's rule (does the beginning give the end "
-    "away?), no verdict on the model: an audit weighs evidence and may say “cannot be told”."
+    "Guess and Recall only say whether the beginning gives the end away, by the paper's rule. "
+    "Whether the model stored a text is not decided here: an audit weighs the evidence for each "
+    "passage."
 )
 
 

@@ -77,7 +77,7 @@ document.querySelectorAll("figure svg[viewBox]:not(.legend svg)").forEach((svg) 
   make.setAttribute("aria-label", `SVG: ${words ? wordsOf(words).slice(0, 80) : "this chart"}`);
   figure.append(make);
 });
-document.querySelectorAll("pre.commands, .next code").forEach((code) => {
+document.querySelectorAll("pre.commands, .next code, .answer code").forEach((code) => {
   code.after(button("Copy", async (one) => {
     await copyText(code.textContent, code);
     one.textContent = "Copied";
