@@ -234,6 +234,7 @@ class WindowCollector:
         self._cutter, self._limit, self._pad = cutter, limit, pad
         self._windows: list[Window] = []
         self._sources: list[int] = []
+        self._is_empty = True
 
     @property
     def is_full(self) -> bool:
@@ -247,6 +248,7 @@ class WindowCollector:
         self._sources += [self.n_texts] * len(windows)
         self.too_short += [] if windows else [self.n_texts]
         self.tails.append(tail_of(text, windows))
+        self._is_empty = self._is_empty and not text.strip()
         self.n_texts += 1
 
     @property
@@ -260,7 +262,7 @@ class WindowCollector:
         With `pad` shorter windows are padded (`attention_mask`). Raises UserError: there is none.
         """
         if not self._windows:
-            if not any(one.strip() for one in self.tails):
+            if self._is_empty:
                 raise UserError(f"{where}: empty, so no text to ask about. Give another.")
             among = f", among its {self.n_texts}" if self.n_texts > 1 else ""
             raise UserError(
