@@ -48,6 +48,7 @@ COMMANDS = {
     "forget": "forget {model} {reference} {table} -o out -q --set most=8",
     "forget gate": "forget gate forget --fail-if 'kept > 2 passages'",
     "images": "images pipeline prompts.jsonl -o out -q --set steps=2 --set draws=1",
+    "images gate": "images gate images --sarif out.sarif --baseline images",
     "analyze": "analyze levels study --redo -q",
     "watch": "watch {model} {reference} --sequences {table} -o out -q",
     "init": "init out.yaml",
@@ -103,10 +104,13 @@ def prepare(folder: Path, tiny, study: Path) -> None:
     save_parts(parts_of("unet", ["red"], width=16), "unet", folder / "pipeline")
     from mnemoscope.audits.library import audit
     from mnemoscope.contamination.run import items
+    from mnemoscope.diffusion.run import images
     from mnemoscope.forgetting.run import forget
 
     audit(str(tiny.model), folder / "d.txt", out=folder / "audit", stride=64)
     items(str(tiny.model), folder / "items.jsonl", out=folder / "items", progress=False)
+    few = {"steps": 2, "draws": 1, "flipd_draws": 0, "progress": False}
+    images(folder / "pipeline", folder / "prompts.jsonl", folder / "images", **few)
     models = str(tiny.model), str(tiny.reference)
     forget(*models, tiny.table, folder / "forget", most=8, progress=False)
 

@@ -531,14 +531,8 @@ def _report(made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAn
 
 def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
     """Say what was not asked, the verdict, the shares, and where the audit is."""
-    from mnemoscope.audits.exports import address_of, recalled_lines
-    from mnemoscope.audits.records import (
-        WINDOWS_LINES,
-        copies_said,
-        read_sarif,
-        silent_documents,
-    )
-    from mnemoscope.audits.shares import near_said, number_of, share_beside, share_words
+    from mnemoscope.audits.records import WINDOWS_LINES, copies_said
+    from mnemoscope.audits.shares import number_of, share_beside
     from mnemoscope.audits.verdict import (
         distance_said,
         error_rate,
@@ -546,7 +540,7 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         is_near,
         is_nearly_same,
     )
-    from mnemoscope.words import lines_said, plural
+    from mnemoscope.words import plural
 
     for row in record["documents"]:
         if row["is_too_short"]:
@@ -557,33 +551,8 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         print(f"{printable(one['document'])}: not read: {one['reason']}")
     if said := copies_said(record):
         print(said)
+    _print_documents(out, record)
     whole = record["summary"]
-    found = [row for row in record["documents"] if row["reproduced"]["characters"]]
-    nearly = [row for row in record["documents"] if near_said(row) and row not in found]
-    at_lines = recalled_lines(read_sarif(out))
-    if whole["documents"] > 1:
-        found.sort(key=lambda row: -row["recalled"]["share"])
-        for row in (listed := found + nearly)[:_DOCUMENTS]:
-            shares = [
-                f"{share_words(share_beside(row, kind)['share'])} {said}"
-                for kind, said in _KINDS.items()
-                if number_of(row, kind) or kind != "undecided"
-            ]
-            ranges = at_lines.get(address_of(row["document"]))
-            lines = f"; recalled on {lines_said(ranges)}" if ranges else ""
-            copies = f"; {said}" if (said := near_said(row)) else ""
-            print(f"{printable(row['document'])}: {', '.join(shares)}{copies}{lines}")
-        if len(listed) > _DOCUMENTS:
-            more = plural(len(listed) - _DOCUMENTS, "more document")
-            print(f"... and {more}: {out / 'audit.html'} lists all.")
-        if any("…" in lines_said(at_lines.get(address_of(row["document"]), [])) for row in found):
-            print(f"Every line stands in {out / 'audit.sarif'}.")
-        if listed and (silent := silent_documents(record)):
-            n_more = len(silent) - _DOCUMENTS
-            more = f" and {n_more:,} more: {out / 'audit.html'} lists all" * (n_more > 0)
-            print(printable(f"Nothing came out of: {', '.join(silent[:_DOCUMENTS])}{more}."))
-    elif ranges := [one for row in found for one in at_lines.get(address_of(row["document"]), [])]:
-        print(f"Recalled on {lines_said(ranges)}.")
     beside = record["verdict"]["beside"]
     has_parts = beside is not None and beside["in_recalled"]
     parts = dict.fromkeys(_KINDS, "") | {
@@ -605,7 +574,7 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         copies = f"{n_near:,} near cop{'y' if n_near == 1 else 'ies'}"
         print(f"With {copies}: {_share(whole['near'])} recalled or nearly so ({passages}).")
     print(record["verdict"]["sentence"])
-    if found:
+    if whole["reproduced"]["characters"]:
         at_length = error_rate(record["verdict"], record.get("unread"))
         print(error_rate_briefly(record["verdict"]) if is_gated else at_length)
     reference = record["reference"]
@@ -628,6 +597,41 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
     print(f"Read {out / 'report.html'} (the summary), then {out / 'audit.html'} (every passage).")
     files = [out / name for name in ("audit.json", "spans.parquet", "audit.sarif")]
     print(f"For programs: {', '.join(map(str, files))}.")
+
+
+def _print_documents(out: Path, record: "AuditRecord") -> None:
+    """Say what came out of each document, and of which nothing did; of one alone the lines."""
+    from mnemoscope.audits.exports import address_of, recalled_lines
+    from mnemoscope.audits.records import read_sarif, silent_documents
+    from mnemoscope.audits.shares import near_said, number_of, share_beside, share_words
+    from mnemoscope.words import lines_said, plural
+
+    found = [row for row in record["documents"] if row["reproduced"]["characters"]]
+    nearly = [row for row in record["documents"] if near_said(row) and row not in found]
+    at_lines = recalled_lines(read_sarif(out))
+    if record["summary"]["documents"] > 1:
+        found.sort(key=lambda row: -row["recalled"]["share"])
+        for row in (listed := found + nearly)[:_DOCUMENTS]:
+            shares = [
+                f"{share_words(share_beside(row, kind)['share'])} {said}"
+                for kind, said in _KINDS.items()
+                if number_of(row, kind) or kind != "undecided"
+            ]
+            ranges = at_lines.get(address_of(row["document"]))
+            lines = f"; recalled on {lines_said(ranges)}" if ranges else ""
+            copies = f"; {said}" if (said := near_said(row)) else ""
+            print(f"{printable(row['document'])}: {', '.join(shares)}{copies}{lines}")
+        if len(listed) > _DOCUMENTS:
+            more = plural(len(listed) - _DOCUMENTS, "more document")
+            print(f"... and {more}: {out / 'audit.html'} lists all.")
+        if any("…" in lines_said(at_lines.get(address_of(row["document"]), [])) for row in found):
+            print(f"Every line stands in {out / 'audit.sarif'}.")
+        if listed and (silent := silent_documents(record)):
+            n_more = len(silent) - _DOCUMENTS
+            more = f" and {n_more:,} more: {out / 'audit.html'} lists all" * (n_more > 0)
+            print(printable(f"Nothing came out of: {', '.join(silent[:_DOCUMENTS])}{more}."))
+    elif ranges := [one for row in found for one in at_lines.get(address_of(row["document"]), [])]:
+        print(f"Recalled on {lines_said(ranges)}.")
 
 
 def _share(share: "Share") -> str:
