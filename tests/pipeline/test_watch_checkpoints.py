@@ -14,7 +14,7 @@ from mnemoscope.conditions import _clean, parse_gate, quoted
 from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.errors import UserError
 from mnemoscope.files import digest
-from mnemoscope.flow import watch
+from mnemoscope.flow import watch, watch_gate
 from mnemoscope.flow.watch import WatchAsked, watch_checkpoints, watch_results, write_watch_page
 from mnemoscope.training.history import FOLDER, WINDOWS, History, read_history
 from mnemoscope.training.windows import placed
@@ -323,15 +323,42 @@ def test_a_window_counts_from_a_share_of_its_tokens_on(tracked, call, refused, t
     n_windows = history.windows.height
     for threshold, least in ((0.9, 29), (0.5, 16)):
         near = history.counting(threshold)
-        found = watch.judge_latest(near, parse_gate("reproduced > 0 windows", WINDOWS))
+        found = watch_gate.judge_latest(near, parse_gate("reproduced > 0 windows", WINDOWS))
         assert found.value == sum(n % 33 >= least for n in range(n_windows))
         assert f"reproduced to {100 * threshold:g} %, at most 0 allowed" in found.said
     made = call("watch", tracked, "--threshold", 0.9, "-o", tmp_path / "o")
     assert (made.status, "comes out to 90 % (--threshold)." in made.out) == (0, True)
     assert "comes out to 90 % (--threshold)" in (tmp_path / "o" / "watch.html").read_text()
     assert "--scan makes none" in refused("watch", tracked, "--threshold", 0.9, "--scan")
+    assert read_history(tracked).kept_threshold == 1  # its own page was not drawn
     with pytest.raises(UserError, match=r"not all checks of .* have scores"):
         replace(history, checks=history.checks.drop("memorization_score")).counting(0.9)
+
+
+def test_a_folder_is_judged_again_by_the_threshold_that_it_was_made_with(
+    tiny, run, tmp_path, call, refused
+):
+    """The page stays as it is; another threshold is said, and kept from then on."""
+    out, page = tmp_path / "w", tmp_path / "w" / "watch.html"
+    asked = ("watch", run / "checkpoint-200", "--sequences", tiny.table, "-q", "-o", out)
+    gate = ("--fail-if", "reproduced > 0 windows")
+    made = call(*asked, *gate, "--threshold", 0.9)
+    assert (made.status, "reproduced to 90 %, at most 0 allowed" in made.out) == (3, True)
+    (advice,) = re.findall(r"beside them: mnemoscope (.*)", made.out)
+    assert "--threshold 0.9" in advice
+    before = page.read_bytes()
+    again = call("watch", out, *gate)
+    assert (again.out, page.read_bytes()) == (made.out, before)
+    assert call(*asked, *gate).out == made.out  # the checkpoint again, without the flag
+    assert "reproduced to 90 % at the last" in call("status", out).out
+    assert "--scan makes none" in refused(*asked, "--scan")
+    other = call("watch", out, *gate, "--threshold", 1)
+    assert "counted a window from 90 % of its tokens on; now it counts from 100 %." in other.out
+    assert "to 90 %" not in call("watch", out, *gate).out
+    scanned = ("watch", run / "checkpoint-200", "--sequences", tiny.table, "-q", "--scan")
+    assert call(*scanned, "-o", tmp_path / "s").status == 0
+    assert "not all checks" in refused(*scanned[:-1], "-o", tmp_path / "s", "--threshold", 0.9)
+    assert read_history(tmp_path / "s").kept_threshold == 1
 
 
 @pytest.fixture
@@ -365,7 +392,7 @@ def test_a_condition_on_each_document_asks_all_and_a_draw_says_what_it_left_out(
         assert f"; {said}" in found["said"]
         assert suite.find("properties/property[@name='drawn']").get("value") == said
         assert len(suite.findall("testcase/failure[@type='unread']")) == 1 + left
-        assert suite.find(f"testcase[@name='{watch.NOT_DRAWN}']/failure") is not None
+        assert suite.find(f"testcase[@name='{watch_gate.NOT_DRAWN}']/failure") is not None
         again = call("watch", tmp_path / out, *gate[:-2])
         assert (again.status, f"; {said}" in again.out) == (made.status, True)
 
@@ -558,11 +585,11 @@ def test_what_to_do_is_to_train_again_only_where_training_is_the_cause(
     classes, came_out, said, is_to_train
 ):
     history = _history([0, 2, 4], classes, came_out)
-    found = watch.judge_latest(history, parse_gate("reproduced >= 1 window", WINDOWS))
+    found = watch_gate.judge_latest(history, parse_gate("reproduced >= 1 window", WINDOWS))
     assert re.search(said, found.to_do)
     assert ("train again" in found.to_do) == is_to_train
     if advised := re.findall(r"--fail-if '(.*)'", found.to_do):
-        watch.judge_latest(history, parse_gate(advised[0], WINDOWS))
+        watch_gate.judge_latest(history, parse_gate(advised[0], WINDOWS))
 
 
 def test_what_came_out_before_training_is_left_out_as_the_line_advises(tiny, run, tmp_path, call):

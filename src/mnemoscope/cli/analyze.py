@@ -277,7 +277,13 @@ def _print_list() -> None:
 
 
 Threshold = Annotated[
-    float, Option(min=0.5, max=1.0, help="Share of a suffix that must come out; an audit's is 0.9.")
+    float | None,
+    Option(
+        min=0.5,
+        max=1.0,
+        help="Share of a suffix that must come out (default: as the folder has it, at first 1). "
+        "An audit's is 0.9.",
+    ),
 ]
 
 
@@ -308,7 +314,7 @@ def watch(
     scan: bool = Option(
         False, "--scan", help="Only find what is memorized, without scores and levels: faster."
     ),
-    threshold: Threshold = 1.0,
+    threshold: Threshold = None,
     seed: int = Option(0, min=0, help="Seed of the draw."),
     dtype: str = Option("float32", help="Number format: float32, bfloat16, float16."),
     device: str = Option("auto", help="Where the model runs: auto, cpu, cuda, mps."),
@@ -338,11 +344,10 @@ def watch(
     from mnemoscope.cli.gates import gated_watch, read_gate
     from mnemoscope.training.history import history_folder
 
-    if scan and threshold < 1:
-        raise UserError("--threshold: needs scores, and --scan makes none. Leave one of them out.")
     flags = GateFlags(fail_if=fail_if, baseline=baseline, strict=strict, junit=junit)
     history = history_folder(checkpoints[0]) if sequences is None else out or Path("watch")
     gates = read_gate(flags, gated_watch(), out=history)
+    _check_threshold(history, out or history, threshold, scan=scan)
     from mnemoscope.flow.watch import WatchAsked, refuse_copy, watch_checkpoints
 
     if sequences is None:
@@ -361,6 +366,7 @@ def watch(
             whole=most is None and any(one.in_each for one in gates),
             length=length,
             stride=stride,
+            threshold=threshold,
             seed=seed,
             decode=not scan,
             dtype=dtype,
@@ -371,6 +377,19 @@ def watch(
         with shown(quiet):
             watch_checkpoints(asked, history, baseline)
     _show_history(history, out or history, gates, flags, answer, threshold)
+
+
+def _check_threshold(history: Path, out: Path, asked: float | None, *, scan: bool) -> None:
+    """Say where it is another than the folder's, and refuse one that needs scores without them."""
+    from mnemoscope.training.history import kept_threshold
+
+    kept = kept_threshold(history)
+    if scan and (asked or kept or 1) < 1:
+        raise UserError("--threshold: needs scores, and --scan makes none. Leave one of them out.")
+    if None not in (asked, kept) and asked != kept:
+        before, now = (f"{100 * (one or 1):.12g} %" for one in (kept, asked))
+        page = f"{out} counts" if out != history else "now it counts"
+        print(f"{history} counted a window from {before} of its tokens on; {page} from {now}.")
 
 
 def _check_shown(history: Path, given: Path, out: Path | None) -> None:
@@ -392,7 +411,7 @@ def _show_history(
     gates: "list[Gate]",
     flags: GateFlags,
     answer: JsonAnswer,
-    threshold: float,
+    threshold: float | None,
 ) -> None:
     """Draw the page of a history, print what it says, and judge its last checkpoint."""
     from mnemoscope.cli.gates import gated_watch, judge_found, results_of
@@ -402,12 +421,14 @@ def _show_history(
         reproduced_at_last,
         write_watch_page,
     )
-    from mnemoscope.training.history import read_history
+    from mnemoscope.training.history import keep_threshold, read_history
     from mnemoscope.words import plural
 
     read = read_history(history).counting(threshold)
     judgements = results_of(read, gates, flags, of := gated_watch())
     results = write_watch_page(history, out, judgements, threshold)
+    if out == history and read.threshold != read.kept_threshold:
+        keep_threshold(history, read.threshold)
     print(results.sentence, *results.further, sep="\n")
     for line in documents_said(results.frames.get("documents")):
         print(line)

@@ -72,12 +72,12 @@ def gated_watch() -> Gated:
     from mnemoscope.training.history import WINDOWS, check_holds_history
 
     def judge(gate: "Gate", history: Any, baseline: Path | None) -> "GateResult":
-        from mnemoscope.flow.watch import judge_latest
+        from mnemoscope.flow.watch_gate import judge_latest
 
         return judge_latest(history, gate, baseline)
 
     def junit(history: Any, judged: "Sequence[GateResult]") -> str:
-        from mnemoscope.flow.watch import watch_junit
+        from mnemoscope.flow.watch_gate import watch_junit
 
         return watch_junit(history, judged)
 

@@ -513,14 +513,17 @@ def _describe_watch(target: Path, answer: options.JsonAnswer) -> None:
     from mnemoscope.training.history import history_folder, read_history
     from mnemoscope.words import plural
 
-    read, folder = read_history(target), history_folder(target)
+    read, folder = read_history(target).counting(), history_folder(target)
     last = read.joined().filter(step=read.steps[-1])
     print(f"{folder}: {plural(len(read.steps), 'check')} of {read.run}.")
     print(f"Steps {', '.join(f'{one:,}' for one in read.steps[-_STEPS:])}.")
     groups = last.group_by("source", "class", maintain_order=True)
     counts = groups.agg(n=pl.len(), reproduced=pl.col("is_memorized").sum())
     for source, name, n, reproduced in counts.rows():
-        print(f"{source}, {name}: {reproduced:,} of {plural(n, 'window')} reproduced at the last.")
+        print(
+            f"{source}, {name}: {reproduced:,} of {plural(n, 'window')} "
+            f"reproduced{read.counts_from} at the last."
+        )
     print(f"Next: mnemoscope watch {folder} (draws watch.html); --fail-if makes it a gate.")
     answer.facts.update(kind="watch", folder=folder, run=read.run, steps=read.steps, last=counts)
 

@@ -18,20 +18,9 @@ from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, s
 from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.conditions import (
-    TO_DO,
-    UNDRAWN,
-    Case,
-    Gate,
     GateResult,
-    compared,
-    each_said,
-    failure_of,
-    junit_suite,
-    most_said,
-    quoted,
     refuse_same,
     to_do_of,
-    unchecked,
 )
 from mnemoscope.data.read import ReadResult, read_sequences
 from mnemoscope.data.table import token_matrix
@@ -68,19 +57,15 @@ from mnemoscope.training.windows import (
     PLACE,
     RECALL,
     WatchedWindows,
-    lines_of,
-    place_of,
 )
-from mnemoscope.words import line_ranges, lines_said, plural
+from mnemoscope.words import plural
 
 PAGE = "watch.html"
-_CLASSES = {"reproduced": "", "guessed": GUESS, "recalled": RECALL}
 _ENDS = ("0 to 20 %", "20 to 40 %", "40 to 60 %", "60 to 80 %", "80 to 100 %")
 """What `LEVELS` are, of the tokens of a suffix that are right."""
-_NAMED = 20  # windows in a JUnit report
 _STEP = re.compile(r"(^|checkpoint|ckpt|step|iter(ation)?|epoch)[-_]?\d+$", re.IGNORECASE)
 """How a folder's name ends that says its step; `release-1` does not."""
-_KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
+KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
 
 
 @dataclass(frozen=True)
@@ -97,6 +82,7 @@ class WatchAsked:
     length: int = 64  # tokens of a window
     stride: int | None = None  # from window to window; None: they lie side by side
     seed: int = 0
+    threshold: float | None = None  # share that counts; None: as the folder has it, or all
     # also continue each window to get its score, not only whether it is memorized
     decode: bool = True
     dtype: str = "float32"
@@ -161,6 +147,7 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
             columns=dict(asked.columns),
             stride=asked.stride,
             given=[*asked.checkpoints],
+            threshold=asked.threshold,
         )
         if late := history.steps_after(checkpoints[-1].step):
             raise UserError(
@@ -244,9 +231,11 @@ def write_watch_page(
     history: Path,
     out: Path | None = None,
     judged: Sequence[GateResult] = (),
-    threshold: float = 1.0,
+    threshold: float | None = None,
 ) -> AnalysisResult:
     """Write a history's tables and page, with what gates said, into its folder or another.
+
+    `threshold` is that of `History.counting`.
 
     Raises UserError: there is no history, or the folder cannot be made. DamagedDataError: a torn
     file.
@@ -293,12 +282,12 @@ def watch_results(history: History) -> AnalysisResult:
     Frames are `shares`, `windows`, `turnover`, `survival`, of decoded windows `levels`, and
     where windows have documents `documents`.
     """
-    groups_of_windows = _groups(history.windows)
+    groups_of_windows = near_groups(history.windows)
     checks = history.joined().join(groups_of_windows, on="window", maintain_order="left")
     steps = history.steps
     found = history.windows.select("source", "class").unique(maintain_order=True).rows()
     groups = sorted(found, key=lambda group: (group[0] == CONTROL, group[1] == GUESS))
-    shares = _shares(checks)
+    shares = shares_of(checks)
     followed = (
         follow(history.checks)
         .join(
@@ -371,114 +360,7 @@ def reproduced_at_last(history: History) -> pl.DataFrame:
     return found.join(known, on="window", how="left", maintain_order="left")
 
 
-NOT_DRAWN = "windows that were not drawn"
-"""The test of a JUnit report that they fail with `--strict`, under a condition on each document."""
-
-
-def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> GateResult:
-    """Put a condition to the last check, and say what was found.
-
-    Shares are those of the page: of the windows of that class. What was kept out of training does
-    not count, nor with a `baseline`, another history, a text that its last check reproduces too.
-    Raises UserError: no such window is watched, or fewer than the condition asks for; no history.
-    """
-    step, name = history.steps[-1], _CLASSES[gate.kind]
-    rows = history.joined().filter(pl.col("source") != CONTROL, step=step)
-    rows = rows.filter(pl.col("class") == name) if name else rows
-    which = f" that {_KINDS[name]}" if name else ""
-    if rows.is_empty():
-        raise UserError(
-            f"--fail-if {gate.kind}: none of the watched windows are such{which}. Choose "
-            "reproduced, or watch other texts."
-        )
-    if gate.of_number and not gate.holds(rows.height):
-        raise UserError(
-            f"--fail-if '{gate.text}': {plural(rows.height, 'window')}{which} are watched, so "
-            "it never fails. Ask for fewer."
-        )
-    known = history.windows.select("window", "text", *PLACE)
-    name_of = pl.col("document").fill_null(pl.col("window"))
-    rows = rows.join(known, on="window", maintain_order="left").with_columns(document=name_of)
-    unread = dict(history.unread.iter_rows())
-    unasked = [name for name, why in unread.items() if not why.startswith(UNDRAWN)]
-    beside = f"; {history.drawn_said}" if history.drawn else ""
-    lacks = unchecked(unasked, history.n_documents + len(unread))
-    beside += lacks
-    done, older_is = f" reproduced{history.counts_from}", None
-    if baseline is not None:
-        done += f" newly ({int(rows['is_memorized'].sum()):,} in all)"
-        older = read_history(baseline).counting(history.threshold)
-        rows, older_is, said = _new_since(rows, history, older, baseline)
-        beside += said
-    swapped = _swapped_said(history)
-    beside += f"; {swapped}" if swapped else ""
-    figures: dict[str, Any] = {"baseline": older_is, "drawn": history.drawn}
-    figures |= {
-        "swapped": bool(swapped),
-        "to_do": _to_do(history, rows.filter("is_memorized"), gate),
-    }
-    parts = {str(name): part for (name,), part in rows.group_by("document", maintain_order=True)}
-    amounts = {one: _amount(gate, part) for one, part in parts.items()}
-    shown = {one: f"{_amount_said(gate, part)}{which}{done}" for one, part in parts.items()}
-    figures["most_in"], failing = most_said(gate, amounts, shown)
-    at = f"in {history.names[step]}, " if step in history.names else f"at step {step:,}, the last, "
-    if gate.in_each:
-        none = f"none of {plural(rows.height, 'watched window')}{which}{done}"
-        said = f"{at}{each_said(gate, figures['most_in'], failing, len(parts), none)}{beside}"
-        most = max(amounts.values())
-        found = rows.filter("is_memorized"), most, len(parts), unread, lacks, failing
-        return GateResult(gate, bool(failing), said, *found, **figures)
-    share = _share(rows.join(_groups(history.windows), on="window", maintain_order="left"))
-    said = f"{at}{_amount_said(gate, rows, share)}{which}{done}, {gate.allowed}{beside}"
-    value = _amount(gate, rows)
-    found_of = rows.filter("is_memorized"), value, rows.height, unread, lacks
-    return GateResult(gate, gate.holds(value), said, *found_of, **figures)
-
-
-def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> str:
-    """What to do about windows that came out; empty: there are none.
-
-    From where to train again, but for those that can be guessed or came out before training.
-    """
-    if counted.is_empty():
-        return ""
-    if (counted["class"] == GUESS).all():
-        own = history.windows.filter(pl.col("source") != CONTROL, pl.col("class") == RECALL).height
-        is_asked = own and (not gate.of_number or gate.holds(own))
-        wanted = gate.text.replace(gate.kind, RECALL.lower() + "ed", 1)
-        how = f"Put the condition on recalled: --fail-if '{wanted}'."
-        how = how if is_asked else "Watch texts that cannot be guessed."
-        return f"What to do: what came out can be guessed from its text and shows no memory. {how}"
-    came_out = history.checks.filter("is_memorized").join(counted, on="window", how="semi")
-    early = came_out.filter(step=0) if 0 not in history.names else came_out.clear()
-    later = came_out.join(early, on="window", how="anti")
-    if later.is_empty():
-        return (
-            "What to do: all of it came out at step 0, before training, so this training is not "
-            "the cause. Begin with another model, or count only what is new (--baseline, the "
-            "folder of a watch of the model that training began with)."
-        )
-    first = min(later["step"].to_list())
-    before = [step for step in history.steps if step < first]
-    more = ""
-    if early.height:
-        more = f" {early.height:,} of {plural(counted.height, 'window')} came out at step 0, "
-        more += f"before training, which is not {'its' if early.height == 1 else 'their'} cause."
-    if not before:
-        where = f"before {history.say_step(first)}, the first check, where some come out"
-        return TO_DO.format(where) + more
-    last = history.say_step(before[-1])
-    exactly = "" if history.counts_from else ", and for every token exactly"
-    more += f" A watch alone does not clear {last}: it asks at fewer places{exactly}. Audit it."
-    if words := history.audit.get(before[-1]):
-        model = Path(words[2] if words[1:2] == ("--revision",) else words[0]).name
-        asked = (*words, "-o", f"audit-{model}", "--strict", "--fail-if", "near >= 1 passage")
-        more = f"{more[:-1]}: {shlex.join(('mnemoscope', 'audit', *asked))}"
-    where = f"{last}, the last check where none of these windows came out"
-    return TO_DO.format(where) + more
-
-
-def _swapped_said(history: History) -> str:
+def swapped_said(history: History) -> str:
     """That texts and control may have been swapped; empty where nothing speaks for it.
 
     By windows whose text does not give them away, at the last check.
@@ -493,91 +375,12 @@ def _swapped_said(history: History) -> str:
         f"{int(one.sum()):,} of {plural(len(one), 'window')}" for one in (own, others)
     )
     return (
-        f"of the control {control} that {_KINDS[RECALL]} are reproduced, of the watched texts "
+        f"of the control {control} that {KINDS[RECALL]} are reproduced, of the watched texts "
         f"{texts}: did you swap them?"
     )
 
 
-def _new_since(
-    rows: pl.DataFrame, history: History, older: History, baseline: Path
-) -> tuple[pl.DataFrame, dict[str, Any], str]:
-    """Rows in which nothing counts whose text another history's last check reproduces too.
-
-    Beside them how that one compares, for `--json` and in words.
-    """
-    before, watched = reproduced_at_last(older)["text"], older.windows["text"]
-    both = history, older
-    shares = [
-        reproduced_at_last(one).filter(pl.col("source") != CONTROL).height / one.n_watched
-        for one in both
-    ]
-    is_new = pl.col("is_memorized") & ~pl.col("text").is_in(before.implode())
-    n_both = int(rows["text"].is_in(watched.implode()).sum())
-    prints = [one.last.get("fingerprint") for one in both]
-    is_same_model = prints[0] == prints[1] is not None
-    facts, said = compared(
-        *(baseline, "watched window"),
-        dates=(older.last.get("date"), history.last.get("date")),
-        is_same=older.sums == history.sums,
-        n_both=n_both,
-        n_all=rows.height,
-        more=f"{baseline} checked the same weights" if is_same_model else "",
-        repeats_more=shares[1] > shares[0],
-    )
-    facts |= {"step": older.steps[-1], "same_model": is_same_model}
-    return rows.with_columns(is_memorized=is_new), facts, said
-
-
-def _amount(gate: Gate, rows: pl.DataFrame) -> float:
-    n = int(rows["is_memorized"].sum())
-    return float(n) if gate.of_number else n / rows.height
-
-
-def _amount_said(gate: Gate, rows: pl.DataFrame, share: Estimate | None = None) -> str:
-    amount, of = _amount(gate, rows), plural(rows.height, "watched window")
-    said = f"{amount:,.0f}" if gate.of_number else gate.say_share(share or Estimate(amount))
-    return f"{said} of {of}"
-
-
-def watch_junit(history: History, judged: Sequence[GateResult]) -> str:
-    """A JUnit report: each condition is a test, and each checkpoint one with its counts.
-
-    With a condition on each document these are tests too. The last checkpoint names the windows
-    that count, and where they stand, so that a log says which text came out.
-    """
-    shares = _shares(history.joined().join(_groups(history.windows), on="window"))
-    said: dict[int, list[str]] = {}
-    for row in shares.sort("step", "source", "class").iter_rows(named=True):
-        of = f"{plural(row['n'], 'window')} ({row['source']}) that {_KINDS[row['class']]}"
-        said.setdefault(row["step"], []).append(f"{row['memorized']:,} of {of} reproduced")
-    counted = max((one.counted for one in judged), key=len, default=history.windows.clear())
-    texts = counted.select("window").join(history.windows, on="window", maintain_order="left")
-    at: dict[str, list[tuple[int, int]]] = {}
-    for one in texts.iter_rows(named=True):
-        if (lines := lines_of(one)) is not None:
-            at.setdefault(one["document"], []).append(lines)
-    found = {name: f"; on {lines_said(line_ranges(one))}" for name, one in at.items()}
-    for one in texts.head(_NAMED).iter_rows(named=True):
-        said[history.steps[-1]] += [place_of(one), quoted(one["text"])]
-    if (n := texts.height - _NAMED) > 0:
-        said[history.steps[-1]].append(f"... and {n:,} more")
-    cases = [
-        Case(history.names.get(step, f"step {step}"), output="\n".join(each))
-        for step, each in said.items()
-    ]
-    if any(one.gate.in_each for one in judged):
-        windows = history.windows.filter(pl.col("source") != CONTROL)
-        names = windows.select(pl.col("document").fill_null(pl.col("window"))).to_series()
-        cases += [Case(one, failure_of(judged, one)) for one in names.unique(maintain_order=True)]
-        if history.drawn:
-            cases.append(Case(NOT_DRAWN, skipped=f"not checked: {history.drawn_said}"))
-    for name, reason in history.unread.iter_rows():
-        cases.append(Case(name, skipped=f"not checked: {reason}"))
-    drawn = {"drawn": history.drawn_said} if history.drawn else {}
-    return junit_suite(f"watch of {history.run}", drawn, judged, cases, found)
-
-
-def _groups(windows: pl.DataFrame) -> pl.DataFrame:
+def near_groups(windows: pl.DataFrame) -> pl.DataFrame:
     """Group of near duplicates of each window; a drawn page keeps these in place of the tokens."""
     if "near_duplicates" in windows.columns:
         return windows.select("window", "near_duplicates")
@@ -591,7 +394,7 @@ def _of_group(frame: pl.DataFrame, group: Group) -> pl.DataFrame:
     return frame.filter(pl.col("source") == group[0], pl.col("class") == group[1])
 
 
-def _shares(checks: pl.DataFrame) -> pl.DataFrame:
+def shares_of(checks: pl.DataFrame) -> pl.DataFrame:
     """Share of windows reproduced, by group and step, with intervals."""
     parts = checks.group_by("source", "class", "step", maintain_order=True)
     counted = parts.agg(
@@ -600,11 +403,12 @@ def _shares(checks: pl.DataFrame) -> pl.DataFrame:
         pl.col("is_memorized").sum().alias("memorized"),
         pl.col("logprob").mean(),
     )
-    shares = ({"share": _share(part)} for _, part in parts)
+    shares = ({"share": share_of(part)} for _, part in parts)
     return counted.hstack(frame_of(shares, {"share": FIGURE}))
 
 
-def _share(checks: pl.DataFrame) -> Estimate:
+def share_of(checks: pl.DataFrame) -> Estimate:
+    """Share of checked windows that is reproduced; its interval draws `near_duplicates`."""
     return share_true(checks["is_memorized"], checks["near_duplicates"])
 
 
@@ -682,7 +486,7 @@ def _sentence(checks: pl.DataFrame, history: History) -> str:
     last = history.steps[-1]
     now = checks.filter(step=last)
     parts = []
-    for kind, words in _KINDS.items():
+    for kind, words in KINDS.items():
         of_kind = now.filter(pl.col("class") == kind)
         if of_kind.is_empty():
             continue
@@ -690,10 +494,10 @@ def _sentence(checks: pl.DataFrame, history: History) -> str:
         watched, kept_out = (of_kind.filter(rule) for rule in (~is_control, is_control))
         if watched.is_empty():
             unread = f"{plural(kept_out.height, 'window')} kept out of training that {words}"
-            parts.append(f"{_share(kept_out)} of {unread}")
+            parts.append(f"{share_of(kept_out)} of {unread}")
             continue
-        said = f"{_share(watched)} of the {plural(watched.height, 'window')} that {words}"
-        beside = f", and {_share(kept_out)} of such windows kept out of training"
+        said = f"{share_of(watched)} of the {plural(watched.height, 'window')} that {words}"
+        beside = f", and {share_of(kept_out)} of such windows kept out of training"
         parts.append(said + (beside if kept_out.height else ""))
     who = history.names.get(last, f"At step {last:,} the model")
     return f"{who} reproduces {'; '.join(parts)}."
@@ -731,7 +535,7 @@ def _further(steps: Sequence[int], followed: pl.DataFrame, history: History) -> 
             f"Of the control {plural(n, 'window')} {'is' if n == 1 else 'are'} watched too, token "
             "by token, and so left out of it."
         )
-    if swapped := _swapped_said(history):
+    if swapped := swapped_said(history):
         yield f"{swapped[0].upper()}{swapped[1:]}"
     if not (followed["source"] == CONTROL).any():
         yield (
@@ -750,4 +554,6 @@ def _how_to_control(history: History) -> str:
     checkpoints = history.given or ("CHECKPOINTS",)
     other = history.folder.with_name(f"{history.folder.resolve().name}-with-control")
     words = ("mnemoscope", "watch", *checkpoints, *history.command, "--control", "HELD_OUT")
+    if history.threshold < 1:
+        words += ("--threshold", f"{history.threshold:.12g}")
     return f"Watch held-out texts beside them: {shlex.join((*words, '-o', str(other)))}"

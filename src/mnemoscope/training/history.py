@@ -3,9 +3,10 @@
 One file a check, so that a kill loses nothing.
 
 A folder holds `watched.parquet` (the windows), `unread.parquet` (documents of which none was
-asked), `watch.json` (of which windows, by which versions) and `checks/step-N.parquet`: `window`,
-`is_memorized`, `right` (share of suffix tokens that are the argmax after the true ones), `logprob`
-(mean a suffix token, nats) and, where the windows were decoded, `memorization_score`.
+asked), `watch.json` (of which windows, by which versions, from which share of a suffix on one
+counts) and `checks/step-N.parquet`: `window`, `is_memorized`, `right` (share of suffix tokens that
+are the argmax after the true ones), `logprob` (mean a suffix token, nats) and, where the windows
+were decoded, `memorization_score`.
 """
 
 import re
@@ -28,7 +29,7 @@ from mnemoscope.conditions import UNDRAWN, Measures
 from mnemoscope.errors import UserError
 from mnemoscope.files import as_path
 from mnemoscope.stats import Estimate, Floats, draw_within, frame_of, interval_of
-from mnemoscope.store import Store
+from mnemoscope.store import Facts, Store
 from mnemoscope.training.windows import CONTROL, LENGTH, WatchedWindows, placed
 from mnemoscope.words import plural
 
@@ -60,6 +61,7 @@ class _Watch(TypedDict):
     columns: NotRequired[dict[str, str] | None]
     stride: NotRequired[int | None]
     given: NotRequired[list[str]]
+    threshold: NotRequired[float | None]
 
 
 def _store_of(folder: Path) -> Store:
@@ -104,12 +106,14 @@ class History:
     # of checks of a folder whose name has no step: that name, by the number that it was given
     names: Mapping[int, str] = field(default_factory=dict)
     threshold: float = 1.0  # share of a suffix that is right, from which a window counts
+    kept_threshold: float = 1.0  # the one that the folder's page counts by
 
-    def counting(self, threshold: float) -> "History":
+    def counting(self, threshold: float | None = None) -> "History":
         """The same where a window is reproduced from such a share of right tokens on.
 
-        Raises UserError: checks without scores.
+        None: from the share that the folder keeps. Raises UserError: checks without scores.
         """
+        threshold = self.kept_threshold if threshold is None else threshold
         if threshold == 1:
             return self
         checks = self.checks
@@ -203,9 +207,14 @@ class HistoryWriter:
                     "watch the same texts, as many windows of them, with the same tokenizer."
                 )
             counts["copied"] = kept["copied"]  # the control may now be the one that is kept
+            if facts.get("threshold") is None:
+                facts["threshold"] = kept.get("threshold")
+            elif _steps(self.folder):
+                read_history(self.folder).counting(facts["threshold"])  # its checks have scores
             if "given" in facts:
                 facts["given"] = [*dict.fromkeys([*kept.get("given", ()), *facts["given"]])]
-            counted = counts | {name: facts[name] for name in ("given",) if name in facts}
+            decided = ("given", "threshold")
+            counted = counts | {name: facts[name] for name in decided if name in facts}
             same = all(kept.get(name) == n for name, n in counted.items())
             if same and self._store.frame(WATCH, _UNREAD).equals(passed):
                 return
@@ -320,6 +329,7 @@ def read_history(folder: Path | str) -> History:
             for step, one in zip(_steps(folder), records, strict=True)
             if one.get("folder")
         },
+        kept_threshold=_threshold_in(facts),
     )
 
 
@@ -338,6 +348,24 @@ def kept_controls(folder: Path) -> pl.DataFrame | None:
         return None
     kept = _store_of(folder).frame(WATCH, _WINDOWS).filter(source=CONTROL)
     return None if kept.is_empty() else kept
+
+
+def kept_threshold(folder: Path) -> float | None:
+    """From which share of right tokens on a folder counts a window; None: it has no history."""
+    return _threshold_in(_read_record(folder)) if holds_history(folder) else None
+
+
+def keep_threshold(folder: Path, threshold: float) -> None:
+    """Record from which share of right tokens on a folder counts a window."""
+    kept = cast(Facts, _read_record(folder))
+    with _store_of(folder).making(WATCH) as made:
+        made.files, made.sizes = kept["files"], kept["sizes"]
+        made.facts |= {name: one for name, one in kept.items() if name != "sha256"}
+        made.facts["threshold"] = threshold
+
+
+def _threshold_in(kept: _Watch) -> float:
+    return kept.get("threshold") or 1.0
 
 
 def _read_record(folder: Path) -> _Watch:
