@@ -100,17 +100,27 @@ def prepare(folder: Path, tiny, study: Path) -> None:
     )
     rows = [{"prompt": f"What is {n} and {n}?", "answer": str(2 * n)} for n in range(8)]
     (folder / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    (folder / "prompts.jsonl").write_text('{"prompt": "red"}')
-    save_parts(parts_of("unet", ["red"], width=16), "unet", folder / "pipeline")
+    (folder / "prompts.jsonl").write_text(
+        '{"prompt": "red"}\n{"prompt": "red red", "label": "unread"}'
+    )
+    for name in ("pipeline", "control"):
+        save_parts(parts_of("unet", ["red"], width=16), "unet", folder / name)
     from mnemoscope.audits.library import audit
     from mnemoscope.contamination.run import items
     from mnemoscope.diffusion.run import images
     from mnemoscope.forgetting.run import forget
 
     audit(str(tiny.model), folder / "d.txt", out=folder / "audit", stride=64)
-    items(str(tiny.model), folder / "items.jsonl", out=folder / "items", progress=False)
-    few = {"steps": 2, "draws": 1, "flipd_draws": 0, "progress": False}
-    images(folder / "pipeline", folder / "prompts.jsonl", folder / "images", **few)
+    items(
+        str(tiny.model),
+        folder / "items.jsonl",
+        out=folder / "items",
+        reference=str(tiny.reference),
+        progress=False,
+    )
+    few = {"steps": 2, "draws": 1, "flipd_draws": 0, "error": 0.5}
+    pictures, prompts = folder / "pipeline", folder / "prompts.jsonl"
+    images(pictures, prompts, folder / "images", reference=folder / "control", **few)
     models = str(tiny.model), str(tiny.reference)
     forget(*models, tiny.table, folder / "forget", most=8, progress=False)
 

@@ -330,24 +330,35 @@ def test_a_window_counts_from_a_share_of_its_tokens_on(tracked, call, refused, t
     assert (made.status, "comes out to 90 % (--threshold)." in made.out) == (0, True)
     assert "comes out to 90 % (--threshold)" in (tmp_path / "o" / "watch.html").read_text()
     assert "--scan makes none" in refused("watch", tracked, "--threshold", 0.9, "--scan")
+    assert read_history(tracked).kept_threshold == 1  # its own page was not drawn
     with pytest.raises(UserError, match=r"not all checks of .* have scores"):
         replace(history, checks=history.checks.drop("memorization_score")).counting(0.9)
 
 
-def test_a_folder_is_judged_again_by_the_share_that_it_counts_from(tracked, call, tmp_path):
-    folder, gate = shutil.copytree(tracked, tmp_path / "w"), ("--fail-if", "reproduced > 0 windows")
-    elsewhere = call("watch", folder, "--threshold", 0.9, "-o", tmp_path / "o").out
-    assert "counted a window from 100 % of its tokens on" in elsewhere
-    assert "reproduced, none allowed" in call("watch", folder, *gate).out
-    changed = call("watch", folder, "--threshold", 0.9)
-    assert "from 100 % of its tokens on; now it counts from 90 %." in changed.out
-    again, page = call("watch", folder, *gate), (folder / "watch.html").read_text()
-    assert "reproduced to 90 %, none allowed" in again.out
-    assert "counted a window" not in again.out
-    assert "comes out to 90 % (--threshold)" in page
-    assert "reproduced to 90 % at the last" in call("status", folder).out
-    back = call("watch", folder, "--threshold", 1, *gate).out
-    assert "reproduced, none allowed" in back
+def test_a_folder_is_judged_again_by_the_threshold_that_it_was_made_with(
+    tiny, run, tmp_path, call, refused
+):
+    """The page stays as it is; another threshold is said, and kept from then on."""
+    out, page = tmp_path / "w", tmp_path / "w" / "watch.html"
+    asked = ("watch", run / "checkpoint-200", "--sequences", tiny.table, "-q", "-o", out)
+    gate = ("--fail-if", "reproduced > 0 windows")
+    made = call(*asked, *gate, "--threshold", 0.9)
+    assert (made.status, "reproduced to 90 %, none allowed" in made.out) == (3, True)
+    (advice,) = re.findall(r"beside them: mnemoscope (.*)", made.out)
+    assert "--threshold 0.9" in advice
+    before = page.read_bytes()
+    again = call("watch", out, *gate)
+    assert (again.out, page.read_bytes()) == (made.out, before)
+    assert call(*asked, *gate).out == made.out  # the checkpoint again, without the flag
+    assert "reproduced to 90 % at the last" in call("status", out).out
+    assert "--scan makes none" in refused(*asked, "--scan")
+    other = call("watch", out, *gate, "--threshold", 1)
+    assert "counted a window from 90 % of its tokens on; now it counts from 100 %." in other.out
+    assert "to 90 %" not in call("watch", out, *gate).out
+    scanned = ("watch", run / "checkpoint-200", "--sequences", tiny.table, "-q", "--scan")
+    assert call(*scanned, "-o", tmp_path / "s").status == 0
+    assert "not all checks" in refused(*scanned[:-1], "-o", tmp_path / "s", "--threshold", 0.9)
+    assert read_history(tmp_path / "s").kept_threshold == 1
 
 
 @pytest.fixture
