@@ -288,8 +288,10 @@ def unmade(folder: Path | str, error: OSError) -> MnemoscopeError:
         return disk_full(folder)
     there = next(one for one in Path(folder).absolute().parents if one.exists())
     why = f"{error.strerror} in {there}"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno in (errno.EACCES, errno.EPERM):
         why = f"no permission to write in {there}"
+    elif error.errno == errno.EROFS:
+        why = f"{there} can only be read"
     elif error.errno == errno.ENOENT:  # its parents were made, and it is refused all the same
         why = f"the system lets nobody make folders in {there}"
     elif error.errno in (errno.ENOTDIR, errno.EEXIST):
