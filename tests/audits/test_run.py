@@ -115,6 +115,7 @@ def test_a_recalled_passage_lists_its_places_in_a_corpus(made, audited, lm, tmp_
         audited(tmp_path, text, settings=audit_settings(corpus=str(tmp_path / "gone")))
 
 
+@pytest.mark.whole
 def test_python_and_the_command_line_give_the_same_audit(tmp_path, monkeypatch, succeed, trained):
     monkeypatch.chdir(tmp_path)
     Path("a.txt").write_text(trained[0])
@@ -139,6 +140,7 @@ def test_python_and_the_command_line_give_the_same_audit(tmp_path, monkeypatch, 
         ms.audit("embedded", {"a": "text"}, "other", strid=4)
 
 
+@pytest.mark.whole
 def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
     tmp_path, lm, trained, new_text, monkeypatch, stopped_at
 ):
@@ -260,6 +262,7 @@ def test_verify_repeats_what_holds_and_another_version_is_refused(made, lm, veri
         read_audit(tmp_path / "out")
 
 
+@pytest.mark.whole
 def test_a_search_finds_the_passages_that_an_audit_left_out(
     audited, trained, new_text, tmp_path, lm, verify, monkeypatch
 ):
@@ -394,6 +397,7 @@ def test_verify_counts_again_and_compares_the_pages(small, tmp_path, lm, verify)
         (out / file).write_bytes(page)
 
 
+@pytest.mark.whole
 def test_an_audit_that_moved_is_verified_where_its_documents_are_now(
     audited, trained, new_text, tmp_path, lm, verify
 ):
