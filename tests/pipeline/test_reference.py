@@ -49,6 +49,7 @@ def test_of_a_trained_study_and_of_one_without_a_reference(study_at):
     assert also_repeated(study) is None
 
 
+@pytest.mark.whole
 def test_a_study_without_a_reference_says_so_and_how_to_give_one(tiny, tmp_path, succeed):
     label = tiny.values["label"] | {"taxonomies": ["Non-Memo, Guess, Recall"]}
     settings = parse_settings(tiny.values | {"capture": {}, "label": label}, where="test")
@@ -68,6 +69,7 @@ def test_a_study_without_a_reference_says_so_and_how_to_give_one(tiny, tmp_path,
         assert "may be guessable" not in words
 
 
+@pytest.mark.whole
 def test_a_model_and_a_reference_that_were_swapped_are_asked_about(tiny, tmp_path, succeed):
     given = ("--sequences", tiny.values["sequences"]["source"], "-o", tmp_path / "study", "-q")
     given = (*given, "--set", "sequences.limit=60")
@@ -84,6 +86,7 @@ def test_a_model_and_a_reference_that_were_swapped_are_asked_about(tiny, tmp_pat
     assert "swap" not in said
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("is_captured", [False, True])
 def test_the_way_to_a_reference_that_is_advised_leads_to_grafts(
     is_captured, tiny, tmp_path, call, succeed
