@@ -393,6 +393,7 @@ def test_grafts_made_anew_leave_the_old_until_they_are_there(done, tmp_path, mon
     assert "begun anew" not in succeed("status", study.folder).out
 
 
+@pytest.mark.whole
 def test_grafts_that_were_stopped_are_gone_on_with(done, tmp_path, succeed):
     folder = shutil.copytree(done.folder, tmp_path / "again")
     study = Study(folder)
