@@ -567,6 +567,7 @@ LOST = {
 }
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("is_told", [False, True])
 def test_what_is_lost_in_folders_of_results_is_made_again_by_a_run_or_as_told(
     study, is_told, call, succeed
