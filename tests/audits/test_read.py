@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -19,6 +20,7 @@ from mnemoscope.audits.page import environment
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.run import check_same
 from mnemoscope.audits.verify import _find_unread
+from mnemoscope.benchmark.membership import WITH_TWIN
 from mnemoscope.errors import UserError
 from mnemoscope.progress import show_progress
 from pages import words_of
@@ -156,6 +158,27 @@ def test_many_documents_share_one_level_and_are_compared_by_their_text(ask_of, k
     assert {one["verdict"] for one in controls} == {"cannot be told"}
 
 
+def test_a_last_passage_that_lacks_one_token_is_no_whole_one(monkeypatch):
+    """The first one is: its first token has no score, for nothing stands before it."""
+    seen = []
+    monkeypatch.setattr(module, "text_controls", lambda tokens, *_: seen.append(tokens) or {})
+    sides, texts = [], []
+    for name in ("own", "new"):
+        names = [f"{name} {n}" for n in range(10)]
+        ids, document = list(range(127)), SimpleNamespace(text="a" * 127)
+        texts.append([
+            SimpleNamespace(name=one, tokens=SimpleNamespace(ids=ids), document=document)
+            for one in names
+        ])  # fmt: skip
+        rows = [(one, at, at, at + 63, 63, name == "new", 0.5) for one in names for at in (0, 64)]
+        schema = ["document", "token", "start", "end", "tokens", "is_unread", "ratio"]
+        sides.append(pl.DataFrame(rows, schema=schema, orient="row"))
+    audit = SimpleNamespace(settings=SimpleNamespace(length=64), texts=texts[0])
+    (found,) = module._together(audit, sides, texts[1], WITH_TWIN)
+    assert seen[0].tolist() == [list(range(64))] * 20
+    assert found.auc.value == 0.5
+
+
 def test_nothing_is_said_beside_texts_of_another_kind(ask_of, folder, sequences):
     rows = sequences.filter(genre="code", form="plain", inserted=0)["text"]
     (folder / "code").mkdir(exist_ok=True)
@@ -163,7 +186,7 @@ def test_nothing_is_said_beside_texts_of_another_kind(ask_of, folder, sequences)
         text = "\n".join(rows[2 * number : 2 * number + 2])
         (folder / "code" / f"{number}.txt").write_text(text)
     _, facts, _ = ask_of("read16", unread="code")
-    assert "differ from 10 documents in their text alone" in facts["sentence"]
+    assert "differ from the 10 documents in their text alone" in facts["sentence"]
     assert {one["verdict"] for one in facts["documents"]} == {"cannot be told"}
 
 

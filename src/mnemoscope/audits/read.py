@@ -343,7 +343,8 @@ def _together(
     Nothing with fewer than ten documents on a side.
     """
     length = audit.settings.length
-    sides = [one.filter(pl.col("tokens") >= length - 1) for one in frames]
+    n_whole = pl.col("tokens") + (pl.col("token") == 0)  # the first token of all has no score
+    sides = [one.filter(n_whole >= length) for one in frames]
     if min(one["document"].n_unique() for one in sides) < FEWEST_GROUPS:
         return []
     tokens, texts, groups = [], [], list[int]()
@@ -397,8 +398,9 @@ def _sentences(
         )
     elif differs is not None:
         yield (
-            f"The unread documents differ from {these} in their text alone ({differs.name} tell "
-            f"them apart, AUC {ranged(differs.auc, digits=2)}; {_OF_AUC}), so a rank "
+            f"The unread documents differ from {'it' if is_one else f'the {these}'} in "
+            f"their text alone, whatever the model read ({differs.name} tell them apart, AUC "
+            f"{ranged(differs.auc, digits=2)}; {_OF_AUC}), so a rank "
             f"among them says nothing: whether {it} read cannot be told."
         )
     elif lower is not None:

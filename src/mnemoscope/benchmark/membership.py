@@ -246,10 +246,10 @@ def told_apart(
     for name in (*scores, *controls):
         one, beyond = estimate_of(auc[name][0], auc[name][1:]), Estimate(None)
         if name in TEXT_CONTROLS:
-            one = _widened(one)
+            one = _widened(one, 0.0)
         if name in scores and best is not None:
             beyond = estimate_of(auc[name][0] - auc[best][0], auc[name][1:] - auc[best][1:])
-            beyond = _widened(beyond) if best in TEXT_CONTROLS else beyond
+            beyond = _widened(beyond, -1.0) if best in TEXT_CONTROLS else beyond
         verdict, reason = UNTOLD, "no better than chance"
         if one.low is None:
             reason = f"{n_least} documents on a side, and {FEWEST_GROUPS} are needed"
@@ -264,12 +264,12 @@ def told_apart(
     return found
 
 
-def _widened(one: Estimate) -> Estimate:
-    """The same figure with an interval `FITTED` times as wide on either side."""
+def _widened(one: Estimate, least: float) -> Estimate:
+    """The same figure with an interval `FITTED` times as wide, within `least` and 1."""
     if one.value is None or one.low is None or one.high is None:
         return one
     low, high = (one.value + FITTED * (end - one.value) for end in (one.low, one.high))
-    return Estimate(one.value, low, high)
+    return Estimate(one.value, max(low, least), min(high, 1.0))
 
 
 def resampled_tpr(
