@@ -163,7 +163,7 @@ def test_a_passage_whose_words_the_model_takes_from_another_document_says_so():
         found = Repeat("a", 0, len(award) + 1, 7, False, is_wording)
         assert repeats(rows[:1], rows[1:]) == {1: found}
     assert repeats(rows[:1], []) == {}
-    assert "(“1984” for “1985”): it has these wrong, or knows another wording" in wordings_said(
+    assert "(“1984” for “1985”): it has them wrong, or knows another wording" in wordings_said(
         rows[0]
     )
 

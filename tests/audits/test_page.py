@@ -37,13 +37,19 @@ from mnemoscope.audits.page import (
 )
 from mnemoscope.audits.passages import shares_said, whole_passages, wordings_said
 from mnemoscope.audits.questions import audit_settings
-from mnemoscope.audits.records import WINDOWS_LINES, read_audit_record, silent_documents
+from mnemoscope.audits.records import (
+    WINDOWS_LINES,
+    near_alone,
+    read_audit_record,
+    silent_documents,
+)
 from mnemoscope.audits.rule import UNDECIDED as OPEN
 from mnemoscope.audits.rule import VERDICTS, decide
 from mnemoscope.audits.shares import (
     OTHERWISE,
     Passage,
     count_document,
+    near_said,
     overall,
     share_beside,
     share_words,
@@ -59,6 +65,7 @@ from mnemoscope.audits.verdict import (
     how_tested,
     reference_beside,
     said_of,
+    unread_said,
     verdict_of,
 )
 from mnemoscope.conditions import parse_gate
@@ -305,9 +312,7 @@ def test_where_the_model_wrote_other_words_pages_and_logs_say_so_in_print_too(ma
     spans = pl.DataFrame([row | {"otherwise": other}], schema=made.spans.schema)
     texts = {made.names[name]: text for name, text in made.texts.items()}
     said = wordings_said(row | {"otherwise": other})[1:]
-    assert re.fullmatch(
-        r"n 2 places .* words \((.*“.*zzyx.* for ){2}.*: it has these wrong.*", said
-    )
+    assert re.fullmatch(r"n 2 places .* words \((.*“.*zzyx.* for ){2}.*: it has them wrong.*", said)
     report = words_of(render_brief(made.record, spans, {}))
     assert report.count(said) == 1
     assert report.count("zzyx") == 2 + 2  # in the passage, and in the sentence
@@ -835,3 +840,26 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
     assert levels == ["error" if failed else "warning", "warning"]
     known = {"runs": [{"results": [result | {"baselineState": "unchanged"}]}]}
     assert with_levels(known, judged) == known
+
+
+def test_the_first_paragraph_says_where_unread_documents_are_of_another_kind():
+    said = {"unread": {"sentence": "0 of 12 accused wrongly."}}
+    assert unread_said(said) == unread_said(said | {"read": {"lower": None, "together": []}})
+    control = {"is_control": True, "verdict": "told apart"}
+    for read, which in (
+        ({"lower": {"documents": 6, "p": 0.001}, "together": []}, "6 of the documents"),
+        ({"lower": None, "together": [control]}, "the documents"),
+    ):
+        assert unread_said(said | {"read": read}) == (
+            f"0 of 12 accused wrongly. They are of another kind than {which}: this holds for "
+            "their own kind alone."
+        )
+
+
+def test_documents_with_near_copies_alone_are_listed_and_none_is_silent():
+    nearly = {"near_spans": 9, "near_recall_spans": 0}
+    documents = [document("a.txt", 100), document("b.txt", 100) | nearly]
+    documents[1]["reproduced"] = documents[1]["reproduced"] | {"characters": 0}
+    assert [one["document"] for one in near_alone({"documents": documents})] == ["b.txt"]
+    assert "b.txt" not in silent_documents({"documents": documents})
+    assert near_said(documents[1]) == "9 near copies, none of them called recalled"

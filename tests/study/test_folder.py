@@ -439,7 +439,8 @@ def test_a_folder_that_cannot_be_made_is_refused_before_a_model_is_loaded(
     for more in ((), ("--dry-run",)):
         done = call(*asked, "-o", tmp_path / "none" / "study", *more)
         assert done.status == 2
-        assert "none/study: this folder cannot be made (no permission to write" in done.err
+        assert "none/study: this folder cannot be made (" in done.err
+        assert "can only be read). Choose another with -o." in done.err
         assert "Loading" not in done.err
 
 

@@ -127,10 +127,10 @@ def plan_audit(
     if reference is not None:
         n_beside = len(places_beside(sizes, settings))
         yield (
-            f"The reference is asked up to {n_beside:,} windows more (did "
-            "you swap model and reference?), and both models up to "
-            f"{min(WINDOWS, sum(sizes) // settings.length)} of shuffled tokens (how far are they "
-            "apart?)."
+            f"The reference is asked up to {n_beside:,} windows more (to notice if model and "
+            "reference were swapped), and both models up to "
+            f"{min(WINDOWS, sum(sizes) // settings.length)} of shuffled tokens (to see how far "
+            "apart they are)."
         )
     n_unread = sum(
         len(coarse_starts(len(tokenize(one.text, cutter).ids), settings)) for one in unread

@@ -21,6 +21,7 @@ from mnemoscope.audits.chance import tries_needed
 from mnemoscope.audits.documents import titles_of
 from mnemoscope.audits.heat import COLUMNS, LEVELS
 from mnemoscope.audits.passages import (
+    HIDDEN,
     THIRD,
     right_of,
     shares_of,
@@ -35,6 +36,7 @@ from mnemoscope.audits.records import (
     AuditRecord,
     DocumentRow,
     copies_said,
+    near_alone,
     silent_documents,
 )
 from mnemoscope.audits.repeats import with_repeats
@@ -47,6 +49,7 @@ from mnemoscope.audits.verdict import (
     how_tested,
     is_control,
     model_title,
+    unread_said,
 )
 from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
@@ -66,7 +69,6 @@ _ROWS = 10  # of a table that has no view of its own
 _TITLES = {RECALL: "Recalled", UNDECIDED: "Cannot be told", GUESS: "Guessed"}
 _MARKS = {UNDECIDED: "undecided"}  # classes of the style sheet, where not called as the kind is
 _SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-HIDDEN = "█"
 _NO_TEXT = {"document", "verdict", "reason", "kind", "by", "broken_by", "rule_says"}
 _NO_TEXT |= {"found", "in", "unit", "reference_says", "grafts_say", "cnn_says", "needs_say"}
 """Columns whose strings hold nothing of a text: redacted pages show them."""
@@ -430,6 +432,8 @@ def environment(*first: str) -> jinja2.Environment:
         "copies_said": copies_said,
         "silent_documents": silent_documents,
         "near_said": near_said,
+        "near_alone": near_alone,
+        "unread_said": unread_said,
         "token_rows": _token_rows,
         "quoted": quoted,
         "right_of": right_of,

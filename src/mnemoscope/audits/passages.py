@@ -64,6 +64,8 @@ PASSAGE: dict[str, Column] = {
 
 _WORD_START, _WORD_END = re.compile(r"^\w+"), re.compile(r"\w+$")
 _SAID, _WIDEST = 3, 40  # words that are quoted, characters of each
+HIDDEN = "█"
+"""What stands in the place of a character that is not shown."""
 
 CountWindows = Callable[[str, int, int], int]
 """Of a document's name, a first character and the one after the last, the windows in between."""
@@ -159,9 +161,10 @@ def wordings_said(*passages: Mapping[str, Any]) -> str:
     if not pairs:
         return ""
     shown = ", ".join(f"“{wrote}” for “{own}”" for own, wrote in pairs[:_SAID])
+    shown = "" if HIDDEN in shown else f" ({'such as ' * (len(pairs) > _SAID)}{shown})"
     return (
-        f"in {plural(len(pairs), 'place')} the model wrote other words ("
-        f"{'such as ' * (len(pairs) > _SAID)}{shown}): it has these wrong, or knows another wording"
+        f"in {plural(len(pairs), 'place')} the model wrote other words{shown}: it has them wrong, "
+        "or knows another wording"
     )
 
 

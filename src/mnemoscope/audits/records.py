@@ -134,6 +134,15 @@ def silent_documents(record: "AuditRecord") -> list[str]:
     ]
 
 
+def near_alone(record: "AuditRecord") -> list["DocumentRow"]:
+    """Documents of which near copies alone came out."""
+    return [
+        row
+        for row in record["documents"]
+        if row["near_spans"] and not row["reproduced"]["characters"]
+    ]
+
+
 def audit_store(out: Path) -> Store:
     """The store of an audit's folder: one artefact, `ARTEFACT`, of all its files."""
     return Store(out, remedy=lambda _: _REDO)

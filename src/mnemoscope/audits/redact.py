@@ -8,7 +8,8 @@ from pathlib import Path
 import polars as pl
 
 from mnemoscope.audits.brief import REPORT, render_brief
-from mnemoscope.audits.page import HIDDEN, hidden, render_page
+from mnemoscope.audits.page import hidden, render_page
+from mnemoscope.audits.passages import HIDDEN
 from mnemoscope.audits.questions import QUESTIONS
 from mnemoscope.audits.records import ARTEFACT, RECORD, audit_store, read_audit, read_sarif
 from mnemoscope.errors import UserError

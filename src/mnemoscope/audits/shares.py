@@ -148,15 +148,15 @@ def near_said(counts: Counts) -> str:
     """The near copies of a document or of all, and how many count as recalled; empty if none.
 
     >>> near_said({"near_spans": 8, "near_recall_spans": 1})  # type: ignore[typeddict-item]
-    '8 near copies, 1 of them recalled'
+    '8 near copies, 1 of them called recalled'
     """
     n, recalled = counts.get("near_spans") or 0, counts.get("near_recall_spans") or 0
     if not n:
         return ""
     if n == 1:
-        return f"1 near copy, {'recalled' if recalled else 'not counted as recalled'}"
+        return f"1 near copy, {'' if recalled else 'not '}called recalled"
     which = "all" if recalled == n else f"{recalled or 'none'} of them"
-    return f"{n:,} near copies, {which} recalled"
+    return f"{n:,} near copies, {which} called recalled"
 
 
 def share_beside(counts: Counts, kind: str) -> Share:

@@ -16,6 +16,7 @@ from mnemoscope.audits.passages import GROUNDS, whole_passages
 from mnemoscope.audits.repeats import repeats
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.shares import Summary, share_words
+from mnemoscope.benchmark.membership import TOLD
 from mnemoscope.stats import clopper_pearson
 from mnemoscope.version import page_address
 from mnemoscope.words import plural
@@ -381,6 +382,20 @@ def model_title(name: str) -> str:
     return (PureWindowsPath(name).name or name) if is_path else name
 
 
+def unread_said(record: Mapping[str, Any]) -> str:
+    """What `unread` of `audit.json` says, and that it holds for documents of that kind alone.
+
+    That is said where the reading found the unread documents to be of another kind.
+    """
+    said, read = str(record["unread"]["sentence"]), record.get("read") or {}
+    differs = any(one["is_control"] and one["verdict"] == TOLD for one in read.get("together", ()))
+    if not (differs or read.get("lower")):
+        return said
+    lower = read.get("lower")
+    which = f"{lower['documents']} of the documents" if lower else "the documents"
+    return f"{said} They are of another kind than {which}: this holds for their own kind alone."
+
+
 def error_rate(verdict: Verdict, unread: Mapping[str, Any] | None = None) -> str:
     """How often the rule was wrong on known truth, in a sentence.
 
@@ -394,11 +409,13 @@ def error_rate(verdict: Verdict, unread: Mapping[str, Any] | None = None) -> str
     return (
         f"{lead} on {verdict['tested_on']}, where it is known what was read, "
         f"{which} passages called recalled had been read (95 % interval: at most {bound} of such "
-        f"calls are wrong). Half of what came out in that test had not been read: of "
-        f"{tested['never']} lists that count or repeat it called {tested['wrong'] or 'none'} "
-        "recalled; where more unread lists come out, more calls may be wrong. Of "
+        f"calls are wrong). In that test {tested['never']} lists that count or repeat came out "
+        f"too, though they had not been read: {tested['wrong'] or 'none'} of them was called "
+        "recalled; "
+        "where more such lists come out, more calls may be wrong. Of "
         f"{tested['plain']:,} pieces of prose and code that had not been read "
-        f"{tested['plain_out'] or 'none'} came out, so prose that comes out unread was not tested. "
+        f"{tested['plain_out'] or 'none'} came out, so the test does not say how often unread "
+        "prose that comes out would be called recalled. "
         f"It misses many: of {tested['trained']} passages that had been read and came out it "
         f"called {tested['missed']} guessed{more}."
     )

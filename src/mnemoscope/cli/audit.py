@@ -580,11 +580,10 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
     reference = record["reference"]
     distance = distance_said(reference)
     is_said = beside is not None and reference is not None and is_near(reference.get("apart"))
-    if distance and is_gated and reference is not None:
+    if distance and reference is not None and (is_gated or not is_said):
         is_far = not is_nearly_same(reference.get("apart"))
-        print(f"The reference is {'' if is_far else 'not '}far enough apart to count.")
-    elif distance and not is_said:
-        print(f"The reference {distance}: {record['verdict']['page']}.")
+        said = f"The reference is {'' if is_far else 'not '}far enough apart to count"
+        print(said + (f": it {distance}: {record['verdict']['page']}." if not is_gated else "."))
     stride = int(str(record["settings"]["stride"]))
     if stride > 1 and not whole["recall_spans"]:
         print(
