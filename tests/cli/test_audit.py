@@ -109,7 +109,7 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     n_tokens = record["documents"][0]["tokens"]
     assert f": {len(coarse_starts(n_tokens, AuditSettings())):,} windows of 64 " in planned
     beside = record["reference"]["beside"] or {"windows": -(-(n_tokens - 63) // 64)}  # none needed
-    assert f"The reference is asked up to {beside['windows']:,} windows more (did you " in planned
+    assert f"The reference is asked up to {beside['windows']:,} windows more (to " in planned
     names = f"{own}\n{own}"  # a gate would pass on a list of names, read as a text
     assert (
         f"{own} …: 2 names in one argument" in call(*("audit", "embedded", names), *plan[3:5]).err
