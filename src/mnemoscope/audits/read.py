@@ -10,7 +10,6 @@ Source: `benchmark.membership`.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -37,7 +36,6 @@ from mnemoscope.benchmark.membership import (
     told_apart,
 )
 from mnemoscope.columns import Column
-from mnemoscope.conditions import first_names
 from mnemoscope.progress import Progress, say
 from mnemoscope.stats import FEWEST_GROUPS, Estimate, Floats, share_true
 from mnemoscope.store import kept_in_parts
@@ -306,14 +304,6 @@ def _lower(rows: Sequence[Mapping[str, Any]], n_unread: int) -> _Lower | None:
     return _Lower(n, p) if n_unread and p <= _LEVEL else None
 
 
-def _alike_said(rows: Sequence[Mapping[str, Any]], n_unread: int) -> str:
-    """Which documents score as unread ones can, for an audit of their own."""
-    least = 1 / (1 + n_unread)
-    alike = [PurePath(one["document"]).name for one in rows if (one["swapped_p"] or 1) > least]
-    named = f" (as far as their scores say, {first_names(alike)})" if alike else ""
-    return f" Audit those of the unread ones' kind by themselves{named}."
-
-
 def _of_document(
     rows: pl.DataFrame, score: str, others: Sequence[_Values], n_documents: int
 ) -> dict[str, Any]:
@@ -420,7 +410,7 @@ def _sentences(
             f"{those} lower than every unread one (the chance of that is {p_figure(lower.p)}), "
             "which reading does not explain. So a rank among them says nothing: "
             f"whether {it} read cannot be told."
-            + _alike_said(rows, n_unread) * (not is_one)
+            + " Audit those of the unread ones' kind by themselves." * (not is_one)
             + f" {too_few}" * bool(too_few)
         )
     elif too_few:

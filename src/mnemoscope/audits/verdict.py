@@ -391,9 +391,10 @@ def unread_said(record: Mapping[str, Any]) -> str:
     differs = any(one["is_control"] and one["verdict"] == TOLD for one in read.get("together", ()))
     if not (differs or read.get("lower")):
         return said
-    lower = read.get("lower")
-    which = f"{lower['documents']} of the documents" if lower else "the documents"
-    return f"{said} They are of another kind than {which}: this holds for their own kind alone."
+    return (
+        f"{said} They and the audited documents are not all of one kind, as their scores or words "
+        "show, so this holds for documents of the unread ones' kind alone."
+    )
 
 
 def error_rate(verdict: Verdict, unread: Mapping[str, Any] | None = None) -> str:
