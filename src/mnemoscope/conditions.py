@@ -162,7 +162,7 @@ class GateResult(NamedTuple):
             said = f"{were} {'asked' if is_asked else 'read'}: {first_names([*self.unread])}"
             each = [f"{name}: {why}" for name, why in self.unread.items()][:_NAMED]
             if n > _NAMED:
-                each.append(f"The reason of the other {n - _NAMED:,} stands above and in --json.")
+                each.append(f"--junit FILE gives the reasons of all {n:,}.")
             yield said, f"What to do: {' '.join(each)} Or leave {_IT[n > 1]} out of the documents."
         if self.gate.in_each and self.drawn is not None:
             n, whole = self.drawn["windows"], self.drawn["of"]
@@ -531,7 +531,7 @@ _SLIPS = {
     r"=>|≥": ">=",
     r"(\d),(\d{3})\b": r"\1\2",
     r"(\d),(\d)": r"\1.\2",
-    r" ?per ?cent\b| percent\b": "%",
+    r" ?per ?cent\b": "%",
     r"\s+(in|per)\s+((each|every|any|a)\s+)?doc(ument)?s?$": " in doc",
 }
 """What is written in the place of a sign, a number or a unit, and what is meant."""

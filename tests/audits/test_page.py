@@ -852,7 +852,8 @@ def test_the_first_paragraph_says_where_unread_documents_are_of_another_kind():
     ):
         assert unread_said(said | {"read": read}) == (
             "0 of 12 accused wrongly. They and the audited documents are not all of one kind, as "
-            "their scores or words show, so this holds for documents of the unread ones' kind alone."
+            "their scores or words show, so this holds for documents of the unread ones' kind "
+            "alone."
         )
 
 

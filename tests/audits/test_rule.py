@@ -308,6 +308,8 @@ def test_where_only_strict_fails_it_says_which_documents_and_how_to_have_them_re
             (holds, not holds)
         )
         assert strict.line.count("0.csv") == 1
+        says_more = "--junit FILE gives the reasons of all 4." in strict.next_step
+        assert says_more == (n == 4 and not holds)
     record["skipped"] = []
     rows[0]["is_too_short"] = True
     short = judge(parse_gate("recalled > 1%", PASSAGES), record, pl.DataFrame(), None).strictly()

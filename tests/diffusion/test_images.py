@@ -302,6 +302,11 @@ def test_a_gate_counts_memorized_prompts_and_those_that_are_new(
     assert "images.html: damaged" in refused(*finished)
 
 
+def test_labels_may_be_numbers() -> None:
+    frame = pl.DataFrame({"prompt": ["a", "b"], "label": [0, 1]})
+    assert [one.label for one in run.read_prompts(frame)] == ["0", "1"]
+
+
 def test_a_gate_that_could_never_fail_is_refused_before_a_model_is_loaded(
     answered, call, refused, monkeypatch
 ) -> None:

@@ -243,9 +243,9 @@ def read_prompts(
         image = None if row.get("image") is None else base / str(row["image"])
         if image is not None and not image.is_file():
             raise UserError(f"{where}: {image}: no such picture. Check the path.")
-        label = row.get("label")
+        label = None if row.get("label") is None else str(row["label"])
         line = lines[number] if len(lines) == rows.frame.height else None
-        found.append(Asked(number, prompt, first, line, image, label and str(label)))
+        found.append(Asked(number, prompt, first, line, image, label))
     return found
 
 
