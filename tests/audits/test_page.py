@@ -557,8 +557,10 @@ def test_the_error_rate_is_that_of_the_rule_that_decided(made, third):
     assert verdict["tested"] == tested
     said = error_rate(verdict)
     assert f"all {tested['called']} passages called recalled had been read" in said
-    assert f"it called {tested['missed']} guessed" in said
-    assert (f"of {tested['undecided']} it could not tell" in said) == bool(tested["undecided"])
+    assert "Unread prose that comes out was not tested, and the rule misses many" in said
+    at_length = how_tested(verdict)
+    assert f"the rule called {tested['missed']} guessed" in at_length
+    assert (f"of {tested['undecided']} it could not tell" in at_length) == bool(tested["undecided"])
     assert said.startswith("How far to trust this: on the model of 4 million")
     beside = error_rate(verdict, {"documents": 2})  # which is measured on the audited model
     assert beside == said.replace("How far to trust this:", "A test of the rule elsewhere:")
@@ -595,6 +597,30 @@ def test_pages_print_on_few_sheets_and_fit_on_a_phone(made, browser, tmp_path):
     assert {round(float(one.mediabox.height)) for one in [*sheets, *whole]} == {842}  # A4
     for part in ("next best", "The documents, with what was found"):
         assert part in said
+
+
+@pytest.mark.browser
+@NEEDS_CHROMIUM[1]
+def test_what_is_said_to_be_printed_is_printed(made, browser, tmp_path, monkeypatch):
+    monkeypatch.setattr("mnemoscope.audits.page._MOST_PRINTED", 2)
+    monkeypatch.setattr("mnemoscope.audits.page._CARDS_OPEN", 1)
+    texts = {made.names[name]: text for name, text in made.texts.items()}
+    tables = {"ordinary": made.ordinary.filter(by="model"), "origins": made.origins}
+    file = tmp_path / "audit.html"
+    file.write_text(render_page(made.record, made.spans, texts, tables), encoding="utf-8")
+    page = browser.new_page()
+    page.goto(file.as_uri())
+    page.emulate_media(media="print")
+
+    def printed():
+        words = page.inner_text("main")
+        return len(re.findall(r"^In a row$", words, re.MULTILINE)), "strongest" in words
+
+    assert printed() == (2, True)
+    for way, few in (("#print-cards", False), ("#print-all", False)):
+        page.evaluate("way => document.querySelector(way).checked = true", way)
+        assert printed() == (len(whole_passages(made.spans)), few)
+    page.close()
 
 
 def test_of_nothing_found_the_pages_say_a_bound_and_a_long_document_stands_folded(

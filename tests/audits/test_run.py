@@ -18,6 +18,7 @@ from mnemoscope.audits.passages import span_schema
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.records import SCHEMA_VERSION, read_audit, read_verdicts
 from mnemoscope.audits.tokens import character_range, tokenize
+from mnemoscope.audits.verify import gone_of
 from mnemoscope.conditions import parse_gate
 from mnemoscope.errors import DamagedDataError, UserError
 from mnemoscope.files import file_sha256, write_parquet
@@ -414,6 +415,11 @@ def test_an_audit_that_moved_is_verified_where_its_documents_are_now(
     lost = verify(out, lm)
     assert (lost.problems, lost.n_hold, lost.n_open, lost.checked) == ([], 0, spans.height, [])
     assert "a.txt: not found from " in lost.unchecked[0]
+    record = json.loads((out / "audit.json").read_text())
+    assert gone_of(record) == ["--documents"]  # what is said with --model, where that is gone too
+    gone = {"name": "gone/model", "files": {"a": "b"}}, {"texts": [{"document": "gone/a.txt"}]}
+    beside = dict(zip(("reference", "unread"), gone, strict=True))
+    assert gone_of(record | beside) == ["--documents", "--reference", "--unread"]
     for documents in ([str(there)], [str(there / "renamed.txt")]):
         found = verify(out, lm, documents)
         assert (found.problems, found.unchecked, found.n_hold) == ([], [], spans.height)

@@ -119,7 +119,6 @@ def plan_audit(
         yield f"{name}: {characters:,} characters, {said}"
     if len(counts) > _NAMED:
         yield f"... and {plural(len(counts) - _NAMED, 'more document')}."
-    yield from (f"{one.name}: not read: {one.reason}" for one in reading.skipped)
     yield (
         f"In all {plural(len(counts), 'document')}, {sum(n for _, n, _ in counts):,} characters: "
         f"{n_windows:,} windows of {settings.length} tokens, at one token in {settings.stride}."
@@ -153,6 +152,7 @@ def plan_audit(
             "measures that, and says so."
         )
     yield _time_said(n_windows + n_unread, asked, settings, timed, weights, device_kind(device))
+    yield from (f"{one.name}: not read: {one.reason}" for one in reading.skipped)
     yield "Nothing was written."
 
 

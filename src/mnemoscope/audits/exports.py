@@ -28,7 +28,7 @@ from mnemoscope.audits.records import (
     read_verdicts,
 )
 from mnemoscope.audits.rule import RECALL, UNDECIDED
-from mnemoscope.audits.verdict import LEARNED, error_rate_briefly
+from mnemoscope.audits.verdict import LEARNED, error_rate
 from mnemoscope.columns import schema_of
 from mnemoscope.conditions import SHORT, Case, GateResult, failure_of, junit_suite, quoted
 from mnemoscope.data.formats import table_ending
@@ -307,7 +307,7 @@ def about(record: AuditRecord) -> dict[str, str]:
     """What an audit is, and what it says, in a few lines."""
     facts = {"case": record["case"], "operator": record["operator"], "date": record["date"]}
     verdict, unread = record["verdict"], record.get("unread")
-    said = {"verdict": verdict["sentence"], "error rate": error_rate_briefly(verdict)}
+    said = {"verdict": verdict["sentence"], "error rate": error_rate(verdict)}
     said |= {"error rate here": unread["sentence"]} if unread else {}
     return {name: one for name, one in {**facts, **said}.items() if one is not None}
 

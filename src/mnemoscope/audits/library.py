@@ -503,7 +503,7 @@ def verify(
     sources = [str(one) for one in documents]
     others = None if unread is None else str(unread)
     check_sources([*sources, *([] if others is None else [others])])
-    from mnemoscope.audits.verify import verify_audit
+    from mnemoscope.audits.verify import gone_of, verify_audit
 
     def choose(
         name: str, is_elsewhere: bool, facts: "ModelRecord", dtype: str, role: str = "model"
@@ -520,9 +520,12 @@ def verify(
 
             name, dtype = str(model or facts["name"]), facts["dtype"] or "float32"
             if facts["files"] and name != EMBEDDED and not Path(name).exists():
+                gone = {"--documents": documents, "--reference": reference, "--unread": unread}
+                also = [one for one in gone_of(record) if not gone[one]]
+                flags = " ".join(f"{one} DIR" for one in ("--model", *also))
                 raise UserError(
                     f"{name}: the model that was audited was a folder or file, which is not there. "
-                    "Say where it is now with --model DIR."
+                    f"Say where it is now with {flags}."
                 )
             return LocalModel(choose(name, bool(model), facts, dtype).load(), settings)
         place = {"url": api["endpoint"], "model": facts["name"]}

@@ -137,7 +137,8 @@ def render_page(
         cards_open=_CARDS_OPEN,
         printed=[row["number"] for row in strongest(ranked, most)],
         documents=documents,
-        n_sheets=_sheets(len(shown), n_characters),
+        card_sheets=round(2 + len(shown) / 5),
+        all_sheets=_sheets(len(shown), n_characters),
     )
 
 

@@ -398,55 +398,40 @@ def unread_said(record: Mapping[str, Any]) -> str:
 
 
 def error_rate(verdict: Verdict, unread: Mapping[str, Any] | None = None) -> str:
-    """How often the rule was wrong on known truth, in a sentence.
+    """How often the rule was wrong on known truth, in short; `how_tested` says it at length.
 
     Behind what `unread` of `audit.json` says, which was measured on the audited model.
     """
     tested = verdict["tested"]
-    which, bound = _right(verdict)
-    more = f", and of {tested['undecided']} it could not tell" if tested["undecided"] else ""
+    called, wrong = tested["called"], tested["wrong"]
+    which = f"{called - wrong} of {called}" if wrong else f"all {called}"
+    bound = share_words(clopper_pearson(float(wrong), called).high or 0.0)
     has_own = unread and unread["documents"]
     lead = "A test of the rule elsewhere:" if has_own else "How far to trust this:"
     return (
         f"{lead} on {verdict['tested_on']}, where it is known what was read, "
         f"{which} passages called recalled had been read (95 % interval: at most {bound} of such "
-        f"calls are wrong). In that test {tested['never']} lists that count or repeat came out "
-        f"too, though they had not been read: {tested['wrong'] or 'none'} of them was called "
-        "recalled; "
-        "where more such lists come out, more calls may be wrong. Of "
-        f"{tested['plain']:,} pieces of prose and code that had not been read "
-        f"{tested['plain_out'] or 'none'} came out, so the test does not say how often unread "
-        "prose that comes out would be called recalled. "
-        f"It misses many: of {tested['trained']} passages that had been read and came out it "
-        f"called {tested['missed']} guessed{more}."
+        f"calls are wrong), and {wrong or 'none'} of {tested['never']} unread lists that count or "
+        "repeat was called recalled. Unread prose that comes out was not tested, and the rule "
+        "misses many passages that were read."
     )
-
-
-def error_rate_briefly(verdict: Verdict) -> str:
-    """What `error_rate` says at length, in one line for logs."""
-    which, bound = _right(verdict)
-    return (
-        f"How far to trust this: where it is known what was read, {which} passages called recalled "
-        f"had been read (95 % interval: at most {bound} of such calls are wrong); it misses many. "
-        "report.html says more."
-    )
-
-
-def _right(verdict: Verdict) -> tuple[str, str]:
-    """How many calls were right, and the upper end of the share that was wrong, in words."""
-    called, wrong = verdict["tested"]["called"], verdict["tested"]["wrong"]
-    bound = clopper_pearson(float(wrong), called).high or 0.0
-    return f"{called - wrong} of {called}" if wrong else f"all {called}", share_words(bound)
 
 
 def how_tested(verdict: Verdict) -> str:
     """Where the figures of `error_rate`, which stands before it, come from, in sentences."""
     tested = verdict["tested"]
-    lists = tested["never_undecided"]
+    lists, unclear = tested["never_undecided"], tested["undecided"]
     more = f"; of {lists} of them the rule could not tell" if lists else ""
     return (
-        f"Whichever model is audited, the test is of {verdict['tested_on']}. Its lists are made "
-        f"from {tested['forms']} templates{more}. The interval takes passages as independent, "
-        "which those of one template are not. Of other models and other texts it may be wrong more "
-        "often."
+        f"Whichever model is audited, the test is of {verdict['tested_on']}. Its "
+        f"{tested['never']} lists are made from {tested['forms']} templates{more}; they had not "
+        "been read, and came out: where more such lists come out, more calls may be wrong. Of "
+        f"{tested['plain']:,} pieces of prose and code that had not been read "
+        f"{tested['plain_out'] or 'none'} came out, so the test does not say how often unread "
+        f"prose that comes out would be called recalled. Of {tested['trained']} passages that had "
+        f"been read and came out the rule called {tested['missed']} guessed"
+        + f", and of {unclear} it could not tell"
+        * bool(unclear)
+        + ". The interval takes passages as independent, which those of one template are not. Of "
+        "other models and other texts it may be wrong more often."
     )

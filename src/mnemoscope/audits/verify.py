@@ -540,6 +540,27 @@ def _check_documents(out: Path, record: AuditRecord, moved: Sequence[Document]) 
     return found
 
 
+def gone_of(record: AuditRecord) -> list[str]:
+    """The flags for documents, reference and unread texts that are not where they were."""
+    reference, unread = record["reference"], record["unread"]["texts"] if "unread" in record else []
+    rows = [one for one in record["documents"] if not one["text_file"]]
+    names = {
+        "--documents": [one["document"] for one in rows],
+        "--reference": [reference["name"]] if reference and reference.get("files") else [],
+        "--unread": [one["document"] for one in unread],
+    }
+    return [
+        flag
+        for flag, some in names.items()
+        if any("#" not in one and not is_there(one) for one in some)  # a row may be the hub's
+    ]
+
+
+def _source(name: str) -> str:
+    """The file of a document: of a row of a table that of the table."""
+    return name.rpartition("#")[0] if not is_there(name) and "#" in name else name
+
+
 def _last_part(name: str) -> str:
     return PureWindowsPath(name).name
 
@@ -552,8 +573,7 @@ def read_again(out: Path, record: AuditRecord, *, copies: bool) -> dict[str, Doc
     found: dict[str, Document] = {}
     seen: set[str] = set()
     for row in record["documents"]:
-        name = row["document"]
-        source = name.rpartition("#")[0] if not is_there(name) and "#" in name else name
+        source = _source(name := row["document"])
         if name == "-" or (copies and row["text_file"] is not None):
             found |= _kept_text(out, name, str(row["text_file"]))
         elif source not in seen:

@@ -536,7 +536,6 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
     from mnemoscope.audits.verdict import (
         distance_said,
         error_rate,
-        error_rate_briefly,
         is_near,
         is_nearly_same,
     )
@@ -575,8 +574,7 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         print(f"With {copies}: {_share(whole['near'])} recalled or nearly so ({passages}).")
     print(record["verdict"]["sentence"])
     if whole["reproduced"]["characters"]:
-        at_length = error_rate(record["verdict"], record.get("unread"))
-        print(error_rate_briefly(record["verdict"]) if is_gated else at_length)
+        print(error_rate(record["verdict"], record.get("unread")), "report.html says more.")
     reference = record["reference"]
     distance = distance_said(reference)
     is_said = beside is not None and reference is not None and is_near(reference.get("apart"))
