@@ -353,6 +353,10 @@ def test_a_csv_without_a_header_is_read_as_text_as_its_line_says(tmp_path):
         assert re.search(r"text,? with (--)?column .text=\*.", line)
     with pytest.raises(UserError, match=r"with column 'text=\*'"):  # as the line
         read_sequences(table, tokenizer, length=2, stride=2)
+    with pytest.raises(UserError, match=r"no 'Name'\. Its first line names 4 columns, or is a rec"):
+        read_documents([str(table)], columns={"text": "Name"})
+    with pytest.raises(UserError, match=r"column txt: nothing that is read here\. Give text=NAME"):
+        read_documents([str(table)], columns={"txt": "note"})
     as_text = parse_columns(["text=*"])
     read = read_documents([str(folder)], columns=as_text)
     assert ([len(one.text) for one in read.documents], read.skipped) == ([6, 148], [])

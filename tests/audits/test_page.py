@@ -202,6 +202,9 @@ def test_redacted_pages_hold_no_text_of_the_documents_and_every_figure(
         assert "is shown as █. Positions, figures, verdicts and checksums are those of" in shown
         assert sha256 in shown
         assert "Redacted" not in own
+        for one in made.record["skipped"]:
+            assert words_of(one["reason"]) in own or name == "report.html"
+            assert words_of(one["reason"]) not in shown
         assert made.record["verdict"]["headline"] in shown
     assert "is not empty" in refused("audit", "redact", made.out, "-o", tmp_path / "shared")
 

@@ -86,6 +86,8 @@ def read_documents(
     except (LookupError, ValueError):
         raise UserError(f"--encoding {encoding}: no such encoding. Try latin-1.") from None
     check_sources(sources)
+    if other := [one for one in columns or {} if one != "text"]:
+        raise UserError(f"--column {other[0]}: nothing that is read here. Give text=NAME.")
     documents: dict[str, Document] = {}
     skipped: dict[str, Skipped] = {}
     refused: list[Skipped] = []

@@ -283,7 +283,7 @@ def audit(
         reading = _read(documents, folder, encoding, columns)
         from mnemoscope.audits.unread import unread_documents
 
-        unread = unread_documents(asked, reading.documents)
+        unread = unread_documents(asked, reading)
         from mnemoscope.audits.run import check_same, make_audit
         from mnemoscope.audits.tokens import cut_texts
 
@@ -336,7 +336,7 @@ def planned(
         check_same(out, asked, reading, other.name if other else None, redo=redo)
 
     place, left_out = place_of(own.name), list[str]()
-    unread = unread_documents(asked, reading.documents, tell=left_out.append)
+    unread = unread_documents(asked, reading, tell=left_out.append)
     trust = own.trust_remote_code
     tokenizer = load_tokenizer(place, revision=revision, trust_remote_code=trust)
     timed = None

@@ -15,6 +15,9 @@ from mnemoscope.audits.records import ARTEFACT, RECORD, audit_store, read_audit,
 from mnemoscope.errors import UserError
 from mnemoscope.files import file_sha256, made_folder, write_text
 
+_UNSAID = "audit.json has the reason"
+"""In place of why a file was not read: a table's first line, which may be a record, is named."""
+
 
 def redact_audit(folder: Path, out: Path) -> list[Path]:
     """Write `audit.html` and `report.html` of an audit to a new or empty folder, and name them.
@@ -36,6 +39,7 @@ def redact_audit(folder: Path, out: Path) -> list[Path]:
             tables[name] = pl.DataFrame(hidden(table.to_dicts()), schema=table.schema)
     texts = {one["document"]: HIDDEN * one["characters"] for one in record["documents"]}
     record = record | {"redacted": file_sha256(folder / RECORD)}  # what was read is shared
+    record["skipped"] = [{**one, "reason": _UNSAID} for one in record["skipped"]]
     pages = {
         REPORT: render_brief(record, spans, tables, read_sarif(folder)),
         "audit.html": render_page(record, spans, texts, tables),

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from mnemoscope.audits.asking import Answer, Auditing
-from mnemoscope.audits.documents import Document, read_documents, titles_of
+from mnemoscope.audits.documents import Document, Reading, read_documents, titles_of
 from mnemoscope.audits.passages import numbered, whole_passages
 from mnemoscope.audits.questions import UnreadSettings
 from mnemoscope.audits.repeats import REPEAT, repeats
@@ -44,23 +44,26 @@ TABLE = {
 def unread_texts(audit: Auditing) -> Sequence[Text]:
     """The documents of `--unread` with their tokens; errors as `unread_documents`."""
     if audit.unread is None:
-        own = [text.document for text in audit.texts]
+        own = Reading([text.document for text in audit.texts], [])
         audit.unread = cut_texts(audit.model.splitter, unread_documents(audit.settings, own))
     return audit.unread
 
 
 def unread_documents(
-    settings: AuditSettings, audited: Sequence[Document], *, tell: Callable[[str], None] = say
+    settings: AuditSettings, audited: Reading, *, tell: Callable[[str], None] = say
 ) -> list[Document]:
     """The documents of `--unread`, each text once; those that are audited too are left out.
 
+    They are read as the audited ones are: encoding of files, columns of tables.
     Raises UserError: nothing is left, or they cannot be read.
     """
     assert isinstance(settings, UnreadSettings)
     if settings.unread is None:
         return []
-    own = {one.sha256 for one in audited}
-    given = read_documents([settings.unread]).documents
+    own = {one.sha256 for one in audited.documents}
+    given = read_documents(
+        [settings.unread], encoding=audited.encoding, columns=audited.columns
+    ).documents
     kept = [*{one.sha256: one for one in given if one.sha256 not in own}.values()]
     if len(kept) < len(given):
         n = len(given) - len(kept)

@@ -178,10 +178,16 @@ def _find_unread(
         return []
     texts, place = record["unread"]["texts"], str(record["settings"]["unread"])
     there = {one.sha256: one for one in moved}
+    encoding, columns = record["encoding"], record.get("columns")
+
+    def read(place: str) -> dict[str, Document]:
+        found = read_documents([place], encoding=encoding, columns=columns).documents
+        return {one.sha256: one for one in found}
+
     with suppress(MnemoscopeError):
-        there |= {one.sha256: one for one in read_documents([place]).documents}
+        there |= read(place)
     if elsewhere is not None:
-        there |= {one.sha256: one for one in read_documents([elsewhere]).documents}
+        there |= read(elsewhere)
     same = [
         replace(there[one["sha256"]], name=one["document"])
         for one in texts

@@ -124,6 +124,9 @@ def _call(arguments: list[str]) -> int:
         further = [one.removeprefix(f"{verb} ") for one in verbs() if one.startswith(f"{verb} ")]
         if further:
             raise UserError(f"{verb}: say what: {verb} {f', {verb} '.join(further)}.")
+        under = [one for one in verbs() if one.endswith(f" {verb}")]
+        if under:
+            raise UserError(f"{verb}: of what? There are {', '.join(under)}.")
         hint = nearest(verb, verbs()) or " See 'mnemoscope --help'."
         raise UserError(f"{verb}: no such verb.{hint}")
     try:

@@ -128,17 +128,28 @@ def read_gate(
         raise UserError("--strict: for a gate. Add --fail-if.")
     if flags.strict and not of.measures.has_each:
         raise UserError("--strict: for documents; items that cannot be read end the command.")
-    check_file("--junit", flags.junit)
-    check_file("--sarif", flags.sarif)
+    for flag, file in (("--junit", flags.junit), ("--sarif", flags.sarif)):
+        check_file(flag, file, [one for one in (out, flags.baseline) if one is not None])
     return [parse_gate(one, of.measures) for one in dict.fromkeys(flags.fail_if or ())]
 
 
-def check_file(flag: str, file: Path | None) -> None:
-    """Refuse a file that cannot be written."""
-    if file is not None and not file.absolute().parent.is_dir():
+def check_file(flag: str, file: Path | None, results: Sequence[Path]) -> None:
+    """Refuse a file that cannot be written, or that one of the folders of `results` needs."""
+    if file is None:
+        return
+    place = file.absolute().parent
+    if not place.is_dir() and place.resolve() not in {one.resolve() for one in results}:
         raise UserError(f"{flag} {file}: no such folder. Make it first.")
-    if file is not None and file.is_dir():
+    if file.is_dir():
         raise UserError(f"{flag} {file}: a folder. Name a file.")
+    is_own = file.suffix in _OF_RESULTS or file.name in {f"{one}.sarif" for one in _WITH_SARIF}
+    if is_own and place.resolve() in {one.resolve() for one in results}:
+        name = "gate.xml" if flag == "--junit" else "gate.sarif"
+        raise UserError(f"{flag} {file}: a name for the result itself. Choose another, as {name}.")
+
+
+_OF_RESULTS = {".html", ".json", ".parquet"}
+_WITH_SARIF = ("audit", "items", "forget", "images")
 
 
 def judge_found(

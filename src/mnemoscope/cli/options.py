@@ -297,6 +297,8 @@ def parse_columns(given: list[str] | None) -> dict[str, str]:
             raise UserError(
                 f"--column {text}: needs NAME=PATH, for example --column duplicates=meta.count."
             )
+        if path.strip() == "*" and name.strip() != "text":
+            raise UserError(f"--column {text}: * stands for the lines of a file. Give 'text=*'.")
         columns[name.strip()] = path.strip()
     return columns
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +26,7 @@ from mnemoscope.errors import (
 )
 from mnemoscope.parse import MOST_TEXT_BYTES, open_regular, parse_json
 from mnemoscope.plugins import Plugin, call_plugin, find_plugins, load_plugin, lower
+from mnemoscope.words import plural
 
 TABLE_ENDINGS = (
     ".parquet",
@@ -515,10 +516,19 @@ def _object(text: str | None, row: int, where: str) -> dict[str, Any] | None:
 
 
 def _no_field(flag: str, where: str, name: str, known: list[str]) -> UserError:
-    return UserError(
-        f"{flag}: {where}: no '{name}'.{nearest(name, known)} "
-        f"There are: {', '.join(known[:20]) or 'none'}."
-    )
+    those = f"There are: {', '.join(known[:20]) or 'none'}."
+    if ".csv" in where.lower() and not are_names(known):  # nothing of a record in a log
+        those = f"Its first line names {plural(len(known), 'column')}, or is a record."
+    return UserError(f"{flag}: {where}: no '{name}'.{nearest(name, known)} {those}")
+
+
+_NAME = re.compile(r"[a-z_][a-z0-9_.]{0,29}")
+"""What looks like the name of a column, and not like a person's."""
+
+
+def are_names(words: Iterable[str]) -> bool:
+    """Whether the first line of a CSV looks like names of columns, and not like a record."""
+    return all(map(_NAME.fullmatch, words))
 
 
 def passed_over(frame: pl.DataFrame) -> list[str]:

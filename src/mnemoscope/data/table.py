@@ -18,6 +18,7 @@ from polars.io.plugins import register_io_source
 
 from mnemoscope.data.formats import (
     TABLE_ENDINGS,
+    are_names,
     open_unpacked,
     read_by_plugin,
     read_csv,
@@ -543,8 +544,6 @@ def _read_jsonl(path: Path, replaced: Collection[str]) -> pl.DataFrame:
         raise UserError(f"{path}: not a JSONL table ({first_line(error)}).") from error
 
 
-_NAME = re.compile(r"[a-z_][a-z0-9_.]{0,29}")
-"""What looks like the name of a column, and not like a person's."""
 _NAMED = 3  # columns of a CSV without texts
 _SAID = {"true": True, "false": False, "1": True, "0": False}
 
@@ -554,7 +553,7 @@ def _of_texts(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     if not {"text", "tokens"} & set(frame.columns):
         names = frame.columns
         shown = ", ".join(names[: min(_NAMED, len(names) - 1)])  # never the whole of a record
-        is_header = shown and all(map(_NAME.fullmatch, names))
+        is_header = shown and are_names(names)
         way = (
             "Take one with --column text=NAME (in a corpus, rename it), or read the file as it "
             "stands, as one text, with --column 'text=*'."

@@ -338,7 +338,7 @@ def check_holds_history(folder: Path) -> None:
     if not holds_history(history_folder(folder)):
         raise UserError(
             f"{folder}: holds no history (watch.json). Make one: 'mnemoscope watch CHECKPOINTS "
-            f"--sequences TEXTS -o {folder}'."
+            "--sequences TEXTS -o DIR'."
         )
 
 
