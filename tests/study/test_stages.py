@@ -99,7 +99,10 @@ def test_no_other_list_of_stages() -> None:
     names, found = {one.name for one in STAGES}, []
     source = Path(mnemoscope.__file__).parent
     for path in source.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = path.read_text(encoding="utf-8")
+        if sum(f'"{name}"' in text for name in names) < 3:
+            continue
+        for node in ast.walk(ast.parse(text)):
             parts = getattr(node, "elts", None) or getattr(node, "keys", None) or []
             held = {getattr(one, "value", None) for one in parts}
             if len(held) >= 3 and held <= names:

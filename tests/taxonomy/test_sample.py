@@ -160,7 +160,6 @@ CASE = st.tuples(
 )
 
 
-@settings(max_examples=100)
 @given(CASE)
 def test_sample_keeps_all_its_promises_on_any_table(case):
     seed, split, match, drop = case

@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from mnemoscope.errors import DamagedDataError
 from tools.embedded import pretrain
-from tools.embedded.corpus import rows_as_read
+from tools.embedded.corpus import Corpus
 from tools.embedded.pretrain import Phase, learning_rate, train_phase
-from tools.embedded.recipe import first_phase, prepare, second_phase
+from tools.embedded.recipe import Build, first_phase, prepare, second_phase
 from tools.embedded.settings import FULL, TINY
 
 
@@ -70,11 +71,14 @@ def test_a_training_seed_decides_weights_and_order_and_not_the_corpus(tmp_path, 
     assert any(not torch.equal(few[0][name], few[1][name]) for name in few[0])
 
 
-def test_model_and_reference_go_on_from_one_start_each_with_its_own_sequences(tiny_build):
-    corpus, start = tiny_build.corpus, {"weights": torch.zeros(1)}
-    own = {"model": rows_as_read(corpus.study), "reference": corpus.other}
+def test_model_and_reference_go_on_from_one_start_each_with_its_own_sequences(tmp_path):
+    drawn = np.random.default_rng(0).integers(0, 512, (40, 64)).astype(np.uint16)
+    study = pl.DataFrame({"tokens": drawn[:6].tolist(), "inserted": [0, 1, 4, 1, 2, 0]})
+    corpus = Corpus(study, *np.split(drawn[6:], [4, 14, 24]), n_text_windows=0)
+    build, start = Build(tmp_path, TINY, False, None, corpus), {"weights": torch.zeros(1)}
+    own = {"model": np.repeat(drawn[:6], [0, 1, 4, 1, 2, 0], axis=0), "reference": corpus.other}
     for name, rows in own.items():
-        phase = second_phase(tiny_build, name, start)
+        phase = second_phase(build, name, start)
         assert phase.start is start
         assert phase.folder.name == name
         wanted = np.concatenate([rows, corpus.second_new])
