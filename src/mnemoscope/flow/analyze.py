@@ -15,12 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from mnemoscope.analysis import registry
-from mnemoscope.analysis.inputs import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    OtherModel,
-)
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings, OtherModel
 from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.rows import rows_with
 from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding, with_tokens

@@ -14,18 +14,9 @@ import torch
 
 from mnemoscope.errors import NoRoomError, UserError, a_kind, check_installed, first_line
 from mnemoscope.files import atomic_folder, refuse_existing
-from mnemoscope.lm.hub import (
-    Source,
-    find_source,
-    merge_adapter,
-)
+from mnemoscope.lm.hub import Source, find_source, merge_adapter
 from mnemoscope.lm.model import LanguageModel, wrap_model
-from mnemoscope.lm.placement import (
-    check_device_map,
-    check_dtype,
-    find_device,
-    warn_if_emulated,
-)
+from mnemoscope.lm.placement import check_device_map, check_dtype, find_device, warn_if_emulated
 from mnemoscope.lm.tokenizer import loading, quiet_transformers, read_tokenizer
 from mnemoscope.progress import say
 

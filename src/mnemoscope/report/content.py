@@ -62,14 +62,7 @@ from mnemoscope.report.advice import (
     missing_of,
     next_steps,
 )
-from mnemoscope.report.charts import (
-    CutCurve,
-    CutPanel,
-    Drawing,
-    Flow,
-    profile_drawing,
-    sankey_view,
-)
+from mnemoscope.report.charts import CutCurve, CutPanel, Drawing, Flow, profile_drawing, sankey_view
 from mnemoscope.report.documents import (
     Counted,
     by_document,
