@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import polars as pl
 
@@ -16,12 +17,21 @@ from mnemoscope.store import Facts, Store, check_is_made
 from mnemoscope.study.folder import versions
 
 
-class Recorded(Protocol):
-    """A result with all that its JSON file holds."""
+class Recorded:
+    """A result with all that its JSON file holds: `date`, `sentence` and more."""
+
+    record: Mapping[str, Any]
 
     @property
-    def record(self) -> Mapping[str, Any]:
-        """What the file holds, with `date` and `sentence`."""
+    def sentence(self) -> str:
+        """What can be said."""
+        return str(self.record["sentence"])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.sentence})"
+
+    def _repr_html_(self) -> str:
+        return f"<b>{escape(self.sentence)}</b>"
 
 
 _Found = TypeVar("_Found", bound=Recorded)

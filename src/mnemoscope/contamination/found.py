@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from mnemoscope.audits.exports import Finding, date_and_verdict, row_place, sarif_rule
-from mnemoscope.audits.gated import Kind
+from mnemoscope.audits.gated import Kind, Recorded
 from mnemoscope.conditions import Case, Counted, Gate, GateResult, Measures, junit_suite
 from mnemoscope.contamination.judge import (
     FEWEST_VARIANTS,
@@ -35,7 +34,7 @@ _RULE = sarif_rule(
 
 
 @dataclass(frozen=True, repr=False)
-class Items:
+class Items(Recorded):
     """Items that were put to a model, and what was found.
 
     Attributes:
@@ -65,12 +64,9 @@ class Items:
         """The items that are recalled, variants left out."""
         return originals(self.table).filter(verdict=RECALLED)
 
-    def __repr__(self) -> str:
-        return f"Items({self.record['sentence']})"
-
     def _repr_html_(self) -> str:
         rows = "".join(f"<li>{k}: {one}</li>" for k, one in shares_said(self.shares).items())
-        return f"<b>{escape(self.record['sentence'])}</b><ul>{rows}</ul>"
+        return f"{super()._repr_html_()}<ul>{rows}</ul>"
 
 
 def shares_said(shares: dict[str, Estimate]) -> dict[str, Estimate]:

@@ -191,11 +191,8 @@ def _made(
     }
     found = Items(table, record, folder)
     if store is not None:
-        with store.making("items") as made:
-            made.put(TABLE, table)
-            made.put(PAGE, page_of(found).encode())
-            made.put(SARIF, json_bytes(ITEMS.sarif(found)))
-            made.facts |= {"key": key, **record}
+        written = {PAGE: page_of(found).encode(), SARIF: json_bytes(ITEMS.sarif(found))}
+        store.put("items", {TABLE: table, **written}, key=key, **record)
         shutil.rmtree(store.folder / _PARTS, ignore_errors=True)
     return found
 

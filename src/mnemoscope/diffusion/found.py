@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from mnemoscope.audits.exports import Finding, date_and_verdict, row_place, sarif_rule
-from mnemoscope.audits.gated import Kind
+from mnemoscope.audits.gated import Kind, Recorded
 from mnemoscope.conditions import Case, Counted, Gate, GateResult, Measures, junit_suite
 from mnemoscope.diffusion.measures import MEASURES, MEMORIZED, UNDECIDED
 from mnemoscope.errors import UserError
@@ -28,7 +27,7 @@ _RULE = sarif_rule(
 
 
 @dataclass(frozen=True, repr=False)
-class Images:
+class Images(Recorded):
     """Prompts that were put to a model of pictures, and what was found.
 
     Attributes:
@@ -51,12 +50,6 @@ class Images:
     def memorized(self) -> pl.DataFrame:
         """The prompts that are called memorized."""
         return self.rows.filter(verdict=MEMORIZED)
-
-    def __repr__(self) -> str:
-        return f"Images({self.record['sentence']})"
-
-    def _repr_html_(self) -> str:
-        return f"<b>{escape(self.record['sentence'])}</b>"
 
 
 def check_gate(gate: Gate, *, undecided: str | None) -> None:

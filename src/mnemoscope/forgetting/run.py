@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from mnemoscope.audits.exports import Finding, address_of, date_and_verdict, sarif_rule
-from mnemoscope.audits.gated import Kind
+from mnemoscope.audits.gated import Kind, Recorded
 from mnemoscope.audits.library import LocalChoice, chosen, kept_clean
 from mnemoscope.audits.page import environment
 from mnemoscope.audits.records import Sarif
@@ -69,7 +68,7 @@ _SHOWN = 50  # passages that the page shows in full
 
 
 @dataclass(frozen=True, repr=False)
-class Forgetting:
+class Forgetting(Recorded):
     """A model after unlearning, beside what it was and what it should be.
 
     Attributes:
@@ -103,17 +102,6 @@ class Forgetting:
     def back(self) -> pl.DataFrame:
         """Those of the recalled that come out where the control does not give them."""
         return self.recalled.filter(pl.col("back").list.len() > 0)
-
-    @property
-    def sentence(self) -> str:
-        """What can be said."""
-        return str(self.record["sentence"])
-
-    def __repr__(self) -> str:
-        return f"Forgetting({self.sentence})"
-
-    def _repr_html_(self) -> str:
-        return f"<b>{escape(self.sentence)}</b>"
 
 
 def forget(
@@ -277,7 +265,9 @@ def _made(
     rows, stresses, depth, _ = found
     result = Forgetting(rows, stresses, depth, _record(lms, found, bench, margin), folder)
     if store is not None:
-        _write(store, result, key)
+        tables = {TABLE: rows, STRESSES: stresses, DEPTH: depth}
+        written = {PAGE: page_of(result).encode(), SARIF: json_bytes(FORGETTING.sarif(result))}
+        store.put("forget", {**tables, **written}, key=key, **result.record)
     return result
 
 
@@ -324,16 +314,6 @@ def _record(
         "verdicts": [one._asdict() for one in verdicts],
         "sentence": " ".join(sentences_of(verdicts, stresses)),
     }
-
-
-def _write(store: Store, result: Forgetting, key: str) -> None:
-    with store.making("forget") as made:
-        made.put(TABLE, result.rows)
-        made.put(STRESSES, result.stresses)
-        made.put(DEPTH, result.depth)
-        made.put(PAGE, page_of(result).encode())
-        made.put(SARIF, json_bytes(FORGETTING.sarif(result)))
-        made.facts |= {"key": key, **result.record}
 
 
 def _read(store: Store, record: Mapping[str, Any]) -> Forgetting:
