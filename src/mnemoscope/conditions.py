@@ -413,26 +413,28 @@ def compared(
 
 
 class Counted(NamedTuple):
-    """What a condition is put to: all rows of a result, and those of them that count."""
+    """What a condition is put to: all rows of a result, and those of them that count.
+
+    `share` is that of all with its interval, where it is known.
+    """
 
     record: Mapping[str, Any]
     every: "pl.DataFrame"
     counted: "pl.DataFrame"
+    share: Estimate | None = None
 
 
 def judge_rows(
     gate: Gate,
     own: Counted,
     on: Sequence[str],
-    *,
-    share: Estimate | None = None,
-    older: tuple[Path, Counted] | None = None,
+    older: tuple[Path, Counted] | None,
 ) -> GateResult:
     """Put a condition to rows; beside an `older` result to those that do not count there.
 
-    Rows are the same where the columns `on` are. `share` is the one of all, with its interval.
+    Rows are the same where the columns `on` are.
     """
-    counted, new, beside, older_is = own.counted, "", "", None
+    counted, share, new, beside, older_is = own.counted, own.share, "", "", None
     if older is not None:
         (baseline, then), new, share = older, "new ", None
         older_is, beside = compared(

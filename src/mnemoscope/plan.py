@@ -5,7 +5,7 @@ stage takes is said by the function that `study/stages.py` names beside it.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +40,7 @@ from mnemoscope.study.cost import (
 )
 from mnemoscope.study.folder import Study, check_free, is_study
 from mnemoscope.study.settings import StudySettings, check_corpus
-from mnemoscope.study.shapes import KnownModels, find_models
+from mnemoscope.study.shapes import find_models
 from mnemoscope.study.stages import STAGES, rests_on
 from mnemoscope.taxonomy.catalogue import load_taxonomies
 from mnemoscope.words import about, plural
@@ -160,15 +160,6 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
     study.changed_stages(settings, redo=redo)
     study.settings = settings
     found = count_grafts(study, Models(settings))
-    known = find_models(settings)
-    counts = Counts(
-        Need(0, 0, 0, 0, "", [], {}),
-        n_sequences=found.n_each,
-        shape=known.shape,
-        reference=known.reference,
-        speed=known.speed,
-    )
-    cost = graft_cost(settings, counts, found.n_scans, found.n_each)
     there = f"; {found.n_there:,} of these are done" if found.n_there else ""
     grafts = [plural(found.n_parts, "part"), plural(found.n_grafts, "graft")]
     how = "each tried at growing sizes" if found.may_decide else "as large as the reference's"
@@ -181,7 +172,8 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
     if found.n_there and not found.n_scans:
         left = "Nothing is left to ask"
     said = f"In short: {counted}{there}. {left}"
-    return _of_stage(said, [] if found.may_decide else [NO_VERDICT], settings, known, counts, cost)
+    cost = partial(graft_cost, n_scans=found.n_scans, n_each=found.n_each)
+    return _of_stage(said, [] if found.may_decide else [NO_VERDICT], settings, found.n_each, cost)
 
 
 def plan_knockout(settings: StudySettings, study: Study, *, redo: bool = False) -> Plan:
@@ -192,33 +184,32 @@ def plan_knockout(settings: StudySettings, study: Study, *, redo: bool = False) 
     study.changed_stages(settings, redo=redo)
     study.settings = settings
     found = count_cuts(study)
-    known = find_models(settings)
-    counts = Counts(
-        Need(0, 0, 0, 0, "", [], {}),
-        n_sequences=found.n_continued,
-        shape=known.shape,
-        reference=known.reference,
-        speed=known.speed,
-    )
     said = (
         f"In short: {plural(found.n_cuts, 'cut')} of edges, over {found.n_taxonomies} of the "
         f"taxonomies: {found.n_continued:,} times a sequence is continued"
     )
     decoded = "What breaks is decoded too, so that it takes up to three times as long."
-    return _of_stage(
-        said, [decoded], settings, known, counts, knockout_cost(settings, counts, found.n_continued)
-    )
+    cost = partial(knockout_cost, n_continued=found.n_continued)
+    return _of_stage(said, [decoded], settings, found.n_continued, cost)
 
 
 def _of_stage(
     said: str,
     notes: list[str],
     settings: StudySettings,
-    known: KnownModels,
-    counts: Counts,
-    cost: Cost,
+    n_sequences: int,
+    cost_of: Callable[[StudySettings, Counts], Cost],
 ) -> Plan:
     """The plan of one stage: what it does in a sentence, the models, what it takes."""
+    known = find_models(settings)
+    counts = Counts(
+        Need(0, 0, 0, 0, "", [], {}),
+        n_sequences=n_sequences,
+        shape=known.shape,
+        reference=known.reference,
+        speed=known.speed,
+    )
+    cost = cost_of(settings, counts)
     took = f", {about(sum(cost.seconds.values()))} in all" if known.shape else ""
     return Plan(
         lines=[f"{said}{took}.", *known.lines, *notes],

@@ -26,8 +26,7 @@ from mnemoscope.contamination.ask import (
     other_prompts,
 )
 from mnemoscope.contamination.ask import _part as ask_part
-from mnemoscope.contamination.found import ITEMS as ITEMS_GATE
-from mnemoscope.contamination.found import judge_items
+from mnemoscope.contamination.found import ITEMS as KIND
 from mnemoscope.contamination.judge import (
     VERDICTS,
     judged,
@@ -116,9 +115,9 @@ def test_answers_of_one_token_and_a_model_that_reads_nothing_first(lm) -> None:
     assert found.table["prior"].null_count() == 0
     assert found.table["prior"].is_between(-50, -1e-6).all()
     untwinned = ms.items(bare, pl.DataFrame(rows[:1]), progress=False)
-    gate = parse_gate("recalled > 0 items", ITEMS_GATE)
+    gate = parse_gate("recalled > 0 items", KIND.measures)
     with pytest.raises(UserError, match="so it never fails"):
-        judge_items(gate, untwinned, None)
+        KIND.judge(gate, untwinned)
     (alone,) = untwinned.table["prior"]
     assert alone is None  # no other prompt, and nothing is read before it
 

@@ -26,7 +26,7 @@ from mnemoscope.forgetting.judge import (
     sentences_of,
     verdicts_of,
 )
-from mnemoscope.forgetting.run import read_forgetting
+from mnemoscope.forgetting.run import FORGETTING
 from mnemoscope.forgetting.stress import (
     AS_IT_IS,
     STRESSES,
@@ -324,7 +324,7 @@ def test_a_killed_run_goes_on_with_equal_bytes(
     assert {**found.record, "date": 0} == {**same.record, "date": 0}
     n = len(asked)
     again = ms.forget(before, before, passages, out, retrained=twin, progress=False, **FEW)
-    assert (len(asked), again.record["key"]) == (n, read_forgetting(out).record["key"])
+    assert (len(asked), again.record["key"]) == (n, FORGETTING.read(out).record["key"])
     beside = {"retrained": twin, "redo": True, "progress": False, **FEW}
     ms.forget(before, twin, passages, out, **beside)
     assert names[n:] == [("after", stress.GUIDED)]  # all else was asked of the twin
@@ -356,7 +356,7 @@ def test_the_command_writes_a_page_and_judges_and_a_gate_loads_no_model(
     results = call_light(gates, ("torch", "transformers"))
     assert [one.status for one in results] == [3, 0]
     results = check_sarif(json.loads((out / "forget.sarif").read_text()))
-    assert len(results) == read_forgetting(out).back.height > 1
+    assert len(results) == FORGETTING.read(out).back.height > 1
     assert "other answers" in refused(*asked, "--set", "most=13")
     assert "no condition" in refused("forget", "gate", out)
     (out / "stresses.parquet").write_bytes(b"PAR1")

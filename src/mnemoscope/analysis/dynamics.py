@@ -306,31 +306,39 @@ def _learning(
     special, others = (token_matrix(rows).astype(np.int32) for rows in (taught, beside))
     near = [inputs.near_duplicates(rows["sequence_id"]) for rows in (taught, beside)]
     chosen = settings.model_dump(mode="json", include=_LEARNING)
+    rows = hash_arrays(special, others, *near)
+
+    def learn(lm: LanguageModel, name: str, before: _Rows) -> pl.DataFrame | None:
+        length = len(lm.before) + before.shape[1] + inputs.length
+        if lm.max_positions is not None and length > lm.max_positions:
+            return None
+        about = {**lm.basis, "settings": chosen, "rows": rows}
+        about |= {"identifier": hash_arrays(before)} if before.shape[1] else {}
+        make = partial(_learn, lm, name, settings, before, special, others, near)
+        return inputs.shelf("learning", about, make)
+
+    return learning_curves(inputs, settings, learn)
+
+
+def learning_curves(
+    inputs: AnalysisInputs,
+    settings: Teaching,
+    learn: Callable[[LanguageModel, str, _Rows], pl.DataFrame | None],
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The curves of every model, of this one with every kind of identifier, and their thresholds.
+
+    `learn` is told the model, its name and the identifiers; it gives None where they do not fit.
+    """
     curves, thresholds = [], []
     for name, lm in inputs.models():
-        basis = {
-            **lm.basis,
-            "settings": chosen,
-            "rows": hash_arrays(special, others, *near),
-        }
         for kind in IDENTIFIERS if name == OWN else IDENTIFIERS[:1]:
-            before = identifiers(lm, len(special), kind, settings.seed)
-            if before is None or _is_too_long(lm, before.shape[1] + inputs.length):
-                continue
-            learn = partial(_learn, lm, name, settings, before, special, others, near)
-            about = basis if kind == "none" else {**basis, "identifier": hash_arrays(before)}
-            curve = inputs.shelf("learning", about, learn)
-            curves.append(
-                curve.with_columns(pl.lit(name).alias("model"), pl.lit(kind).alias("identifier"))
-            )
-            thresholds.append(
-                {"model": name, "identifier": kind, **threshold_of(lm, curve, settings)}
-            )
+            before = identifiers(lm, settings.n_special, kind, settings.seed)
+            curve = None if before is None else learn(lm, name, before)
+            if curve is not None:
+                about = {"model": name, "identifier": kind}
+                curves.append(curve.with_columns(pl.lit(v).alias(k) for k, v in about.items()))
+                thresholds.append({**about, **threshold_of(lm, curve, settings)})
     return pl.concat(curves), pl.DataFrame(thresholds, infer_schema_length=None)
-
-
-def _is_too_long(lm: LanguageModel, length: int) -> bool:
-    return lm.max_positions is not None and len(lm.before) + length > lm.max_positions
 
 
 def identifiers(lm: LanguageModel, n: int, kind: str, seed: int) -> npt.NDArray[np.int32] | None:

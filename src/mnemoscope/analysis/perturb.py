@@ -9,7 +9,7 @@ original's code has neither.
 Run it: mnemoscope analyze perturb STUDY
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from typing import Literal, NamedTuple
 
@@ -177,7 +177,18 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     }
     first = {name: prompts for name, prompts in asked.items() if name != "unlearned"}
     before = inputs.shelf("prompted", basis, lambda: _ask(inputs, lm, first))
-    made = [_kept_unlearning(inputs, settings, way, groups, asked, basis) for way in settings.ways]
+
+    def unlearned(way: Way) -> dict[str, pl.DataFrame]:
+        """`_unlearn` of one way, each table kept, with the way in a column."""
+        made = cache(lambda: _unlearn(inputs, settings, way, groups, asked))
+        found = {}
+        for what in ("steps", "after", "beside"):
+            make = partial(lambda what: made()[what], what)
+            kept = inputs.shelf(f"unlearned-{what}", {**basis, "way": way}, make)
+            found[what] = kept.select(pl.lit(WAYS[way]).alias("way"), pl.all())
+        return found
+
+    made = [unlearned(way) for way in settings.ways]
     steps, after, beside = (
         pl.concat(each[what] for each in made) for what in ("steps", "after", "beside")
     )
@@ -191,24 +202,6 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             *unseen_note(inputs.table),
         ),
     )
-
-
-def _kept_unlearning(
-    inputs: AnalysisInputs,
-    settings: Settings,
-    way: Way,
-    groups: dict[str, pl.DataFrame],
-    asked: _Asked,
-    basis: Mapping[str, object],
-) -> dict[str, pl.DataFrame]:
-    """`_unlearn` of one way, each table kept, with the way in a column."""
-    unlearned = cache(lambda: _unlearn(inputs, settings, way, groups, asked))
-    found = {}
-    for what in ("steps", "after", "beside"):
-        make = partial(lambda what: unlearned()[what], what)
-        kept = inputs.shelf(f"unlearned-{what}", {**basis, "way": way}, make)
-        found[what] = kept.select(pl.lit(WAYS[way]).alias("way"), pl.all())
-    return found
 
 
 def _groups(inputs: AnalysisInputs, settings: Settings) -> dict[str, pl.DataFrame]:

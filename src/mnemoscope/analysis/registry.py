@@ -32,9 +32,7 @@ from mnemoscope.analysis.inputs import (
     ResultCache,
 )
 from mnemoscope.errors import MissingError, UserError, nearest
-from mnemoscope.files import (
-    digest,
-)
+from mnemoscope.files import digest
 from mnemoscope.plugins import Plugin, call_plugin, find_plugins, load_plugin, lower
 from mnemoscope.study.folder import Study, versions
 from mnemoscope.study.settings import first_problem

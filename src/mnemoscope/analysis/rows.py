@@ -21,12 +21,7 @@ from mnemoscope.data.corpus import Corpus, Place
 from mnemoscope.data.read import as_words, is_copied
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError
-from mnemoscope.lm.continue_ import (
-    continue_sequences,
-    greedy_tokens,
-    right_tokens,
-    run_lengths,
-)
+from mnemoscope.lm.continue_ import continue_sequences, greedy_tokens, right_tokens, run_lengths
 from mnemoscope.lm.fine_tuning import FineTuning
 from mnemoscope.lm.model import LanguageModel, check_tokens, run_batches
 from mnemoscope.lm.probe import hidden_states, next_token_entropy

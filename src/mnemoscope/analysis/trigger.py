@@ -8,7 +8,7 @@ Control: all states of a layer replaced at once.
 Run it: mnemoscope analyze trigger STUDY
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,8 +120,11 @@ def find_changes(
     states = np.concatenate(list(batches)).swapaxes(0, 1)
     is_right = right_tokens(lm, tokens, batch_size=batch_size, prefix=prefix)
 
-    def changed(layer: int, rows: _Places, places: _Places) -> npt.NDArray[np.bool_]:
-        """Tokens that are no longer the best ones, (rows, suffix)."""
+    def changed(layer: int, width: int) -> npt.NDArray[np.bool_]:
+        """Tokens that each block of a layer's states changes, (n, blocks, suffix)."""
+        starts = np.arange(0, prefix, width)
+        block = np.minimum(starts[:, None] + np.arange(width), prefix - 1)  # the last is shorter
+        rows, places = np.arange(n).repeat(len(starts)), np.tile(block, (n, 1))
         new = states[layer][rows[:, None], places]
         parts = []
         for right in right_with_states(
@@ -129,10 +132,10 @@ def find_changes(
         ):
             parts.append(~right)
             progress.advance(len(right))
-        return np.concatenate(parts)
+        return np.concatenate(parts).reshape(n, len(starts), -1)
 
     by_width = {
-        width: np.stack([_each_block(changed, layer, n, prefix, width) for layer in layers], axis=1)
+        width: np.stack([changed(layer, width) for layer in layers], axis=1)
         & is_right[:, None, None]
         for width in (1, *_narrower(widths, prefix), prefix)
     }
@@ -145,20 +148,6 @@ def find_changes(
 def _narrower(widths: Sequence[int], prefix: int) -> list[int]:
     """Widths of blocks in order, those between one state and all."""
     return sorted({width for width in widths if 1 < width < prefix})
-
-
-def _each_block(
-    changed: Callable[[int, _Places, _Places], npt.NDArray[np.bool_]],
-    layer: int,
-    n: int,
-    prefix: int,
-    width: int,
-) -> npt.NDArray[np.bool_]:
-    """Tokens that each block of a layer's states changes, (n, blocks, suffix)."""
-    starts = np.arange(0, prefix, width)
-    places = np.minimum(starts[:, None] + np.arange(width), prefix - 1)  # the last may be shorter
-    rows = np.arange(n).repeat(len(starts))
-    return changed(layer, rows, np.tile(places, (n, 1))).reshape(n, len(starts), -1)
 
 
 def forwards(inputs: AnalysisInputs, settings: Settings) -> int:

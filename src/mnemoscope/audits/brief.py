@@ -10,13 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from mnemoscope.audits.exports import (
-    Lines,
-    address_of,
-    lines_of,
-    recalled_copies,
-    recalled_lines,
-)
+from mnemoscope.audits.exports import Lines, address_of, lines_of, recalled_copies, recalled_lines
 from mnemoscope.audits.page import (
     Part,
     in_order,

@@ -107,7 +107,10 @@ def _leads_on(
     near = wanted[..., max(step - edits, 0) : step + edits + 1].expand(*ids.shape[:2], -1)
     tried = torch.cat([near, torch.full_like(near[..., :1], -1)], dim=-1)  # -1 matches no token
     starts = distances[:, :, None].expand(-1, -1, tried.shape[-1], -1)
-    can = _least(_advance(starts, tried, wanted[:, :, None]), step) <= edits
+    after = _advance(starts, tried, wanted[:, :, None])
+    # The least distance of whole texts that go on from there: `step` + 1 tokens are written.
+    places = torch.arange(after.shape[-1], device=after.device)
+    can = (after + (places - step - 1).abs()).amin(dim=-1) <= edits
     matches = (ids[..., None] == near[..., None, :]) & can[..., None, :-1]
     return matches.any(dim=-1) | can[..., -1:]
 
@@ -122,9 +125,3 @@ def _advance(distances: torch.Tensor, tokens: torch.Tensor, wanted: torch.Tensor
     least = torch.cat([put_in[..., :1], torch.minimum(put_in[..., 1:], exchanged)], dim=-1)
     places = torch.arange(least.shape[-1], device=least.device)
     return (least - places).cummin(dim=-1).values + places
-
-
-def _least(distances: torch.Tensor, step: int) -> torch.Tensor:
-    """The least distance of whole texts that go on from here: `step` + 1 tokens are written."""
-    places = torch.arange(distances.shape[-1], device=distances.device)
-    return (distances + (places - step - 1).abs()).amin(dim=-1)

@@ -46,12 +46,7 @@ from mnemoscope.progress import say
 from mnemoscope.stats import resampled_auc
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.models import Models
-from mnemoscope.study.settings import (
-    EMBEDDED,
-    SequenceSettings,
-    StudySettings,
-    parse_settings,
-)
+from mnemoscope.study.settings import EMBEDDED, SequenceSettings, StudySettings, parse_settings
 from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import match_classes, parse_taxonomy, taxonomy_or_none
 from mnemoscope.taxonomy.sample import SampleKey

@@ -23,15 +23,7 @@ from mnemoscope.audits.questions import NearSettings
 from mnemoscope.audits.rule import RECALL, UNDECIDED, Ruling, rule_windows
 from mnemoscope.audits.scan import ask_in_parts, prompts_at
 from mnemoscope.audits.shares import OTHERWISE
-from mnemoscope.audits.tokens import (
-    Place,
-    Text,
-    Words,
-    character_range,
-    cut,
-    decode,
-    runs_without,
-)
+from mnemoscope.audits.tokens import Place, Text, Words, character_range, cut, decode, runs_without
 from mnemoscope.columns import Column, schema_of
 
 SHORTEST_BLOCK = 3

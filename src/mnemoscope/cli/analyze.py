@@ -415,12 +415,7 @@ def _show_history(
 ) -> None:
     """Draw the page of a history, print what it says, and judge its last checkpoint."""
     from mnemoscope.cli.gates import gated_watch, judge_found, results_of
-    from mnemoscope.flow.watch import (
-        PAGE,
-        documents_said,
-        reproduced_at_last,
-        write_watch_page,
-    )
+    from mnemoscope.flow.watch import PAGE, documents_said, reproduced_at_last, write_watch_page
     from mnemoscope.training.history import keep_threshold, read_history
     from mnemoscope.words import plural
 

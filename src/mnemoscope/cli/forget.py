@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from mnemoscope.cli.audit import Again, Folder, needed_out
-from mnemoscope.cli.gates import gated_forgetting, judge_found, read_gate
+from mnemoscope.cli.gates import judge_finished, judge_found, read_gate
 from mnemoscope.cli.options import (
     ANSWER,
     GATE,
@@ -66,10 +66,10 @@ def forget(
 
     Example: mnemoscope forget before after texts/ --retrained twin --retain others/ -o forget
     """
-    conditions = read_gate(gate, of := gated_forgetting(), out=out)
-    from mnemoscope.forgetting.run import check_gate
+    from mnemoscope.forgetting.run import FORGETTING, check_gate
     from mnemoscope.forgetting.run import forget as ask
 
+    conditions = read_gate(gate, FORGETTING, out=out)
     has_twin = before == "embedded" if retrained is None else retrained != "none"
     for one in conditions:
         check_gate(one, has_twin=has_twin)
@@ -100,7 +100,7 @@ def forget(
     answer.facts.update(
         {**found.record, "folder": found.folder, "stresses": found.stresses, "depth": found.depth}
     )
-    judge_found(found, conditions, gate, of, answer)
+    judge_found(found, conditions, gate, FORGETTING, answer)
 
 
 def forget_gate(
@@ -112,7 +112,6 @@ def forget_gate(
 
     Example: mnemoscope forget gate forget --fail-if 'hidden > 1%'
     """
-    from mnemoscope.forgetting.run import read_forgetting
+    from mnemoscope.forgetting.run import FORGETTING
 
-    conditions = read_gate(gate, of := gated_forgetting(), needed=True, out=folder)
-    judge_found(read_forgetting(folder), conditions, gate, of, answer)
+    judge_finished(folder, gate, FORGETTING, answer)

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnemoscope.cli.options import GateFlags, JsonAnswer, judged
 from mnemoscope.errors import UserError
-from mnemoscope.store import check_is_made
 
 if TYPE_CHECKING:
+    from mnemoscope.audits.gated import Kind
     from mnemoscope.audits.records import Sarif
     from mnemoscope.conditions import Gate, GateResult, Measures
 
 
 class Gated(NamedTuple):
-    """What a gate needs of results of one kind; `found` is an `Audit`, `Items` and so on."""
+    """What a gate needs of audits, or of watches; all else that it judges is a `Kind`."""
 
     measures: "Measures"
     check: Callable[[Path], None]  # refuses a folder without such a result
@@ -42,45 +42,6 @@ def gated_audits() -> Gated:
     )
 
 
-def gated_items() -> Gated:
-    """Items."""
-    from mnemoscope.contamination import found
-
-    return Gated(
-        found.ITEMS,
-        lambda folder: check_is_made(folder, "items"),
-        found.judge_items,
-        found.items_junit,
-        found.items_sarif_beside,
-    )
-
-
-def gated_forgetting() -> Gated:
-    """Passages that a model was to forget."""
-    from mnemoscope.forgetting import run
-
-    return Gated(
-        run.GATE,
-        lambda folder: check_is_made(folder, "forget"),
-        run.judge_forgetting,
-        run.forgetting_junit,
-        run.forgetting_sarif_beside,
-    )
-
-
-def gated_images() -> Gated:
-    """Prompts of pictures."""
-    from mnemoscope.diffusion import found
-
-    return Gated(
-        found.PROMPTS,
-        lambda folder: check_is_made(folder, "images"),
-        found.judge_images,
-        found.images_junit,
-        found.images_sarif_beside,
-    )
-
-
 def gated_watch() -> Gated:
     """The last check of a training."""
     from mnemoscope.training.history import WINDOWS, check_holds_history
@@ -99,7 +60,7 @@ def gated_watch() -> Gated:
 
 
 def read_gate(
-    flags: GateFlags, of: Gated, *, out: Path | None, needed: bool = False
+    flags: GateFlags, of: "Gated | Kind[Any]", *, out: Path | None, needed: bool = False
 ) -> "list[Gate]":
     """The conditions, if any, and whether what is asked for beside them can be read and written.
 
@@ -156,7 +117,7 @@ def judge_found(
     found: Any,
     gates: "Sequence[Gate]",
     flags: GateFlags,
-    of: Gated,
+    of: "Gated | Kind[Any]",
     answer: JsonAnswer,
     results: "list[GateResult] | None" = None,
     **more: Any,
@@ -182,7 +143,7 @@ def judge_found(
 
 
 def results_of(
-    found: Any, gates: "Sequence[Gate]", flags: GateFlags, of: Gated
+    found: Any, gates: "Sequence[Gate]", flags: GateFlags, of: "Gated | Kind[Any]"
 ) -> "list[GateResult]":
     """What each condition says; advice that another condition follows is left out."""
     results = [of.judge(gate, found, flags.baseline) for gate in gates]
@@ -192,3 +153,9 @@ def results_of(
         for one in results
     ]
     return [one.strictly() for one in results] if flags.strict else results
+
+
+def judge_finished(folder: Path, flags: GateFlags, of: "Kind[Any]", answer: JsonAnswer) -> None:
+    """Put conditions to a finished result, whose files must be as written; no model is loaded."""
+    gates = read_gate(flags, of, needed=True, out=folder)
+    judge_found(of.read(folder), gates, flags, of, answer)

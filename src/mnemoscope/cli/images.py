@@ -6,7 +6,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from mnemoscope.cli.audit import Again, Folder, needed_out
-from mnemoscope.cli.gates import gated_images, judge_found, read_gate
+from mnemoscope.cli.gates import judge_finished, judge_found, read_gate
 from mnemoscope.cli.options import (
     ANSWER,
     GATE,
@@ -58,7 +58,9 @@ def images(
     if mitigate is not None and mitigate not in _WAYS:
         said = f"--mitigate '{mitigate}': give guidance or prompt."
         raise UserError(f"{said}{nearest(mitigate, _WAYS)}")
-    conditions = read_gate(gate, of := gated_images(), out=out)
+    from mnemoscope.diffusion.found import IMAGES
+
+    conditions = read_gate(gate, IMAGES, out=out)
     from mnemoscope.diffusion.run import check_gates, plan
     from mnemoscope.diffusion.run import images as ask
 
@@ -93,7 +95,7 @@ def images(
     print(f"Read {found.folder}/images.html; every prompt stands in images.parquet.")
     memorized = found.memorized.select("row", "prompt", "label", "norm", "control_norm", "p")
     answer.facts.update({**found.record, "folder": found.folder, "memorized": memorized})
-    judge_found(found, conditions, gate, of, answer)
+    judge_found(found, conditions, gate, IMAGES, answer)
 
 
 def images_gate(
@@ -105,7 +107,6 @@ def images_gate(
 
     Example: mnemoscope images gate images --fail-if 'memorized > 3 prompts'
     """
-    from mnemoscope.diffusion.found import read_images
+    from mnemoscope.diffusion.found import IMAGES
 
-    conditions = read_gate(gate, of := gated_images(), needed=True, out=folder)
-    judge_found(read_images(folder), conditions, gate, of, answer)
+    judge_finished(folder, gate, IMAGES, answer)

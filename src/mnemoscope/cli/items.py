@@ -7,7 +7,7 @@ from typer import Argument, Option
 
 from mnemoscope.audits.settings import EndpointSettings, checked
 from mnemoscope.cli.audit import Again, Folder, Model, Revision, TrustRemoteCode, needed_out
-from mnemoscope.cli.gates import gated_items, judge_found, read_gate
+from mnemoscope.cli.gates import judge_finished, judge_found, read_gate
 from mnemoscope.cli.options import (
     ANSWER,
     GATE,
@@ -65,7 +65,9 @@ def items(
 
     Example: mnemoscope items my-model items.jsonl --reference its-base -o items
     """
-    condition = read_gate(gate, gated_items(), out=out)
+    from mnemoscope.contamination.found import ITEMS
+
+    condition = read_gate(gate, ITEMS, out=out)
     from mnemoscope.contamination.run import items as ask
 
     with shown(quiet):
@@ -111,7 +113,9 @@ def items_api(
 
     Example: mnemoscope items api http://localhost:8000/v1 NAME items.jsonl -o items
     """
-    condition = read_gate(gate, gated_items(), out=out)
+    from mnemoscope.contamination.found import ITEMS
+
+    condition = read_gate(gate, ITEMS, out=out)
     service = checked(
         EndpointSettings,
         url=url,
@@ -147,14 +151,13 @@ def items_gate(
 
     Example: mnemoscope items gate items --fail-if 'recalled > 3 items'
     """
-    from mnemoscope.contamination.found import read_found
+    from mnemoscope.contamination.found import ITEMS
 
-    condition = read_gate(gate, of := gated_items(), needed=True, out=folder)
-    judge_found(read_found(folder), condition, gate, of, answer)
+    judge_finished(folder, gate, ITEMS, answer)
 
 
 def _report(found: "Items", conditions: "list[Gate]", flags: GateFlags, answer: JsonAnswer) -> None:
-    from mnemoscope.contamination.found import shares_said
+    from mnemoscope.contamination.found import ITEMS, shares_said
 
     print(found.record["sentence"])
     for name, share in shares_said(found.shares).items():
@@ -172,4 +175,4 @@ def _report(found: "Items", conditions: "list[Gate]", flags: GateFlags, answer: 
     print(f"Read {found.folder / 'items.html'}; every item stands in items.parquet.")
     recalled = found.recalled.select(_RECALLED)
     answer.facts.update({**found.record, "folder": found.folder, "recalled": recalled})
-    judge_found(found, conditions, flags, gated_items(), answer)
+    judge_found(found, conditions, flags, ITEMS, answer)

@@ -200,7 +200,9 @@ def _print_repeated(study: Study) -> None:
     if rows.height:
         n_memorized = int(rows["is_memorized"].sum())
         console().print(f"{n_memorized:,} of {plural(rows.height, 'sequence')} {way}.")
-        for said in (_form(study), document_sentence(rows), nearly_sentence(rows)):
+        counts = [one.counts.items() for one in samples_of(study).values()]
+        form = form_words(name for each in counts for name, n in each if n)
+        for said in (form, document_sentence(rows), nearly_sentence(rows)):
             if said:
                 console().print(said, soft_wrap=True)
     from mnemoscope.report.advice import audit_of, audit_sentence
@@ -212,12 +214,6 @@ def _print_repeated(study: Study) -> None:
         )
     if said := control_words(study):
         console().print(said, soft_wrap=True)
-
-
-def _form(study: Study) -> str:
-    """What the classes say of a text, where some of their sequences are memorized."""
-    counts = [one.counts.items() for one in samples_of(study).values()]
-    return form_words(name for each in counts for name, n in each if n)
 
 
 def _groups(n: int | None, n_groups: int | None) -> str:

@@ -13,15 +13,7 @@ from typing import Any
 
 from mnemoscope.cluster.connect import connect, n_fitting, n_threads, on_every_machine, result_of
 from mnemoscope.cluster.storage import SharedStore, check_own
-from mnemoscope.cluster.units import (
-    Needs,
-    Opened,
-    Result,
-    Unit,
-    UnitStore,
-    do_unit,
-    get_unit,
-)
+from mnemoscope.cluster.units import Needs, Opened, Result, Unit, UnitStore, do_unit, get_unit
 from mnemoscope.errors import UserError, check_installed
 from mnemoscope.progress import Progress
 

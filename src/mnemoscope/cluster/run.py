@@ -6,15 +6,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from mnemoscope.cluster.local import LocalExecutor
-from mnemoscope.cluster.units import (
-    Needs,
-    Opened,
-    Result,
-    Unit,
-    UnitStore,
-    get_unit,
-    has_unit,
-)
+from mnemoscope.cluster.units import Needs, Opened, Result, Unit, UnitStore, get_unit, has_unit
 from mnemoscope.errors import UserError
 from mnemoscope.progress import SILENT, Progress, track
 

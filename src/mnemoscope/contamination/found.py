@@ -2,30 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from mnemoscope.audits.exports import (
-    Finding,
-    beside_by_key,
-    date_and_verdict,
-    row_place,
-    sarif_of,
-    sarif_rule,
-)
-from mnemoscope.audits.records import Sarif
-from mnemoscope.conditions import (
-    Case,
-    Counted,
-    Gate,
-    GateResult,
-    Measures,
-    judge_rows,
-    junit_suite,
-)
+from mnemoscope.audits.exports import Finding, date_and_verdict, row_place, sarif_rule
+from mnemoscope.audits.gated import Kind, Recorded
+from mnemoscope.conditions import Case, Counted, Gate, GateResult, Measures, junit_suite
 from mnemoscope.contamination.judge import (
     FEWEST_VARIANTS,
     RECALLED,
@@ -35,13 +19,9 @@ from mnemoscope.contamination.judge import (
 )
 from mnemoscope.errors import UserError
 from mnemoscope.stats import Estimate
-from mnemoscope.store import Store
 from mnemoscope.words import adding_up
 
-ARTEFACT, SCHEMA_VERSION = "items", 4
 TABLE, PAGE, SARIF = "items.parquet", "items.html", "items.sarif"
-ITEMS = Measures(("recalled",), "item", "items", "'recalled > 1%' or 'recalled > 3 items'")
-_ITEM = ["prompt", "answer"]  # an item of an older table is the same where both are
 _RULE = sarif_rule(
     "RecalledItem",
     "The model recalls the answer of this item.",
@@ -54,7 +34,7 @@ _RULE = sarif_rule(
 
 
 @dataclass(frozen=True, repr=False)
-class Items:
+class Items(Recorded):
     """Items that were put to a model, and what was found.
 
     Attributes:
@@ -84,12 +64,9 @@ class Items:
         """The items that are recalled, variants left out."""
         return originals(self.table).filter(verdict=RECALLED)
 
-    def __repr__(self) -> str:
-        return f"Items({self.record['sentence']})"
-
     def _repr_html_(self) -> str:
         rows = "".join(f"<li>{k}: {one}</li>" for k, one in shares_said(self.shares).items())
-        return f"<b>{escape(self.record['sentence'])}</b><ul>{rows}</ul>"
+        return f"{super()._repr_html_()}<ul>{rows}</ul>"
 
 
 def shares_said(shares: dict[str, Estimate]) -> dict[str, Estimate]:
@@ -101,43 +78,17 @@ def shares_said(shares: dict[str, Estimate]) -> dict[str, Estimate]:
     }
 
 
-def items_store(folder: Path) -> Store:
-    """The store of a folder of items: one artefact of all its files."""
-    return Store(folder, remedy=lambda _: "ask the items again with --redo")
-
-
-def read_found(folder: Path) -> Items:
-    """The finished items of a folder; no model is loaded.
-
-    Errors as `Store.finished`.
-    """
-    store = items_store(folder)
-    record = store.finished(ARTEFACT, SCHEMA_VERSION)
-    return Items(store.frame(ARTEFACT, TABLE), record, folder)
-
-
-def judge_items(gate: Gate, found: Items, baseline: Path | None) -> GateResult:
-    """Put a condition to items; with `baseline` to the recalled ones that were not recalled there.
-
-    Raises UserError: `baseline` holds no items, or nothing could be called recalled.
-    DamagedDataError: it cannot be read.
-    """
-    own = _counted(found)
-    if found.record["reference"] is None and (own.every["variants"] < FEWEST_VARIANTS).all():
+def _refuse(gate: Gate, found: Items) -> None:
+    variants = originals(found.table)["variants"]
+    if found.record["reference"] is None and (variants < FEWEST_VARIANTS).all():
         raise UserError(
             f"--fail-if '{gate.text}': without a twin an item needs {FEWEST_VARIANTS} variants to "
             "be called recalled, and none has them, so it never fails. Add --reference BASE."
         )
-    older = None if baseline is None else (baseline, _counted(read_found(baseline)))
-    return judge_rows(gate, own, _ITEM, share=found.shares[RECALLED], older=older)
 
 
-def _counted(found: Items) -> Counted:
-    return Counted(found.record, originals(found.table), found.recalled)
-
-
-def items_junit(found: Items, judged: Sequence[GateResult]) -> str:
-    """A JUnit report: each item is a test, a recalled one with its evidence in the output."""
+def _junit(found: Items, judged: Sequence[GateResult]) -> str:
+    """Each item is a test, a recalled one with its evidence in the output."""
     own = max((one.counted for one in judged), key=len, default=found.recalled)
     said = {
         row["item"]: f"recalled: {row['reason']}\n    {row['prompt']!r}\n    {row['answer']!r}"
@@ -149,28 +100,29 @@ def items_junit(found: Items, judged: Sequence[GateResult]) -> str:
     )
 
 
-def items_sarif(found: Items) -> Sarif:
-    """A SARIF log of the recalled items, each at its line of the table where that is known."""
-    where = found.record["table"]
-    numbered = found.table.with_row_index("row")
-    findings = [
-        Finding(
-            f"Item {row['item']}: {row['reason']}",
-            {**row_place(where, row), "logicalLocations": [{"name": row["item"]}]},
-            {"answer": row["answer"], "model writes": row["written"].strip()},
-        )
-        for row in originals(numbered).filter(verdict=RECALLED).iter_rows(named=True)
-    ]
-    return sarif_of([_RULE], date_and_verdict(found.record), findings)
+def _finding(found: Items, row: Mapping[str, Any]) -> Finding:
+    """An item at its line of the table where that is known."""
+    place = row_place(found.record["table"], row)
+    return Finding(
+        f"Item {row['item']}: {row['reason']}",
+        {**place, "logicalLocations": [{"name": row["item"]}]},
+        {"answer": row["answer"], "model writes": row["written"].strip()},
+    )
 
 
-def items_sarif_beside(found: Items, baseline: Path | None) -> Sarif:
-    """The log with what is new, unchanged and gone since an older one, if any.
-
-    Errors as `read_found`.
-    """
-    if baseline is None:
-        return items_sarif(found)
-    older = read_found(baseline)
-    keys = [one.recalled.select(_ITEM).rows() for one in (found, older)]
-    return beside_by_key(items_sarif(found), items_sarif(older), *keys)
+ITEMS = Kind(
+    verb="items",
+    version=4,
+    remedy="ask the items again with --redo",
+    measures=Measures(("recalled",), "item", "items", "'recalled > 1%' or 'recalled > 3 items'"),
+    same=["prompt", "answer"],
+    load=lambda store, record: Items(store.frame("items", TABLE), record, store.folder),
+    counted=lambda _, found: Counted(
+        found.record, originals(found.table), found.recalled, found.shares[RECALLED]
+    ),
+    junit=_junit,
+    rule=_RULE,
+    findings=lambda found: originals(found.table.with_row_index("row")).filter(verdict=RECALLED),
+    finding=_finding,
+    refuse=_refuse,
+)

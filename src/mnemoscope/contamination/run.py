@@ -1,11 +1,8 @@
 """Ask, judge, and write `items.parquet`, `items.html`, `items.sarif` and, last, `items.json`."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +11,7 @@ import polars as pl
 from mnemoscope.audits.library import LocalChoice, chosen, kept_clean
 from mnemoscope.audits.page import environment
 from mnemoscope.audits.settings import EndpointSettings
-from mnemoscope.contamination.found import (
-    ARTEFACT,
-    PAGE,
-    SARIF,
-    SCHEMA_VERSION,
-    TABLE,
-    Items,
-    items_sarif,
-    items_store,
-    shares_said,
-)
+from mnemoscope.contamination.found import ITEMS, PAGE, SARIF, TABLE, Items, shares_said
 from mnemoscope.contamination.judge import (
     COPIED,
     GUESSABLE,
@@ -45,7 +32,6 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import json_bytes, made_folder
 from mnemoscope.progress import progress_shown
 from mnemoscope.report.style import fill
-from mnemoscope.study.folder import versions
 from mnemoscope.study.models import check_unlike
 from mnemoscope.version import __version__
 from mnemoscope.words import plural
@@ -176,18 +162,11 @@ def _made(
     from mnemoscope.contamination.ask import Answers, answers_of
 
     where, lines = place
-    facts = [
-        SCHEMA_VERSION,
-        digest_of(read),
-        place,
-        model.identity,
-        twin and twin.identity,
-        settings,
-    ]
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    store = None if folder is None else items_store(folder)
-    if store is not None and (done := store.already_made(ARTEFACT, key, "items", redo=redo)):
-        return Items(store.frame(ARTEFACT, TABLE), done, store.folder)
+    identities = model.identity, twin and twin.identity
+    key = ITEMS.key(digest_of(read), place, *identities, settings)
+    store = None if folder is None else ITEMS.store(folder)
+    if store is not None and (done := store.already_made("items", key, "items", redo=redo)):
+        return ITEMS.load(store, done)
     kept = None if folder is None else made_folder(folder / _PARTS / key[:16])
     answers = Answers(
         answers_of(model, read, "Asking the model", kept, with_prior=True),
@@ -197,11 +176,8 @@ def _made(
     table = table.with_columns(line=pl.Series(lines, dtype=pl.Int64))
     orders = orders_of(originals(table))
     record: Mapping[str, Any] = {
-        "schema": "mnemoscope items",
-        "schema_version": SCHEMA_VERSION,
+        **ITEMS.head("tokenizers"),
         "table": where,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions("tokenizers"),
         "model": model.record,
         "reference": None if twin is None else twin.record,
         "settings": settings,
@@ -215,11 +191,8 @@ def _made(
     }
     found = Items(table, record, folder)
     if store is not None:
-        with store.making(ARTEFACT) as made:
-            made.put(TABLE, table)
-            made.put(PAGE, page_of(found).encode())
-            made.put(SARIF, json_bytes(items_sarif(found)))
-            made.facts |= {"key": key, **record}
+        written = {PAGE: page_of(found).encode(), SARIF: json_bytes(ITEMS.sarif(found))}
+        store.put("items", {TABLE: table, **written}, key=key, **record)
         shutil.rmtree(store.folder / _PARTS, ignore_errors=True)
     return found
 

@@ -498,7 +498,9 @@ def read_sequences(
     rows = None if is_text else read_rows(source, columns or {}, prefix=prefix)
     if rows is not None:
         result = _read_rows(rows.frame, rows.where, tokenizer, length, stride, limit, least, pad)
-        unread = _passed(Path(source)) if isinstance(source, str | Path) else ()
+        unread: list[Skipped] = []  # what a folder holds that is no file
+        if isinstance(source, str | Path) and (folder := Path(source)).is_dir():
+            unread = _skipped(folder, walk_files(folder)[1])
         return replace(result, facts=rows.facts, labels=rows.labels, unread=tuple(unread))
     if columns and not is_text:
         raise UserError(f"{source}: texts, which have no columns to take (--column).")
@@ -629,11 +631,6 @@ def _read_documents(path: Path, collector: WindowCollector, *, all_text: bool) -
     n_documents = collector.n_texts - len(too_short)
     labels, tails = frozenset(names), dict(zip(names, collector.tails, strict=True))
     return ReadResult(frame, n_documents, too_short, tuple(unread), labels=labels, tails=tails)
-
-
-def _passed(path: Path) -> list[Skipped]:
-    """What a folder holds that is no file, by its path below it."""
-    return _skipped(path, walk_files(path)[1]) if path.is_dir() else []
 
 
 def _skipped(path: Path, passed: Sequence[tuple[Path, str]]) -> list[Skipped]:

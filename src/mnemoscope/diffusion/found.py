@@ -2,40 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from mnemoscope.audits.exports import (
-    Finding,
-    beside_by_key,
-    date_and_verdict,
-    row_place,
-    sarif_of,
-    sarif_rule,
-)
-from mnemoscope.audits.records import Sarif
-from mnemoscope.conditions import (
-    Case,
-    Counted,
-    Gate,
-    GateResult,
-    Measures,
-    judge_rows,
-    junit_suite,
-)
+from mnemoscope.audits.exports import Finding, date_and_verdict, row_place, sarif_rule
+from mnemoscope.audits.gated import Kind, Recorded
+from mnemoscope.conditions import Case, Counted, Gate, GateResult, Measures, junit_suite
 from mnemoscope.diffusion.measures import MEASURES, MEMORIZED, UNDECIDED
 from mnemoscope.errors import UserError
-from mnemoscope.store import Store
 
-ARTEFACT, SCHEMA_VERSION = "images", 2
 TABLE, PAGE, SARIF, PICTURES = "images.parquet", "images.html", "images.sarif", "pictures"
-PROMPTS = Measures(
-    ("memorized",), "prompt", "prompts", "'memorized > 2%' or 'memorized > 3 prompts'"
-)
-_PROMPT = ["prompt", "image"]  # a prompt of an older table is the same where both are
 _RULE = sarif_rule(
     "MemorizedPicture",
     "The model goes further beyond its control at this prompt than at unread ones.",
@@ -49,7 +27,7 @@ _RULE = sarif_rule(
 
 
 @dataclass(frozen=True, repr=False)
-class Images:
+class Images(Recorded):
     """Prompts that were put to a model of pictures, and what was found.
 
     Attributes:
@@ -73,27 +51,6 @@ class Images:
         """The prompts that are called memorized."""
         return self.rows.filter(verdict=MEMORIZED)
 
-    def __repr__(self) -> str:
-        return f"Images({self.record['sentence']})"
-
-    def _repr_html_(self) -> str:
-        return f"<b>{escape(self.record['sentence'])}</b>"
-
-
-def images_store(folder: Path) -> Store:
-    """The store of a folder: one artefact of all its files."""
-    return Store(folder, remedy=lambda _: "ask the models again with --redo")
-
-
-def read_images(folder: Path) -> Images:
-    """What a folder holds; no model is loaded.
-
-    Errors as `Store.finished`.
-    """
-    store = images_store(folder)
-    record = store.finished(ARTEFACT, SCHEMA_VERSION)
-    return Images(store.frame(ARTEFACT, TABLE), record, folder)
-
 
 def check_gate(gate: Gate, *, undecided: str | None) -> None:
     """Refuse a condition that never holds, where it is `undecided` for the reason given."""
@@ -104,25 +61,14 @@ def check_gate(gate: Gate, *, undecided: str | None) -> None:
         )
 
 
-def judge_images(gate: Gate, found: Images, baseline: Path | None = None) -> GateResult:
-    """Put a condition to prompts; with `baseline` to memorized ones that were not so there.
-
-    Raises UserError: nothing could be called memorized, or `baseline` is no such result.
-    DamagedDataError: it cannot be read.
-    """
-    own = _counted(gate, found)
-    older = None if baseline is None else (baseline, _counted(gate, read_images(baseline)))
-    return judge_rows(gate, own, _PROMPT, older=older)
-
-
 def _counted(gate: Gate, found: Images) -> Counted:
     left = found.asked.filter(verdict=UNDECIDED)
     check_gate(gate, undecided=None if left.is_empty() else left["reason"][0])
     return Counted(found.record, found.asked, found.memorized)
 
 
-def images_junit(found: Images, judged: Sequence[GateResult]) -> str:
-    """A JUnit report: each prompt is a test, with the reason of a memorized one in its output."""
+def _junit(found: Images, judged: Sequence[GateResult]) -> str:
+    """Each prompt is a test, with the reason of a memorized one in its output."""
     own = max((one.counted for one in judged), key=len, default=found.memorized)
     rows = {*own["row"]}
     cases = [
@@ -136,20 +82,14 @@ def images_junit(found: Images, judged: Sequence[GateResult]) -> str:
     return junit_suite(name, date_and_verdict(found.record), judged, cases)
 
 
-def images_sarif(found: Images) -> Sarif:
-    """A SARIF log of the memorized prompts, each at its line of the table where that is known."""
-    findings = [
-        Finding(
-            f"Prompt {row['row']} ({row['prompt']}): {_said(found, row)}",
-            {
-                **row_place(found.record["table"], row),
-                "logicalLocations": [{"name": f"row {row['row']}"}],
-            },
-            {} if row["image"] is None else {"picture": row["image"]},
-        )
-        for row in found.memorized.iter_rows(named=True)
-    ]
-    return sarif_of([_RULE], date_and_verdict(found.record), findings)
+def _finding(found: Images, row: Mapping[str, Any]) -> Finding:
+    """A prompt at its line of the table where that is known."""
+    place = row_place(found.record["table"], row)
+    return Finding(
+        f"Prompt {row['row']} ({row['prompt']}): {_said(found, row)}",
+        {**place, "logicalLocations": [{"name": f"row {row['row']}"}]},
+        {} if row["image"] is None else {"picture": row["image"]},
+    )
 
 
 def _said(found: Images, row: Mapping[str, Any]) -> str:
@@ -158,13 +98,18 @@ def _said(found: Images, row: Mapping[str, Any]) -> str:
     return f"{row['reason']}; {MEASURES[measure]} {own}, the control's {control}"
 
 
-def images_sarif_beside(found: Images, baseline: Path | None) -> Sarif:
-    """The log with what is new, unchanged and gone since an older one, if any.
-
-    Errors as `read_images`.
-    """
-    if baseline is None:
-        return images_sarif(found)
-    older = read_images(baseline)
-    keys = [one.memorized.select(_PROMPT).rows() for one in (found, older)]
-    return beside_by_key(images_sarif(found), images_sarif(older), *keys)
+IMAGES = Kind(
+    verb="images",
+    version=2,
+    remedy="ask the models again with --redo",
+    measures=Measures(
+        ("memorized",), "prompt", "prompts", "'memorized > 2%' or 'memorized > 3 prompts'"
+    ),
+    same=["prompt", "image"],
+    load=lambda store, record: Images(store.frame("images", TABLE), record, store.folder),
+    counted=_counted,
+    junit=_junit,
+    rule=_RULE,
+    findings=lambda found: found.memorized,
+    finding=_finding,
+)

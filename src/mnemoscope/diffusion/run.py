@@ -1,11 +1,8 @@
 """Ask, judge, and write `images.parquet`, page, pictures and SARIF; last, `images.json`."""
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -17,18 +14,7 @@ from mnemoscope.audits.library import kept_clean
 from mnemoscope.audits.settings import checked
 from mnemoscope.conditions import Gate
 from mnemoscope.data.rows import lines_of, read_rows
-from mnemoscope.diffusion.found import (
-    ARTEFACT,
-    PAGE,
-    PICTURES,
-    SARIF,
-    SCHEMA_VERSION,
-    TABLE,
-    Images,
-    check_gate,
-    images_sarif,
-    images_store,
-)
+from mnemoscope.diffusion.found import IMAGES, PAGE, PICTURES, SARIF, TABLE, Images, check_gate
 from mnemoscope.diffusion.measures import (
     MEMORIZED,
     UNDECIDED,
@@ -47,7 +33,6 @@ from mnemoscope.files import file_sha256, json_bytes, made_folder
 from mnemoscope.lm.hub import check_device_name, check_dtype_name
 from mnemoscope.progress import Progress, progress_shown, say
 from mnemoscope.store import Facts, kept_in_parts
-from mnemoscope.study.folder import versions
 from mnemoscope.study.models import check_unlike
 from mnemoscope.study.settings import BoundedSettings, split_revision
 
@@ -306,17 +291,15 @@ def _made(
     *,
     redo: bool,
 ) -> Images:
-    facts = [
-        SCHEMA_VERSION,
+    key = IMAGES.key(
         [where, *((*one[:4], one.image and file_sha256(one.image), one.label) for one in rows)],
         [own.fingerprint, own.dtype, control and control.fingerprint],
         mitigate,
         settings.model_dump(mode="json"),
-    ]
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-    store = images_store(folder)
-    if done := store.already_made(ARTEFACT, key, "pictures", redo=redo):
-        return Images(store.frame(ARTEFACT, TABLE), done, folder)
+    )
+    store = IMAGES.store(folder)
+    if done := store.already_made("images", key, "pictures", redo=redo):
+        return IMAGES.load(store, done)
     cost = cost_of(rows, 1 + (control is not None), settings, mitigate)
     say("; ".join(f"{n:,} {name}" for name, n in cost.items()) + ". A stopped run goes on.")
     kept = made_folder(folder / _PARTS / key[:16])
@@ -327,10 +310,7 @@ def _made(
     if mitigate is not None:
         table = _mitigated(own, rows, table, mitigate, settings, kept)
     record: Mapping[str, Any] = {
-        "schema": "mnemoscope images",
-        "schema_version": SCHEMA_VERSION,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions("diffusers", "transformers"),
+        **IMAGES.head("diffusers", "transformers"),
         "model": _said(own),
         "reference": None if control is None else _said(control),
         "settings": settings.model_dump(mode="json") | {"mitigate": mitigate},
@@ -345,11 +325,11 @@ def _made(
     page = page_of(table, record)
     binary = [name for name, kind in table.schema.items() if kind == pl.Binary]
     result = Images(table.drop(binary), record, folder)
-    with store.making(ARTEFACT) as made:
+    with store.making("images") as made:
         made.put(TABLE, result.rows)
         shutil.rmtree(folder / PICTURES, ignore_errors=True)  # of another table
         made.put(PAGE, page.encode())
-        made.put(SARIF, json_bytes(images_sarif(result)))
+        made.put(SARIF, json_bytes(IMAGES.sarif(result)))
         for row in table.filter(pl.col("verdict").is_not_null()).iter_rows(named=True):
             for name in binary:
                 if row[name] is not None:

@@ -15,12 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from mnemoscope.analysis import registry
-from mnemoscope.analysis.inputs import (
-    AnalysisInputs,
-    AnalysisResult,
-    AnalysisSettings,
-    OtherModel,
-)
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult, AnalysisSettings, OtherModel
 from mnemoscope.data.corpus import open_corpus
 from mnemoscope.data.rows import rows_with
 from mnemoscope.data.table import PUBLISHED_VERDICT, refuse_padding, with_tokens
@@ -407,14 +402,14 @@ BEFORE = "before fitting"
 
 
 class _Fitted(NamedTuple):
-    """How models of a kind are loaded, described, made anew, and given the rows of a table."""
+    """How models of a kind are loaded, described, and given the rows of a table."""
 
     load: "Callable[..., LanguageModel]"
     describe: "Callable[[Any, Any], LanguageModel]"
-    make_fresh: "Callable[..., LanguageModel] | None"  # None where students stand beside it
     tabulate: "Callable[..., tuple[pl.DataFrame, tuple[str, ...]]]"
     # what loading needs to know of the fitted model where the one before may lack its head
-    before: "Callable[[LanguageModel], dict[str, object]]"
+    before: "Callable[[LanguageModel], dict[str, object]]" = lambda _: {}
+    has_students: bool = False  # beside it, and no network before it was fitted
 
 
 def _fitted(entry: registry.Entry) -> _Fitted:
@@ -426,23 +421,22 @@ def _fitted(entry: registry.Entry) -> _Fitted:
         return _Fitted(
             lm.load_classifier,
             lm.as_classifier,
-            lm.fresh_classifier,
             partial(_texts_of, needs=entry.rows.needs),
             lambda model: {"is_fitted": False, "n_labels": len(lm.class_names(model))},
         )
     if entry.rows.kind == "masked language model":
-        from mnemoscope.lm.masked import as_masked, fresh_masked, load_masked
+        from mnemoscope.lm.masked import as_masked, load_masked
 
         texts = partial(_texts_of, needs=entry.rows.needs)
-        return _Fitted(load_masked, as_masked, fresh_masked, texts, lambda _: {})
+        return _Fitted(load_masked, as_masked, texts)
     tabulate = entry.module().pairs_of
     if entry.rows.kind == "vision model":
         from mnemoscope.lm.vision import as_vision, load_vision
 
-        return _Fitted(load_vision, as_vision, None, tabulate, lambda _: {})
-    from mnemoscope.lm.seq2seq import as_seq2seq, fresh_seq2seq, load_seq2seq
+        return _Fitted(load_vision, as_vision, tabulate, has_students=True)
+    from mnemoscope.lm.seq2seq import as_seq2seq, load_seq2seq
 
-    return _Fitted(load_seq2seq, as_seq2seq, fresh_seq2seq, tabulate, lambda _: {})
+    return _Fitted(load_seq2seq, as_seq2seq, tabulate)
 
 
 @dataclass(frozen=True)
@@ -488,7 +482,7 @@ def prepare_rows(
     if isinstance(model, str | Path):
         lm = kind.load(str(model))
     else:
-        if kind.make_fresh is not None:  # else it is a processor of pictures
+        if not kind.has_students:  # else it is a processor of pictures
             tokenizer = as_tokenizer(tokenizer or getattr(model, "name_or_path", ""))
         lm = kind.describe(model, tokenizer)
     table, given_columns = kind.tabulate(lm, rows, columns or {})
@@ -500,8 +494,9 @@ def prepare_rows(
 
     def before() -> "LanguageModel":
         if asked.second is None:
-            assert kind.make_fresh is not None
-            return kind.make_fresh(lm, seed=settings.seed)
+            from mnemoscope.lm.load import fresh_weights
+
+            return fresh_weights(lm, seed=settings.seed)
         return other(asked.second, **kind.before(lm))
 
     notes: list[str] = []

@@ -23,14 +23,7 @@ from mnemoscope.data.read import read_sequences
 from mnemoscope.data.table import PUBLISHED_VERDICT, has_values, token_matrix
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError
-from mnemoscope.files import (
-    atomic_folder,
-    digest,
-    hold_file,
-    made_folder,
-    naming,
-    refuse_existing,
-)
+from mnemoscope.files import atomic_folder, digest, hold_file, made_folder, naming, refuse_existing
 from mnemoscope.flow.pairs import Pairs, check_pairs, read_pairs
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel, check_fits, check_tokens

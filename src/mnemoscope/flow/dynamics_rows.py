@@ -18,13 +18,12 @@ from mnemoscope.analysis.dynamics import (
     IDENTIFIERS,
     LearningLook,
     Teaching,
-    identifiers,
     learning_chart,
     learning_curve,
+    learning_curves,
     learnt_words,
-    threshold_of,
 )
-from mnemoscope.analysis.inputs import OWN, AnalysisInputs, AnalysisResult
+from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisResult
 from mnemoscope.data.table import token_matrix, whole_mask
 from mnemoscope.errors import UserError
 from mnemoscope.lm.classifier import positions
@@ -100,29 +99,19 @@ def analyse(inputs: AnalysisInputs, settings: RowSettings) -> AnalysisResult:
         )
     whole = _texts(inputs)
     taught, others = _drawn(whole, settings)
-    known, curves, thresholds = [], [], []
-    for name, lm in inputs.models():
-        known.append(
-            {"model": name, "n": len(whole.near), "n_groups": n_groups(whole.near)}
-            | {"m": _m(_judged(lm, whole, settings).is_right, whole)}
-        )
-        for kind in IDENTIFIERS if name == OWN else IDENTIFIERS[:1]:
-            before = identifiers(lm, settings.n_special, kind, settings.seed)
-            n_before = 0 if before is None else before.shape[1]
-            if before is None or n_before + taught.tokens.shape[1] > positions(lm):
-                continue
-            curve = _learn(lm, name, settings, taught.after(before), others)
-            curves.append(
-                curve.with_columns(pl.lit(name).alias("model"), pl.lit(kind).alias("identifier"))
-            )
-            thresholds.append(
-                {"model": name, "identifier": kind, **threshold_of(lm, curve, settings)}
-            )
-    frames = {
-        "tokens": frame_of(known),
-        "learning": pl.concat(curves),
-        "thresholds": pl.DataFrame(thresholds, infer_schema_length=None),
-    }
+    about = {"n": len(whole.near), "n_groups": n_groups(whole.near)}
+    known = [
+        {"model": name, **about, "m": _m(_judged(lm, whole, settings).is_right, whole)}
+        for name, lm in inputs.models()
+    ]
+
+    def learn(lm: LanguageModel, name: str, before: npt.NDArray[np.int32]) -> pl.DataFrame | None:
+        if before.shape[1] + taught.tokens.shape[1] > positions(lm):
+            return None
+        return _learn(lm, name, settings, taught.after(before), others)
+
+    curves, thresholds = learning_curves(inputs, settings, learn)
+    frames = {"tokens": frame_of(known), "learning": curves, "thresholds": thresholds}
     own = next(rows_of(frames["tokens"]))
     return AnalysisResult(
         sentence=(

@@ -24,13 +24,7 @@ from mnemoscope.benchmark.sources import ATTENTION, TABLE
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.data.table import read_table
 from mnemoscope.errors import MnemoscopeError, UserError, first_line
-from mnemoscope.files import (
-    atomic_folder,
-    made_folder,
-    refuse_filled,
-    write_parquet,
-    write_text,
-)
+from mnemoscope.files import atomic_folder, made_folder, refuse_filled, write_parquet, write_text
 from mnemoscope.pipeline.label import samples_of
 from mnemoscope.report.content import ReportContent, model_facts, report_content
 from mnemoscope.report.page import write_report

@@ -19,13 +19,7 @@ from mnemoscope.files import as_path
 from mnemoscope.flow.run import run as run_study
 from mnemoscope.flow.run import run_stage
 from mnemoscope.library.excess import Excess
-from mnemoscope.library.given import (
-    N_PREFIX,
-    as_source,
-    as_table,
-    opened_model,
-    prefix_of,
-)
+from mnemoscope.library.given import N_PREFIX, as_source, as_table, opened_model, prefix_of
 from mnemoscope.lm.hub import DTYPES
 from mnemoscope.lm.model import LanguageModel
 from mnemoscope.pipeline.benchmark import (

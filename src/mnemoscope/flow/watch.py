@@ -17,11 +17,7 @@ import polars as pl
 from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, series_of
 from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
-from mnemoscope.conditions import (
-    GateResult,
-    refuse_same,
-    to_do_of,
-)
+from mnemoscope.conditions import GateResult, refuse_same, to_do_of
 from mnemoscope.data.read import ReadResult, read_sequences
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError, printable
@@ -51,13 +47,7 @@ from mnemoscope.training.history import (
     turnover,
 )
 from mnemoscope.training.watch import judge
-from mnemoscope.training.windows import (
-    CONTROL,
-    GUESS,
-    PLACE,
-    RECALL,
-    WatchedWindows,
-)
+from mnemoscope.training.windows import CONTROL, GUESS, PLACE, RECALL, WatchedWindows
 from mnemoscope.words import plural
 
 PAGE = "watch.html"

@@ -1,40 +1,22 @@
 """Ask, judge, and write `forget.parquet`, `forget.html`, `forget.sarif`; last, `forget.json`."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from mnemoscope.audits.exports import (
-    Finding,
-    address_of,
-    beside_by_key,
-    date_and_verdict,
-    sarif_of,
-    sarif_rule,
-)
+from mnemoscope.audits.exports import Finding, address_of, date_and_verdict, sarif_rule
+from mnemoscope.audits.gated import Kind, Recorded
 from mnemoscope.audits.library import LocalChoice, chosen, kept_clean
 from mnemoscope.audits.page import environment
 from mnemoscope.audits.records import Sarif
 from mnemoscope.audits.settings import checked
 from mnemoscope.cluster.run import run_units
 from mnemoscope.cluster.units import Opened, Result, UnitStore
-from mnemoscope.conditions import (
-    Case,
-    Counted,
-    Gate,
-    GateResult,
-    Measures,
-    judge_rows,
-    junit_suite,
-)
+from mnemoscope.conditions import Case, Counted, Gate, GateResult, Measures, junit_suite
 from mnemoscope.errors import UserError
 from mnemoscope.files import json_bytes, made_folder
 from mnemoscope.forgetting.judge import (
@@ -61,9 +43,8 @@ from mnemoscope.forgetting.texts import (
 )
 from mnemoscope.progress import progress_shown, say
 from mnemoscope.report.style import fill
-from mnemoscope.stats import Estimate, rows_of
+from mnemoscope.stats import rows_of
 from mnemoscope.store import Store
-from mnemoscope.study.folder import versions
 from mnemoscope.study.models import check_same_tokens, check_unlike
 from mnemoscope.study.settings import split_revision
 from mnemoscope.version import __version__
@@ -72,17 +53,9 @@ if TYPE_CHECKING:
     from mnemoscope.forgetting.stress import Bench, Question
     from mnemoscope.lm.model import LanguageModel
 
-ARTEFACT, SCHEMA_VERSION = "forget", 2
 TABLE, STRESSES, DEPTH, PAGE, SARIF = (
     "forget.parquet", "stresses.parquet", "depth.parquet", "forget.html", "forget.sarif"
 )  # fmt: skip
-GATE = Measures(
-    ("hidden", "kept"),
-    "passage",
-    "recalled passages",
-    "'hidden > 1%' or 'kept > 3 passages'",
-    said={"hidden": "come back, and not of the twin", "kept": "come out as they are"},
-)
 _RULE = sarif_rule(
     "HiddenPassage",
     "A passage that was to be forgotten comes back.",
@@ -95,7 +68,7 @@ _SHOWN = 50  # passages that the page shows in full
 
 
 @dataclass(frozen=True, repr=False)
-class Forgetting:
+class Forgetting(Recorded):
     """A model after unlearning, beside what it was and what it should be.
 
     Attributes:
@@ -129,17 +102,6 @@ class Forgetting:
     def back(self) -> pl.DataFrame:
         """Those of the recalled that come out where the control does not give them."""
         return self.recalled.filter(pl.col("back").list.len() > 0)
-
-    @property
-    def sentence(self) -> str:
-        """What can be said."""
-        return str(self.record["sentence"])
-
-    def __repr__(self) -> str:
-        return f"Forgetting({self.sentence})"
-
-    def _repr_html_(self) -> str:
-        return f"<b>{escape(self.sentence)}</b>"
 
 
 def forget(
@@ -272,11 +234,10 @@ def _made(
     from mnemoscope.forgetting.stress import Bench, identity
 
     identities = {name: identity(lm) for name, lm in lms.items()}
-    said = [SCHEMA_VERSION, identities, prefix, margin, settings.model_dump(mode="json")]
     texts = passages.drop("text").write_ndjson()
-    key = hashlib.sha256(json.dumps([*said, texts], sort_keys=True).encode()).hexdigest()
-    store = None if folder is None else forget_store(folder)
-    if store is not None and (done := store.already_made(ARTEFACT, key, "answers", redo=redo)):
+    key = FORGETTING.key(identities, prefix, margin, settings.model_dump(mode="json"), texts)
+    store = None if folder is None else FORGETTING.store(folder)
+    if store is not None and (done := store.already_made("forget", key, "answers", redo=redo)):
         return _read(store, done)
     n = int((passages["role"] != NEIGHBOUR).sum())
     say(f"Forget: first {n:,} forward passes of the model before, to find what it writes.")
@@ -304,7 +265,9 @@ def _made(
     rows, stresses, depth, _ = found
     result = Forgetting(rows, stresses, depth, _record(lms, found, bench, margin), folder)
     if store is not None:
-        _write(store, result, key)
+        tables = {TABLE: rows, STRESSES: stresses, DEPTH: depth}
+        written = {PAGE: page_of(result).encode(), SARIF: json_bytes(FORGETTING.sarif(result))}
+        store.put("forget", {**tables, **written}, key=key, **result.record)
     return result
 
 
@@ -342,10 +305,7 @@ def _record(
         for name, lm in lms.items()
     }
     return {
-        "schema": "mnemoscope forget",
-        "schema_version": SCHEMA_VERSION,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": versions("tokenizers"),
+        **FORGETTING.head("tokenizers"),
         "models": models,
         "settings": bench.settings.model_dump(mode="json")
         | {"prefix": bench.passages.prefix, "margin": margin},
@@ -356,32 +316,8 @@ def _record(
     }
 
 
-def _write(store: Store, result: Forgetting, key: str) -> None:
-    with store.making(ARTEFACT) as made:
-        made.put(TABLE, result.rows)
-        made.put(STRESSES, result.stresses)
-        made.put(DEPTH, result.depth)
-        made.put(PAGE, page_of(result).encode())
-        made.put(SARIF, json_bytes(forgetting_sarif(result)))
-        made.facts |= {"key": key, **result.record}
-
-
-def forget_store(folder: Path) -> Store:
-    """The store of a folder: one artefact of all its files."""
-    return Store(folder, remedy=lambda _: "ask the models again with --redo")
-
-
-def read_forgetting(folder: Path) -> Forgetting:
-    """What a folder holds; no model is loaded.
-
-    Errors as `Store.finished`.
-    """
-    store = forget_store(folder)
-    return _read(store, store.finished(ARTEFACT, SCHEMA_VERSION))
-
-
 def _read(store: Store, record: Mapping[str, Any]) -> Forgetting:
-    rows, stresses, depth = (store.frame(ARTEFACT, one) for one in (TABLE, STRESSES, DEPTH))
+    rows, stresses, depth = (store.frame("forget", one) for one in (TABLE, STRESSES, DEPTH))
     return Forgetting(rows, stresses, depth, record, store.folder)
 
 
@@ -394,31 +330,25 @@ def check_gate(gate: Gate, *, has_twin: bool) -> None:
         )
 
 
-def judge_forgetting(gate: Gate, found: Forgetting, baseline: Path | None = None) -> GateResult:
-    """Put a condition to the recalled passages that were to be forgotten.
+def _counted(gate: Gate, found: Forgetting) -> Counted:
+    """The recalled passages that were to be forgotten.
 
     `hidden` are those that come back by a stress, or come out as they are, where the twin does not
-    give them; `kept` those that come out as they are. With `baseline` those alone count that did
-    not there. Raises UserError: `hidden` without a twin, or `baseline` is no such result.
-    DamagedDataError: it cannot be read.
+    give them; `kept` those that come out as they are. Refuses `hidden` without a twin.
     """
-    own = _counted(gate, found)
-    if own.every.is_empty():
-        raise UserError(f"--fail-if '{gate.text}': no recalled passage was asked.")
-    share = Estimate(own.counted.height / own.every.height)
-    older = None if baseline is None else (baseline, _counted(gate, read_forgetting(baseline)))
-    return judge_rows(gate, own, ["text"], share=share, older=older)
-
-
-def _counted(gate: Gate, found: Forgetting) -> Counted:
     check_gate(gate, has_twin="twin" in found.record["models"])
     own, is_kept = found.recalled, pl.col(column("after", AS_IT_IS))
     counted = own.filter(is_kept if gate.kind == "kept" else pl.col("back").list.len() > 0)
     return Counted(found.record, own, counted)
 
 
-def forgetting_junit(found: Forgetting, results: Sequence[GateResult]) -> str:
-    """A JUnit report: each recalled passage is a test, with what brings it back in its output."""
+def _refuse(gate: Gate, found: Forgetting) -> None:
+    if found.recalled.is_empty():
+        raise UserError(f"--fail-if '{gate.text}': no recalled passage was asked.")
+
+
+def _junit(found: Forgetting, results: Sequence[GateResult]) -> str:
+    """Each recalled passage is a test, with what brings it back in its output."""
     cases = [
         Case(
             f"{row['sequence_id']} {row['document'] or ''}".strip(),
@@ -430,37 +360,36 @@ def forgetting_junit(found: Forgetting, results: Sequence[GateResult]) -> str:
     return junit_suite(name, date_and_verdict(found.record), results, cases)
 
 
-def forgetting_sarif(found: Forgetting) -> Sarif:
-    """A SARIF log of the recalled passages that come back where the control does not give them."""
-    findings = [
-        Finding(
-            f"Passage {row['sequence_id']} comes back: {', '.join(row['back'])}",
-            _place(row),
-            {"text": row["text"]},
-        )
-        for row in found.back.iter_rows(named=True)
-    ]
-    return sarif_of([_RULE], date_and_verdict(found.record), findings)
-
-
-def _place(row: Mapping[str, Any]) -> Sarif:
+def _finding(_: Forgetting, row: Mapping[str, Any]) -> Finding:
+    """A passage in its document, where it has one."""
     place: Sarif = {"logicalLocations": [{"name": f"passage {row['sequence_id']}"}]}
     if row["document"]:
         uri = address_of(row["document"])
         place["physicalLocation"] = {"artifactLocation": {"uri": uri}}
-    return place
+    said = f"Passage {row['sequence_id']} comes back: {', '.join(row['back'])}"
+    return Finding(said, place, {"text": row["text"]})
 
 
-def forgetting_sarif_beside(found: Forgetting, baseline: Path | None) -> Sarif:
-    """The log with what is new, unchanged and gone since an older one, if any, by text.
-
-    Errors as `judge_forgetting`.
-    """
-    if baseline is None:
-        return forgetting_sarif(found)
-    older = read_forgetting(baseline)
-    texts = (one.back["text"].to_list() for one in (found, older))
-    return beside_by_key(forgetting_sarif(found), forgetting_sarif(older), *texts)
+FORGETTING = Kind(
+    verb="forget",
+    version=2,
+    remedy="ask the models again with --redo",
+    measures=Measures(
+        ("hidden", "kept"),
+        "passage",
+        "recalled passages",
+        "'hidden > 1%' or 'kept > 3 passages'",
+        said={"hidden": "come back, and not of the twin", "kept": "come out as they are"},
+    ),
+    same=["text"],
+    load=_read,
+    counted=_counted,
+    junit=_junit,
+    rule=_RULE,
+    findings=lambda found: found.back,
+    finding=_finding,
+    refuse=_refuse,
+)
 
 
 def page_of(found: Forgetting) -> str:

@@ -19,13 +19,7 @@ from mnemoscope.library.maps import Maps, same_windows
 from mnemoscope.library.sequences import CLASS
 from mnemoscope.lm.placement import find_device
 from mnemoscope.taxonomy.names import NON_MEMO, Taxonomy
-from mnemoscope.taxonomy.sample import (
-    MINIMUM,
-    PAPER_N_TRAIN,
-    Impossible,
-    draw_sample,
-    order_table,
-)
+from mnemoscope.taxonomy.sample import MINIMUM, PAPER_N_TRAIN, Impossible, draw_sample, order_table
 
 Kind = Literal["cnn", "regression", "ngrams"]
 _MOST_CLASSES = 100

@@ -16,7 +16,7 @@ import torch
 
 from mnemoscope.errors import UserError, a_kind
 from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
-from mnemoscope.lm.load import fresh_weights, read_whole
+from mnemoscope.lm.load import Family
 from mnemoscope.lm.model import LanguageModel, RowSpan, evaluation_mode, run_sequences, wrap_model
 from mnemoscope.lm.probe import check_state
 from mnemoscope.store import Facts
@@ -61,33 +61,15 @@ def load_classifier(
     weights missing, or as `as_classifier`; DamagedDataError: the weights cannot be read.
     """
     asked: Facts = {} if is_fitted or n_labels is None else {"num_labels": n_labels}
-    read = read_whole(
-        name,
-        "AutoModelForSequenceClassification",
-        _check_config,
-        revision=revision,
-        device=device,
-        wanted=f"a whole classifier is needed. {_HOW}",
-        **asked,
-    )
-    if is_fitted and read.missing:
-        raise UserError(
-            f"{name}: {len(read.missing)} weights are missing, {read.missing[0]} first, so it is "
-            "no classifier that was fitted. Give the folder that training has saved."
-        )
+    read = _FAMILY.read(name, revision=revision, device=device, is_fitted=is_fitted, **asked)
     return as_classifier(read.model, read.tokenizer, name=str(name))
 
 
 def as_classifier(model: Any, tokenizer: Any, *, name: str = "in memory") -> LanguageModel:
     """Describe a loaded classifier. Raises UserError: another kind of model, or one of a number."""
-    from transformers import PreTrainedModel
-
-    if (
-        not isinstance(model, PreTrainedModel)
-        or "ForSequenceClassification" not in type(model).__name__
-    ):
+    if "ForSequenceClassification" not in type(model).__name__:
         raise UserError(f"{name}: {a_kind(model)}, no classifier of texts. {_HOW}")
-    _check_config(name, model.config)
+    _FAMILY.refuse_other(model, name)
     return wrap_model(model, tokenizer, name=name, bos="never", fingerprint="")
 
 
@@ -106,11 +88,7 @@ def _check_config(name: str, config: Any) -> None:
         raise UserError(f"{name}: gives {what}, where one of several classes is needed.")
 
 
-def fresh_classifier(lm: LanguageModel, *, seed: int) -> LanguageModel:
-    """The same network with weights as they are before any training, drawn by a seed."""
-    return as_classifier(
-        fresh_weights(lm, seed=seed), lm.tokenizer, name=f"{lm.name}, fresh weights"
-    )
+_FAMILY = Family("AutoModelForSequenceClassification", "classifier", _HOW, _check_config)
 
 
 def class_names(lm: LanguageModel) -> list[str]:

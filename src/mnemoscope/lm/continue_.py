@@ -5,7 +5,7 @@ the gap between the two best logits is wanted.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any, Literal, NamedTuple
 
@@ -31,6 +31,7 @@ from mnemoscope.lm.model import (
     with_rows,
     within_logits,
 )
+from mnemoscope.lm.probe import of_logits
 from mnemoscope.lm.resume import KeptStates
 
 # Suffix tokens after which those sequences are asked on that are still right. Half of all texts
@@ -350,17 +351,12 @@ def best_tokens(
     sequence. Raises UserError: tokens that do not fit the model. NoRoomError: not even one sequence
     fits into memory.
     """
-    table = check_tokens(lm, tokens, prefix=prefix)
 
-    def step(batch: torch.Tensor) -> npt.NDArray[np.int32]:
-        with torch.inference_mode():
-            fed = prepend_bos(lm, batch[:, :-1])
-            best = last_logits(lm, fed, batch.shape[1] - prefix).argmax(dim=-1)
-        return best.to("cpu", torch.int32).numpy()
+    def best(logits: torch.Tensor, _: torch.Tensor) -> Iterable[torch.Tensor]:
+        return (logits.argmax(dim=-1).int(),)
 
-    none = np.empty((0, table.shape[1] - prefix), dtype=np.int32)
-    places = max(table.shape[1] - prefix, 1)
-    return np.concatenate([none, *run_batches(lm, table, batch_size, step, places=places)])
+    (found,) = of_logits(lm, tokens, best, batch_size, prefix)
+    return found
 
 
 def right_tokens(

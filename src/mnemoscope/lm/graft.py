@@ -39,13 +39,7 @@ from mnemoscope.lm.model import (
     run_batches,
     wrap_model,
 )
-from mnemoscope.lm.probe import (
-    check_state,
-    decoder_layers,
-    entering,
-    logprobs_of,
-    output_matrices,
-)
+from mnemoscope.lm.probe import check_state, decoder_layers, entering, logprobs_of, output_matrices
 
 Control = Literal["twin", "flip", "random", "spectrum", "permuted"]
 """What is put in: the twin's part; its mirror image, the same distance away from the twin; or a

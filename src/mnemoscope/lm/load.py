@@ -12,25 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mnemoscope.errors import (
-    NoRoomError,
-    UserError,
-    check_installed,
-    first_line,
-)
+from mnemoscope.errors import NoRoomError, UserError, a_kind, check_installed, first_line
 from mnemoscope.files import atomic_folder, refuse_existing
-from mnemoscope.lm.hub import (
-    Source,
-    find_source,
-    merge_adapter,
-)
+from mnemoscope.lm.hub import Source, find_source, merge_adapter
 from mnemoscope.lm.model import LanguageModel, wrap_model
-from mnemoscope.lm.placement import (
-    check_device_map,
-    check_dtype,
-    find_device,
-    warn_if_emulated,
-)
+from mnemoscope.lm.placement import check_device_map, check_dtype, find_device, warn_if_emulated
 from mnemoscope.lm.tokenizer import loading, quiet_transformers, read_tokenizer
 from mnemoscope.progress import say
 
@@ -140,56 +126,78 @@ def _read_weights(source: Source, **arguments: Any) -> Any:
 
 
 class Whole(NamedTuple):
-    """A model of transformers, its tokenizer, and which weights were drawn as they are missing."""
+    """A model of transformers and its tokenizer."""
 
     model: Any
     tokenizer: Any
-    missing: list[str]
 
 
-def read_whole(
-    name: str | Path,
-    auto: str,
-    check: Callable[[str, Any], None],
-    *,
-    revision: str | None,
-    device: str,
-    wanted: str,
-    dtype: str = "float32",
-    **asked: Any,
-) -> Whole:
-    """Read a fitted model that is not causal, by a class `auto` of transformers.
+class Family(NamedTuple):
+    """A kind of transformers' models that are not causal."""
 
-    `check` refuses configurations, `wanted` ends the refusal of an adapter or GGUF; what is
-    `asked` goes to the class. Weights that are missing are drawn by the seed 0. Errors as
-    `load_model`.
-    """
-    torch_dtype, source, to = check_dtype(dtype), find_source(name, revision), find_device(device)
-    if source.adapter is not None or source.gguf_file is not None:
-        what = "an adapter" if source.adapter else "a .gguf file"
-        raise UserError(f"{name}: {what}, where {wanted}")
-    with loading_weights(source):
-        import transformers
+    auto: str  # their class there
+    called: str
+    how: str  # to give one, where something else is given
+    check: Callable[[str, Any], None]  # refuses configurations, by the name of the model
 
-        arguments = source.arguments()
-        check(str(name), transformers.AutoConfig.from_pretrained(source.location, **arguments))
-        with _seeded(0):
-            model, report = getattr(transformers, auto).from_pretrained(
-                source.location,
-                output_loading_info=True,
-                use_safetensors=True,
-                dtype=torch_dtype,
-                **asked,
-                **arguments,
+    def read(
+        self,
+        name: str | Path,
+        *,
+        revision: str | None,
+        device: str,
+        dtype: str = "float32",
+        is_fitted: bool = True,
+        **asked: Any,
+    ) -> Whole:
+        """Read one; what is `asked` goes to its class.
+
+        Where it need not be fitted, weights that are missing are drawn by the seed 0. Errors as
+        `load_model`.
+        """
+        torch_dtype, to = check_dtype(dtype), find_device(device)
+        source = find_source(name, revision)
+        if source.adapter is not None or source.gguf_file is not None:
+            what = "an adapter" if source.adapter else "a .gguf file"
+            raise UserError(f"{name}: {what}, where a whole {self.called} is needed. {self.how}")
+        with loading_weights(source):
+            import transformers
+
+            arguments = source.arguments()
+            config = transformers.AutoConfig.from_pretrained(source.location, **arguments)
+            self.check(str(name), config)
+            with _seeded(0):
+                model, report = getattr(transformers, self.auto).from_pretrained(
+                    source.location,
+                    output_loading_info=True,
+                    use_safetensors=True,
+                    dtype=torch_dtype,
+                    **asked,
+                    **arguments,
+                )
+            tokenizer = read_tokenizer(source, trust_remote_code=False)
+        if is_fitted and (missing := sorted(report["missing_keys"])):
+            raise UserError(
+                f"{name}: {len(missing)} weights are missing, {missing[0]} first, so it is no "
+                f"whole {self.called}. Give the folder that training has saved."
             )
-        tokenizer = read_tokenizer(source, trust_remote_code=False)
-        return Whole(model.to(to), tokenizer, sorted(report["missing_keys"]))
+        return Whole(model.to(to), tokenizer)
+
+    def refuse_other(self, model: Any, name: str) -> None:
+        """Refuse a loaded model that is none of these."""
+        from transformers import PreTrainedModel
+
+        if not isinstance(model, PreTrainedModel):
+            raise UserError(f"{name}: {a_kind(model)}, no {self.called}. {self.how}")
+        self.check(name, model.config)
 
 
-def fresh_weights(lm: LanguageModel, *, seed: int) -> Any:
-    """The same network with weights as they are before any training, drawn by a seed."""
+def fresh_weights(lm: LanguageModel, *, seed: int) -> LanguageModel:
+    """A model that is not causal, with weights as they are before any training, drawn by a seed."""
     with _seeded(seed):
-        return type(lm.model)(deepcopy(lm.model.config)).to(lm.device)
+        model = type(lm.model)(deepcopy(lm.model.config)).to(lm.device)
+    name = f"{lm.name}, fresh weights"
+    return wrap_model(model, lm.tokenizer, name=name, bos="never", fingerprint="")
 
 
 @contextmanager

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mnemoscope.errors import UserError, a_kind
+from mnemoscope.errors import UserError
 from mnemoscope.lm.fine_tuning import FineTuning
-from mnemoscope.lm.load import fresh_weights, read_whole
+from mnemoscope.lm.load import Family
 from mnemoscope.lm.model import LanguageModel, evaluation_mode, wrap_model
 from mnemoscope.lm.probe import TeacherForced
 
@@ -28,29 +28,13 @@ def load_masked(
     Raises UserError: not there, weights missing, or as `as_masked`; DamagedDataError: the weights
     cannot be read.
     """
-    read = read_whole(
-        name,
-        "AutoModelForMaskedLM",
-        _check_config,
-        revision=revision,
-        device=device,
-        wanted=f"a whole masked language model is needed. {_HOW}",
-    )
-    if read.missing:
-        raise UserError(
-            f"{name}: {len(read.missing)} weights are missing, {read.missing[0]} first, so it is "
-            "no whole masked language model. Give the folder that training has saved."
-        )
+    read = _FAMILY.read(name, revision=revision, device=device)
     return as_masked(read.model, read.tokenizer, name=str(name))
 
 
 def as_masked(model: Any, tokenizer: Any, *, name: str = "in memory") -> LanguageModel:
     """Describe a loaded masked language model. Raises UserError: another kind, or no mask token."""
-    from transformers import PreTrainedModel
-
-    if not isinstance(model, PreTrainedModel):
-        raise UserError(f"{name}: {a_kind(model)}, no masked language model. {_HOW}")
-    _check_config(name, model.config)
+    _FAMILY.refuse_other(model, name)
     if tokenizer.mask_token_id is None:
         raise UserError(f"{name}: its tokenizer has no mask token, so nothing can be masked.")
     return wrap_model(model, tokenizer, name=name, bos="never", fingerprint="")
@@ -65,9 +49,7 @@ def _check_config(name: str, config: Any) -> None:
         )
 
 
-def fresh_masked(lm: LanguageModel, *, seed: int) -> LanguageModel:
-    """The same network with weights as they are before any training, drawn by a seed."""
-    return as_masked(fresh_weights(lm, seed=seed), lm.tokenizer, name=f"{lm.name}, fresh weights")
+_FAMILY = Family("AutoModelForMaskedLM", "masked language model", _HOW, _check_config)
 
 
 def judge_masked(

@@ -1,6 +1,6 @@
 """How right and how likely a model finds each token of a suffix after the true ones before it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -33,6 +33,7 @@ Match = Literal["even", "last"]
 """How layers of two models are paired, see `matched_layers`."""
 
 _OnState = Callable[[torch.Tensor], torch.Tensor]
+_OfLogits = Callable[[torch.Tensor, torch.Tensor], Iterable[torch.Tensor]]
 
 
 class _States(NamedTuple):
@@ -81,16 +82,30 @@ def suffix_logprobs(
     lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int, prefix: int = 32
 ) -> npt.NDArray[np.float32]:
     """Give the log-probability of every suffix token; arguments and errors as `teacher_forced`."""
+    (found,) = of_logits(lm, tokens, lambda *one: (logprobs_of(*one),), batch_size, prefix)
+    return found
+
+
+def of_logits(
+    lm: LanguageModel, tokens: npt.ArrayLike, of: _OfLogits, batch_size: int, prefix: int = 1
+) -> list[npt.NDArray[Any]]:
+    """What a function gives of the logits of every token from `prefix` on, one forward a sequence.
+
+    It is told the logits (batch, T - prefix, vocabulary) and the tokens, and gives tensors of which
+    each becomes an array (n, T - prefix), on the CPU. Errors as `teacher_forced`.
+    """
     table = check_tokens(lm, tokens, prefix=prefix)
+
+    def step(batch: torch.Tensor) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [one.cpu() for one in of(*_suffix_logits(lm, batch, prefix))]
+
     places = table.shape[1] - prefix
-
-    def step(batch: torch.Tensor) -> npt.NDArray[np.float32]:
-        logits, suffixes = _suffix_logits(lm, batch, prefix)
-        return logprobs_of(logits, suffixes).cpu().numpy()
-
-    none = np.empty((0, places), dtype=np.float32)
-    with torch.no_grad():
-        return np.concatenate([none, *run_batches(lm, table, batch_size, step, places=places)])
+    parts = [*run_batches(lm, table, batch_size, step, places=max(places, 1))]
+    if not parts:  # of no sequences there are no logits either
+        nothing = torch.empty(0, places, lm.vocab_size), torch.empty(0, places, dtype=torch.int64)
+        parts = [[*of(*nothing)]]
+    return [torch.cat(one).numpy() for one in zip(*parts, strict=True)]
 
 
 def teacher_forced(
@@ -158,18 +173,11 @@ def next_tokens(lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int) ->
 
     Arguments and errors as `teacher_forced`.
     """
-    table = check_tokens(lm, tokens, prefix=1)
 
-    def step(batch: torch.Tensor) -> NextTokens:
-        with torch.no_grad():
-            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), batch.shape[1] - 1)
-            both = logprobs_of(logits, torch.stack((batch[:, 1:], logits.argmax(dim=-1)), dim=-1))
-        return NextTokens(*both.cpu().numpy().transpose(2, 0, 1))
+    def both(logits: torch.Tensor, own: torch.Tensor) -> Iterable[torch.Tensor]:
+        return logprobs_of(logits, torch.stack((own, logits.argmax(dim=-1)), dim=-1)).unbind(-1)
 
-    places = table.shape[1] - 1
-    none = np.empty((0, places), dtype=np.float32)
-    parts = [NextTokens(none, none), *run_batches(lm, table, batch_size, step, places=places)]
-    return NextTokens(*map(np.concatenate, zip(*parts, strict=True)))
+    return NextTokens(*of_logits(lm, tokens, both, batch_size))
 
 
 def token_chances(lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int) -> TokenChances:
@@ -178,30 +186,21 @@ def token_chances(lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int) 
     One forward a sequence. Raises UserError: tokens that do not fit the model, or logits that are
     not finite. NoRoomError: not even one sequence fits into memory.
     """
-    table = check_tokens(lm, tokens, prefix=1)
-    places = table.shape[1] - 1
 
-    def step(batch: torch.Tensor) -> TokenChances:
-        with torch.no_grad():
-            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), places)
-            found: list[torch.Tensor] = []
-            for at in range(places):
-                here = logits[:, at].double().log_softmax(dim=1)
-                check_finite(lm, here.amax(dim=1))
-                shares = here.exp()
-                here.clamp_(min=_NEVER)  # what cannot be drawn counts nothing below
-                own = here.gather(1, batch[:, at + 1, None])[:, 0]
-                mean = torch.linalg.vecdot(shares, here)
-                variance = here.sub_(mean[:, None]).square_().mul_(shares).sum(dim=1)
-                found.append(torch.stack([own, mean, variance.sqrt()]))
-        return TokenChances(*torch.stack(found, dim=2).cpu().numpy())
+    def chances(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        found: list[torch.Tensor] = []
+        for at in range(tokens.shape[1]):
+            here = logits[:, at].double().log_softmax(dim=1)
+            check_finite(lm, here.amax(dim=1))
+            shares = here.exp()
+            here.clamp_(min=_NEVER)  # what cannot be drawn counts nothing below
+            own = here.gather(1, tokens[:, at, None])[:, 0]
+            mean = torch.linalg.vecdot(shares, here)
+            variance = here.sub_(mean[:, None]).square_().mul_(shares).sum(dim=1)
+            found.append(torch.stack([own, mean, variance.sqrt()]))
+        return torch.stack(found, dim=2)
 
-    none = np.empty((0, places), dtype=np.float64)
-    parts = [
-        TokenChances(none, none, none),
-        *run_batches(lm, table, batch_size, step, places=places),
-    ]
-    return TokenChances(*map(np.concatenate, zip(*parts, strict=True)))
+    return TokenChances(*of_logits(lm, tokens, chances, batch_size))
 
 
 def next_token_entropy(
@@ -211,21 +210,17 @@ def next_token_entropy(
 
     Raises UserError: logits that are not finite.
     """
-    table = check_tokens(lm, tokens, prefix=1)
 
-    def step(batch: torch.Tensor) -> npt.NDArray[np.float32]:
-        with torch.no_grad():
-            logits = last_logits(lm, prepend_bos(lm, batch[:, :-1]), batch.shape[1] - 1)
-            columns = []
-            for at in range(logits.shape[1]):
-                logprobs = logits[:, at].float().log_softmax(dim=1)
-                check_finite(lm, logprobs.amax(dim=1))
-                columns.append(-(logprobs.exp() * logprobs).nan_to_num(0.0).sum(dim=1))
-        return torch.stack(columns, dim=1).cpu().numpy()
+    def entropy(logits: torch.Tensor, _: torch.Tensor) -> Iterable[torch.Tensor]:
+        columns = []
+        for at in range(logits.shape[1]):
+            logprobs = logits[:, at].float().log_softmax(dim=1)
+            check_finite(lm, logprobs.amax(dim=1))
+            columns.append(-(logprobs.exp() * logprobs).nan_to_num(0.0).sum(dim=1))
+        return (torch.stack(columns, dim=1),)
 
-    none = np.empty((0, table.shape[1] - 1), dtype=np.float32)
-    places = table.shape[1]
-    return np.concatenate([none, *run_batches(lm, table, batch_size, step, places=places)])
+    (found,) = of_logits(lm, tokens, entropy, batch_size)
+    return found
 
 
 def hidden_states(

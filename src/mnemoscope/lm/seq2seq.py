@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mnemoscope.errors import UserError, a_kind
-from mnemoscope.lm.load import fresh_weights, read_whole
+from mnemoscope.errors import UserError
+from mnemoscope.lm.load import Family
 from mnemoscope.lm.model import (
     CACHE_NAMES,
     LanguageModel,
@@ -54,29 +54,13 @@ def load_seq2seq(
     Raises UserError: not there, weights missing, or as `as_seq2seq`; DamagedDataError: the weights
     cannot be read.
     """
-    read = read_whole(
-        name,
-        "AutoModelForSeq2SeqLM",
-        _check_config,
-        revision=revision,
-        device=device,
-        wanted=f"a whole encoder-decoder is needed. {_HOW}",
-    )
-    if read.missing:
-        raise UserError(
-            f"{name}: {len(read.missing)} weights are missing, {read.missing[0]} first, so it is "
-            "no whole encoder-decoder. Give the folder that training has saved."
-        )
+    read = _FAMILY.read(name, revision=revision, device=device)
     return as_seq2seq(read.model, read.tokenizer, name=str(name))
 
 
 def as_seq2seq(model: Any, tokenizer: Any, *, name: str = "in memory") -> LanguageModel:
     """Describe a loaded encoder-decoder. Raises UserError: another kind of model."""
-    from transformers import PreTrainedModel
-
-    if not isinstance(model, PreTrainedModel):
-        raise UserError(f"{name}: {a_kind(model)}, no encoder-decoder. {_HOW}")
-    _check_config(name, model.config)
+    _FAMILY.refuse_other(model, name)
     return wrap_model(model, tokenizer, name=name, bos="never", fingerprint="")
 
 
@@ -92,9 +76,7 @@ def _check_config(name: str, config: Any) -> None:
         )
 
 
-def fresh_seq2seq(lm: LanguageModel, *, seed: int) -> LanguageModel:
-    """The same network with weights as they are before any training, drawn by a seed."""
-    return as_seq2seq(fresh_weights(lm, seed=seed), lm.tokenizer, name=f"{lm.name}, fresh weights")
+_FAMILY = Family("AutoModelForSeq2SeqLM", "encoder-decoder", _HOW, _check_config)
 
 
 def concentration(weights: torch.Tensor) -> torch.Tensor:

@@ -16,7 +16,7 @@ import torch
 
 from mnemoscope.errors import UserError, a_kind, check_installed, first_line
 from mnemoscope.lm.hub import find_source
-from mnemoscope.lm.load import loading_weights, read_whole
+from mnemoscope.lm.load import Family, loading_weights
 from mnemoscope.lm.model import (
     LanguageModel,
     check_finite,
@@ -67,20 +67,7 @@ def load_vision(
     No code of the model's own is run. Raises UserError: not there, weights missing, a processor
     that lacks a package, or as `as_vision`; DamagedDataError: the weights cannot be read.
     """
-    read = read_whole(
-        name,
-        "AutoModelForImageTextToText",
-        _check_config,
-        revision=revision,
-        device=device,
-        wanted=f"a whole model of pictures and prompts is needed. {_HOW}",
-        dtype=dtype,
-    )
-    if read.missing:
-        raise UserError(
-            f"{name}: {len(read.missing)} weights are missing, {read.missing[0]} first, so it is "
-            "no whole model of pictures. Give the folder that training has saved."
-        )
+    read = _FAMILY.read(name, revision=revision, device=device, dtype=dtype)
     source = find_source(name, revision)
     with loading_weights(source):
         from transformers import AutoProcessor
@@ -104,12 +91,8 @@ def as_vision(
     Raises UserError: another kind of model, a processor without pictures or text, no token that
     ends an answer, or Pillow is not installed.
     """
-    from transformers import PreTrainedModel
-
     check_installed(f"{name}: reading pictures needs", "PIL", extra="distill")
-    if not isinstance(model, PreTrainedModel):
-        raise UserError(f"{name}: {a_kind(model)}, no model of pictures and prompts. {_HOW}")
-    _check_config(name, model.config)
+    _FAMILY.refuse_other(model, name)
     tokenizer = getattr(processor, "tokenizer", None)
     if tokenizer is None or getattr(processor, "image_processor", None) is None:
         raise UserError(
@@ -134,6 +117,10 @@ def _check_config(name: str, config: Any) -> None:
             f"({', '.join(KINDS)}). {_HOW}"
         )
 
+
+_FAMILY = Family(
+    "AutoModelForImageTextToText", "model of pictures and prompts", _HOW, _check_config
+)
 
 # -- what is read -----------------------------------------------------------------------------
 

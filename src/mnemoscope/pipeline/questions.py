@@ -32,13 +32,7 @@ from mnemoscope.maps.triangle import pack_layer, pack_shard
 from mnemoscope.parse import flatten
 from mnemoscope.progress import Progress, say
 from mnemoscope.study.folder import Study, versions
-from mnemoscope.study.models import (
-    Models,
-    check_unlike,
-    facts_of,
-    other_tokens,
-    vocabulary_of,
-)
+from mnemoscope.study.models import Models, check_unlike, facts_of, other_tokens, vocabulary_of
 from mnemoscope.study.records import Model
 
 Q = TypeVar("Q", bound="Question")

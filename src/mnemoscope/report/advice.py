@@ -37,16 +37,7 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
 from mnemoscope.study.stages import STAGES, rests_on
 from mnemoscope.taxonomy.names import NON_MEMO
-from mnemoscope.words import (
-    MINUS,
-    PART_KINDS,
-    count,
-    nats,
-    plural,
-    ranged,
-    rounded,
-    whole_kind,
-)
+from mnemoscope.words import MINUS, PART_KINDS, count, nats, plural, ranged, rounded, whole_kind
 
 FIRST = 4
 """Steps that a terminal names."""

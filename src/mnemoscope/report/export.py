@@ -24,13 +24,7 @@ from mnemoscope.pipeline.deltas import (
 from mnemoscope.report import charts
 from mnemoscope.report.content import knockout_of
 from mnemoscope.report.grafts import graft_of
-from mnemoscope.report.pictures import (
-    Picture,
-    check_print,
-    draw_charts,
-    draw_doses,
-    draw_maps,
-)
+from mnemoscope.report.pictures import Picture, check_print, draw_charts, draw_doses, draw_maps
 from mnemoscope.study.folder import Study
 
 _PANELS = {"model": "model", "reference": "reference model"}

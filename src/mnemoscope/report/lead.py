@@ -230,7 +230,9 @@ def _badges(content: ReportContent, lead: int | None) -> Iterator[Badge]:
         row, target = graft["first"], f"taxonomy-{number}-graft"
         said = _mechanism(row) + _of_classes(content, number, lead)
         looks = _LOOKS[finding_of(row)]
-        if looks is Standing.BEYOND and _differ_in_form(row):
+        if looks is Standing.BEYOND and any(
+            row[side].startswith(_OF_FORM) for side in ("broken", "spared")
+        ):
             said += "; a rule on the text divides them, so form may be the reason, not memory"
             looks = Standing.UNDECIDED
         taxonomy = content.taxonomies[number - 1]
@@ -345,7 +347,8 @@ def _breaks_most(content: ReportContent, taxonomy: TaxonomyResult, target: str) 
         said += "; which of them most cannot be told"
     if not any("layers." in one for one in own):
         said += "; no single layer was tried alone"
-    dear = [rows[one] for one in beyond if _extra_loss(rows[one]) > _MUCH_LOSS]
+    losses = {one: (rows[one]["loss"] or 0) - (rows[one]["random_loss"] or 0) for one in beyond}
+    dear = [rows[one] for one in beyond if losses[one] > _MUCH_LOSS]
     looks = Standing.BEYOND if is_told and len(dear) < len(beyond) else Standing.UNDECIDED
     more = [one for one in content.next_steps if is_of_all_parts(one.command)]
     decides = "Every part of every layer by itself" if more and not is_told else ""
@@ -367,11 +370,6 @@ def _named(parts: Sequence[str]) -> str:
     if len(named) > _MOST_PARTS:
         named[_MOST_PARTS - 1 :] = [f"{len(named) - _MOST_PARTS + 1} others"]
     return " and ".join(filter(None, (", ".join(named[:-1]), named[-1])))
-
-
-def _extra_loss(row: Facts) -> float:
-    """By how much more the loss rises than under random changes."""
-    return float((row["loss"] or 0) - (row["random_loss"] or 0))
 
 
 def _cost(dear: Sequence[Facts], target: str) -> list[Badge]:
@@ -426,11 +424,6 @@ def _of_classes(content: ReportContent, number: int, lead: int | None) -> str:
         f"; these are classes of “{taxonomy.label}”, which divides the repeated sequences into "
         f"{', '.join(names)}, not as counted above"
     )
-
-
-def _differ_in_form(row: Mapping[str, Any]) -> bool:
-    """Whether one of two classes is copying or code by definition."""
-    return any(row[side].startswith(_OF_FORM) for side in ("broken", "spared"))
 
 
 def _under(content: ReportContent, number: int) -> str:

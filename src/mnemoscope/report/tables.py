@@ -13,12 +13,7 @@ import polars as pl
 
 from mnemoscope.analysis.figures import Chart, Figure, series_of
 from mnemoscope.analysis.registry import read_frames, stored_results
-from mnemoscope.benchmark.levels import (
-    MEMORIZED,
-    MOST_LEVELS,
-    count_levels,
-    levels_of,
-)
+from mnemoscope.benchmark.levels import MEMORIZED, MOST_LEVELS, count_levels, levels_of
 from mnemoscope.localize.rankings import COSTLY
 from mnemoscope.localize.regions import Region, region_sentence
 from mnemoscope.maps.shape import SHAPES

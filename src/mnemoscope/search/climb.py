@@ -43,13 +43,7 @@ from mnemoscope.pipeline.capture import capture_rows, shown_tokens
 from mnemoscope.pipeline.graft import score_grafts_again
 from mnemoscope.pipeline.label import text_measures
 from mnemoscope.pipeline.stored_maps import maps_folder, open_maps
-from mnemoscope.pipeline.train import (
-    Job,
-    SampleRows,
-    load_outcome,
-    make_job,
-    run_jobs,
-)
+from mnemoscope.pipeline.train import Job, SampleRows, load_outcome, make_job, run_jobs
 from mnemoscope.pipeline.trainings import settings_of
 from mnemoscope.progress import say, track
 from mnemoscope.search.found import PARTS, SEARCH_COLUMNS, SEARCH_FILE

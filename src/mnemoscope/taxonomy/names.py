@@ -346,7 +346,9 @@ def find_aliases(
         if len(np.unique(codes[codes >= 0])) == len(taxonomy.classes):
             first = by_labels.setdefault(key, taxonomy)
             if first is not taxonomy:
-                classes = _match(first.codes(labels[first.name]), codes, len(first.classes))
+                known = first.codes(labels[first.name])
+                rows = [int(np.flatnonzero(codes == at)[0]) for at in range(len(first.classes))]
+                classes = tuple(int(known[row]) for row in rows)  # which holds the same rows
                 alias = found[taxonomy.name] = Alias(first.name, "same labels here", classes)
         by_rule[taxonomy.partition_key] = (taxonomy, alias)
     return found
@@ -357,9 +359,3 @@ def label_digest(codes: npt.NDArray[np.int64]) -> str:
     fixed = np.concatenate([[-1, 0], codes])
     _, first, inverse = np.unique(fixed, return_index=True, return_inverse=True)
     return hashlib.sha256(np.argsort(np.argsort(first))[inverse].tobytes()).hexdigest()
-
-
-def _match(trained: np.ndarray, other: np.ndarray, n_classes: int) -> tuple[int, ...]:
-    """For every class of `other`, the class of `trained` that holds the same rows."""
-    first = [int(np.flatnonzero(other == index)[0]) for index in range(n_classes)]
-    return tuple(int(trained[row]) for row in first)
