@@ -357,6 +357,8 @@ def test_a_csv_without_a_header_is_read_as_text_as_its_line_says(tmp_path):
         read_documents([str(table)], columns={"text": "Name"})
     with pytest.raises(UserError, match=r"column txt: nothing that is read here\. Give text=NAME"):
         read_documents([str(table)], columns={"txt": "note"})
+    with pytest.raises(UserError, match="no 'Name'"):  # also in a folder, where all tables lack it
+        read_documents([str(folder)], columns={"text": "Name"})
     as_text = parse_columns(["text=*"])
     read = read_documents([str(folder)], columns=as_text)
     assert ([len(one.text) for one in read.documents], read.skipped) == ([6, 148], [])

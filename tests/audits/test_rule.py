@@ -26,7 +26,7 @@ from mnemoscope.data.patterns import find_pattern
 from mnemoscope.data.read import is_copied
 from mnemoscope.data.rouge import rouge_scores
 from mnemoscope.errors import UserError
-from mnemoscope.forgetting.run import GATE
+from mnemoscope.forgetting.run import FORGETTING
 from mnemoscope.taxonomy.labels import label_sequences
 from mnemoscope.taxonomy.names import parse_taxonomy
 from mnemoscope.training.history import WINDOWS
@@ -325,7 +325,7 @@ def test_a_condition_that_is_named_as_results_are_is_told_its_word():
         parse_gate("of course > 1%", PASSAGES)
 
 
-@pytest.mark.parametrize("of", [PASSAGES, WINDOWS, ITEMS, GATE])
+@pytest.mark.parametrize("of", [PASSAGES, WINDOWS, ITEMS.measures, FORGETTING.measures])
 @pytest.mark.parametrize("given", ["1 {}", "3 {}s", "0.5%", "0%", "1 {} in doc", "2% in doc"])
 def test_how_much_alone_is_answered_with_a_whole_condition_that_is_read(of, given):
     text = given.format(of.unit)
@@ -541,7 +541,7 @@ def test_gate_refuses_what_it_does_not_know_with_a_condition_that_it_takes(text,
         assert parse_gate(advice, PASSAGES).limit >= 0
 
 
-@pytest.mark.parametrize("measures", [PASSAGES, ITEMS, WINDOWS])
+@pytest.mark.parametrize("measures", [PASSAGES, ITEMS.measures, WINDOWS])
 def test_a_condition_names_what_can_be_counted_of_a_passage_or_of_an_item(measures):
     for sign, number, unit in itertools.product(
         (">", ">="), ("1", "3"), ("%", f" {measures.unit}s")
@@ -552,7 +552,7 @@ def test_a_condition_names_what_can_be_counted_of_a_passage_or_of_an_item(measur
     for text in (f"recalled > 3 {other}", "copied > 1%"):
         with pytest.raises(UserError, match=re.escape(measures.examples)):
             parse_gate(text, measures)
-    assert measures.has_each == (measures is not ITEMS)
+    assert measures.has_each == (measures is not ITEMS.measures)
 
 
 SUFFIX = 32

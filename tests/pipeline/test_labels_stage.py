@@ -112,7 +112,7 @@ def test_an_empty_class_makes_that_taxonomy_impossible_and_the_others_go_on(prep
     study = prepared(table_with_copies(), taxonomies=[empty[0], RECITE, empty[1]])
     recite, whole, guess = samples_of(study).values()
     assert "Recite[1k] has 0" in recite.impossible
-    assert "(in the table: Non-Memo 120, Others 240)" in recite.impossible
+    assert "(and Non-Memo 120, Others 240)" in recite.impossible
     assert recite.counts == {"Non-Memo": 120, "Recite[1k]": 0, "Others": 240}
     assert "Guess has 0" in guess.impossible
     assert whole.n_train > 0

@@ -186,7 +186,7 @@ def test_a_class_that_is_missing_wants_texts_of_its_kind(study, monkeypatch):
             {"new/a": 77},
             3,
             0,
-            "Texts like the 77 sequences of new/ will hardly help: none was repeated",
+            "Texts like the 77 sequences of new/ will hardly help: of so many none was repeated",
         ),
         (
             {"new/a": 77, "lists/a": 322},
@@ -198,7 +198,7 @@ def test_a_class_that_is_missing_wants_texts_of_its_kind(study, monkeypatch):
             {"new/a": 77},
             3,
             None,
-            "Texts like the 77 sequences of new/ will hardly help: none was repeated",
+            "Texts like the 77 sequences of new/ will hardly help: of so many none was repeated",
         ),
         ({"new/a": 77}, 0, 0, "how many is not known, as none was found here"),
         ({"new/a": 77}, 3, 2, None),  # the reference guesses some, so unread texts give some too

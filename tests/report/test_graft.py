@@ -252,7 +252,9 @@ def test_the_sentence_says_what_the_finding_allows(finding, unsaid, said):
         truth = {"taxonomy": pl.lit("by truth")}
         of_classes = shares("never read", "read").with_columns(**truth)
         (line,) = graft_statements(rows.with_columns(**truth), of_classes)
-        assert line.startswith("By cause, by what was read and what never was, among sequences")
+        assert line.startswith(
+            "Which part each class needs, by what was read and what never was, among sequences"
+        )
         assert "what was read depends on the queries and keys" in line
         assert "than what was never read does" in line
 

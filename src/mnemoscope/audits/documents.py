@@ -91,6 +91,8 @@ def read_documents(
     documents: dict[str, Document] = {}
     skipped: dict[str, Skipped] = {}
     refused: list[Skipped] = []
+    tables: list[Skipped] = []  # that lack what --column names
+    has_rows = False
     for name, path, reason in _files(sources, leave_out):
         shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
         if shown != name:  # nothing that we write could name it
@@ -104,12 +106,16 @@ def read_documents(
                 if isinstance(one, Skipped):
                     skipped[one.name] = one
                 elif one.text.strip():
+                    has_rows |= one.name != name
                     documents.setdefault(one.name, one)
                 else:
                     skipped[one.name] = Skipped(one.name, "empty.")
         except MnemoscopeError as error:
             skipped[name] = Skipped(name, str(error).removeprefix(name).lstrip(":, "))
             refused += [skipped[name]] * (name in sources)
+            is_table = path is not None and table_ending(path) and name not in sources
+            tables += [skipped[name]] * bool(columns and is_table)
+    refused += [] if has_rows else tables
     passed = list(skipped.values())
     if documents and not refused:
         return Reading(list(documents.values()), passed, encoding, dict(columns or {}))

@@ -19,7 +19,7 @@ from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked
 from mnemoscope.audits.shares import estimate_of, number_of
 from mnemoscope.data.formats import is_there
 from mnemoscope.embedded import place_of
-from mnemoscope.errors import UserError, a_kind
+from mnemoscope.errors import UserError, a_kind, printable
 from mnemoscope.files import LOCK_FILE, as_path, hold_folder, made_folder, remove_torn
 from mnemoscope.lm.hub import (
     check_device_name,
@@ -650,7 +650,7 @@ def _read(
         sources, stdin=stdin, encoding=encoding, leave_out=out, columns=columns
     )
     for one in reading.skipped:
-        say(f"Not read: {one.name}: {one.reason}")
+        say(printable(f"Not read: {one.name}: {one.reason}"))
     return reading
 
 

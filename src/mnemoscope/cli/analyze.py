@@ -347,7 +347,7 @@ def watch(
     flags = GateFlags(fail_if=fail_if, baseline=baseline, strict=strict, junit=junit)
     history = history_folder(checkpoints[0]) if sequences is None else out or Path("watch")
     gates = read_gate(flags, gated_watch(), out=history)
-    _check_threshold(history, out or history, threshold, scan=scan)
+    _check_folder(history, out or history, threshold, scan=scan)
     from mnemoscope.flow.watch import WatchAsked, refuse_copy, watch_checkpoints
 
     if sequences is None:
@@ -379,9 +379,15 @@ def watch(
     _show_history(history, out or history, gates, flags, answer, threshold)
 
 
-def _check_threshold(history: Path, out: Path, asked: float | None, *, scan: bool) -> None:
-    """Say where it is another than the folder's, and refuse one that needs scores without them."""
+def _check_folder(history: Path, out: Path, asked: float | None, *, scan: bool) -> None:
+    """Refuse the folder of an audit, and a threshold that needs scores without them.
+
+    Where it is another than the folder's, that is said.
+    """
     from mnemoscope.training.history import kept_threshold
+
+    if (history / "audit.json").is_file():
+        raise UserError(f"{history}: an audit is there. Choose another folder with -o.")
 
     kept = kept_threshold(history)
     if scan and (asked or kept or 1) < 1:

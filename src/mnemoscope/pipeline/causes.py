@@ -75,7 +75,7 @@ def graft_statements(specific: pl.DataFrame, shares: pl.DataFrame) -> Iterator[s
         under = _BY_TRUTH if taxonomy == TRUTH else f"under {taxonomy}"
         said = list(rows_of(found[taxonomy,])) if (taxonomy,) in found else []
         groups = dict(rows.select("class", "n_groups").unique(maintain_order=True).iter_rows())
-        yield f"By cause, {under}: {said_of(said, groups)}"
+        yield f"Which part each class needs, {under}: {said_of(said, groups)}"
 
 
 def said_of(rows: Sequence[Row], groups: Mapping[str, int]) -> str:

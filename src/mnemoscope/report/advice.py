@@ -621,7 +621,8 @@ def _more_of(
     also = also_repeated(study)
     if apart and _GUESSED in wanting and not (also and also.n):
         # Nothing comes out here without having been read, so what can be guessed is no exception.
-        ending = f". Texts like {in_folders(apart)} will hardly help: none was repeated"
+        those = in_folders(apart)
+        ending = f". Texts like {those} will hardly help: of so many none was repeated"
         kinds[_GUESSED] = f"{_READ} and whose beginnings tell how they go on, such as lists"
     # What is repeated comes of the other texts, what is not of texts like these.
     n_read = rows - sum(apart.values())

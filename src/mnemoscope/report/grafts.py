@@ -96,7 +96,7 @@ def _shares(rows: pl.DataFrame) -> pl.DataFrame:
 def _parts(
     inside: pl.DataFrame, curves: pl.DataFrame, found: Mapping[str, Facts], plain: float | None
 ) -> Iterator[Facts]:
-    """Each part with its classes, in the order of the findings, then of what it breaks.
+    """Each part with its classes, in the order of the findings, then of all that it breaks.
 
     `loss` is how much the loss of what is held out rises, `random_loss` how much under random
     changes that leave as much of the spared class; where none is spared, of those of the same size.
@@ -105,7 +105,13 @@ def _parts(
         {part: rows for (part,), rows in of.group_by("part", maintain_order=True)}
         for of in (inside.filter(control=one, share=1.0) for one in ("twin", SAME_SIZE))
     )
-    most_broken = sorted(own, key=lambda one: own[one]["survive"].to_numpy().min())
+
+    def left(part: str) -> float:
+        """The share of all memorized sequences that is left."""
+        rows = own[part]
+        return float((rows["survive"] * rows["n"]).sum()) / float(rows["n"].sum())
+
+    most_broken = sorted(own, key=left)
     for part in [*found, *(one for one in most_broken if one not in found)]:
         loss, row, random = own[part]["heldout_loss"][0], found.get(part), None
         if row and plain is not None:
@@ -114,8 +120,8 @@ def _parts(
                 [(1.0, plain), *rows.sort("scale").select("survive", "heldout_loss").iter_rows()]
                 for _, rows in of.drop_nulls("heldout_loss").group_by("draw", maintain_order=True)
             ]
-            left = own[part].filter(pl.col("class") == row["spared"])["survive"].to_numpy()
-            random = next((y - plain for _, y in _mean(walks, left)), None)
+            spared = own[part].filter(pl.col("class") == row["spared"])["survive"].to_numpy()
+            random = next((y - plain for _, y in _mean(walks, spared)), None)
         elif part in same and plain is not None and same[part]["heldout_loss"][0] is not None:
             random = same[part]["heldout_loss"][0] - plain
         yield {

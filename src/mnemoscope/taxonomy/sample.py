@@ -101,7 +101,7 @@ class Impossible:
     def __str__(self) -> str:
         others = {k: n for k, n in self.counts.items() if f"{k} has {n:,}" not in self.reason}
         counted = ", ".join(f"{name} {n:,}" for name, n in others.items())
-        return f"{self.reason}{f' (in the table: {counted})' if others else ''}. {self.remedy}"
+        return f"{self.reason}{f' (and {counted})' if others else ''}. {self.remedy}"
 
 
 @dataclass(frozen=True)
