@@ -37,6 +37,7 @@ from mnemoscope.audits.tokens import Text, Tokens, Words, character_range, cut_t
 from mnemoscope.audits.verdict import verdict_of
 from mnemoscope.data.formats import is_there
 from mnemoscope.errors import MnemoscopeError, UserError
+from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.version import __version__
 from mnemoscope.words import plural
 
@@ -558,7 +559,8 @@ def gone_of(record: AuditRecord) -> list[str]:
     return [
         flag
         for flag, some in names.items()
-        if any("#" not in one and not is_there(one) for one in some)  # a row may be the hub's
+        if any("#" not in one and one != EMBEDDED and not is_there(one) for one in some)
+        # a row of a table may be the hub's
     ]
 
 
