@@ -259,13 +259,14 @@ def number(value: float | None, *, as_percent: bool = False) -> str:
     return text.replace("-", MINUS).replace("inf", "∞")
 
 
-def decimal(value: float, digits: int = 2) -> str:
+def decimal(value: float, digits: int = 2, *, signed: bool = False) -> str:
     """Print a number with so many decimals, a true minus sign, and never a negative zero.
 
-    >>> decimal(-0.346), decimal(-0.001)
-    ('−0.35', '0.00')
+    >>> decimal(-0.346), decimal(-0.001), decimal(0.1, signed=True)
+    ('−0.35', '0.00', '+0.10')
     """
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
+    sign = "+" if signed else ""
+    return f"{round(value, digits) + 0.0:{sign}.{digits}f}".replace("-", MINUS)
 
 
 def rounded(n: float) -> int:

@@ -116,6 +116,7 @@ def made(made_once, lm, reference, trained, new_text, counting):
         (folder / "corpus").mkdir()
         for name, text in texts.items():
             (folder / "in" / name).write_text(text, encoding="utf-8")
+        (folder / "in" / "clients.csv").write_text("note,client\nhello,Hugo\n")  # cannot be read
         twice = f"before {trained[0]} and {trained[0]}"
         (folder / "corpus" / "a.txt").write_text(twice, encoding="utf-8")
         (folder / "corpus" / "b.txt").write_text(new_text(7, 80), encoding="utf-8")

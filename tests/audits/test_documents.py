@@ -377,3 +377,11 @@ def test_a_csv_without_a_header_is_read_as_text_as_its_line_says(tmp_path):
     (tmp_path / "named.csv").write_text("id,note,date,author\n1,hello,2,me\n")
     with pytest.raises(UserError, match=r"4 columns \(id, note, date, …\)"):
         read_documents([str(tmp_path / "named.csv")])
+    (folder / "broken.parquet").write_bytes(b"PAR1\0\xff")
+    read = read_documents([str(folder)], columns=as_text)  # a folder's are passed over
+    assert ([Path(one.name).name for one in read.skipped], len(read.documents)) == (
+        ["broken.parquet"],
+        2,
+    )
+    with pytest.raises(UserError, match=r"no 'Patien'\. Its first line names 4 columns, or is"):
+        read_documents([str(table)], columns={"text": "Patien"})  # no hint quotes a record

@@ -123,7 +123,7 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
         3,
         True,
     )
-    junit, sarif = tmp_path / "gate.xml", tmp_path / "gate.sarif"
+    junit, sarif = out / "gate.xml", out / "gate.sarif"  # as a refusal advises
     assert f"--baseline {out}: the folder that is judged" in call(*gate, "--baseline", out).err
     again = call(*asked, "--redo", "--baseline", out, "--fail-if", "recalled > 0%")
     assert (again.status, {path: path.read_bytes() for path in out.iterdir()}) == (2, before)

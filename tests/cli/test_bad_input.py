@@ -299,6 +299,7 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
             ("--junit /", "a folder. Name a file"),
             ("--junit out/audit.json", "a name for the result itself. Choose another, as gate.xml"),
             ("--fail-if recalled>1% --sarif out/audit.sarif", "Choose another, as gate.sarif"),
+            ("--junit out/texts/0001.txt", "a name for the result itself"),
             ("--column txt=*", "--column txt=*: * stands for the lines of a file. Give 'text=*'."),
             ("--study auto --chat-template", "plain text"),
             ("--prefix 500", "positions"),

@@ -112,14 +112,14 @@ def test_a_better_score_that_noise_explains_is_not_taken():
 @pytest.mark.parametrize("sharpness", [0.3, 3.0])
 def test_logits_that_are_too_sure_or_too_shy_get_a_temperature(sharpness):
     logits, is_so, groups = cases(400, sharpness=sharpness)
-    choice = choose_calibration(logits, is_so, groups // 4)
+    choice = choose_calibration(logits, is_so, groups)
     assert choice.calibration.method == "temperature"
     # 400 cases find the slope to about 7 %; three standard errors
     assert choice.calibration.temperature == pytest.approx(sharpness, rel=0.25)
     others, truth, _ = cases(4000, seed=1, sharpness=sharpness)
     assert ece(apply_calibration(choice.calibration, others), truth) < ece(raw(others), truth) / 2
     few, is_so = logits[:200], is_so[:200]
-    assert brier(cross_fitted(few, is_so, groups[:200] // 4), is_so) < brier(raw(few), is_so)
+    assert brier(cross_fitted(few, is_so, groups[:200]), is_so) < brier(raw(few), is_so)
 
 
 def test_what_no_temperature_repairs_gets_steps_where_there_are_enough_groups():
@@ -128,7 +128,7 @@ def test_what_no_temperature_repairs_gets_steps_where_there_are_enough_groups():
     chosen = choose_calibration(logits, is_so, groups).calibration
     assert chosen.method == "isotonic"
     assert ece(apply_calibration(chosen, others), truth) < 0.04
-    few = choose_calibration(logits, is_so, groups // 20)
+    few = choose_calibration(logits, is_so, groups // 2)
     assert set(few.brier) == {"none", "temperature"}
 
 
@@ -148,9 +148,10 @@ def few_forms(seed):
 
 def test_few_forms_of_many_cases_do_not_make_it_worse():
     """As what one half of the forms teaches is for the other half now and then."""
-    logits, is_so, groups = few_forms(1)
-    said = cross_fitted(logits, is_so, groups)
-    assert brier(said, is_so) - brier(raw(logits), is_so) < 0.005
+    for seed in (1, 6):
+        logits, is_so, groups = few_forms(seed)
+        said = cross_fitted(logits, is_so, groups)
+        assert brier(said, is_so) - brier(raw(logits), is_so) < 0.005
 
 
 def test_scores_and_probabilities_are_those_of_folds_that_keep_groups_whole(monkeypatch):

@@ -160,6 +160,7 @@ CASE = st.tuples(
 )
 
 
+@settings(max_examples=100)
 @given(CASE)
 def test_sample_keeps_all_its_promises_on_any_table(case):
     seed, split, match, drop = case

@@ -114,8 +114,9 @@ def read_documents(
             skipped[name] = Skipped(name, str(error).removeprefix(name).lstrip(":, "))
             refused += [skipped[name]] * (name in sources)
             is_table = path is not None and table_ending(path) and name not in sources
-            tables += [skipped[name]] * bool(columns and is_table)
-    refused += [] if has_rows else tables
+            tables += [skipped[name]] * bool(columns and columns != AS_TEXT and is_table)
+    if tables and not has_rows:
+        raise UserError(f"{tables[0].name}: {tables[0].reason}")
     passed = list(skipped.values())
     if documents and not refused:
         return Reading(list(documents.values()), passed, encoding, dict(columns or {}))

@@ -520,8 +520,8 @@ def verify(
 
             name, dtype = str(model or facts["name"]), facts["dtype"] or "float32"
             if facts["files"] and name != EMBEDDED and not Path(name).exists():
-                gone = {"--documents": documents, "--reference": reference, "--unread": unread}
-                also = [one for one in gone_of(record) if not gone[one]]
+                given = {"--documents": documents, "--reference": reference, "--unread": unread}
+                also = [one for one in gone_of(record) if not given[one]]
                 flags = " ".join(f"{one} DIR" for one in ("--model", *also))
                 raise UserError(
                     f"{name}: the model that was audited was a folder or file, which is not there. "

@@ -164,7 +164,10 @@ def hidden(value: Any, name: str = "") -> Any:
 
 
 def _sheets(n_cards: int, n_characters: int) -> int:
-    """About how many sheets everything is: measured on audits of 2 to 42 passages, to a third."""
+    """About how many sheets everything is: measured on audits of 2 to 42 passages, to a third.
+
+    Every passage in short is a fifth of a sheet, beside two: measured on 73, which take 17.
+    """
     return max(round(3 + 1.5 * n_cards + n_characters / 3000), 3)
 
 

@@ -549,18 +549,21 @@ def _check_documents(out: Path, record: AuditRecord, moved: Sequence[Document]) 
 
 def gone_of(record: AuditRecord) -> list[str]:
     """The flags for documents, reference and unread texts that are not where they were."""
-    reference, unread = record["reference"], record["unread"]["texts"] if "unread" in record else []
+    unread = record["unread"]["texts"] if "unread" in record else []
     rows = [one for one in record["documents"] if not one["text_file"]]
     names = {
         "--documents": [one["document"] for one in rows],
-        "--reference": [reference["name"]] if reference and reference.get("files") else [],
+        "--reference": [
+            one["name"]
+            for one in [record["reference"]]
+            if one and one.get("files") and one["name"] != EMBEDDED
+        ],
         "--unread": [one["document"] for one in unread],
     }
     return [
         flag
         for flag, some in names.items()
-        if any("#" not in one and one != EMBEDDED and not is_there(one) for one in some)
-        # a row of a table may be the hub's
+        if any("#" not in one and not is_there(one) for one in some)  # a row may be the hub's
     ]
 
 

@@ -98,18 +98,20 @@ def check_file(flag: str, file: Path | None, results: Sequence[Path]) -> None:
     """Refuse a file that cannot be written, or that one of the folders of `results` needs."""
     if file is None:
         return
-    place = file.absolute().parent
-    if not place.is_dir() and place.resolve() not in {one.resolve() for one in results}:
+    place, folders = file.absolute().parent.resolve(), {one.resolve() for one in results}
+    is_own = file.suffix in _OF_RESULTS or file.name in {f"{one}.sarif" for one in _WITH_SARIF}
+    inside = {one / name for one in folders for name in _FOLDERS}
+    if (is_own and place in folders) or not inside.isdisjoint((place, *place.parents)):
+        name = "gate.xml" if flag == "--junit" else "gate.sarif"
+        raise UserError(f"{flag} {file}: a name for the result itself. Choose another, as {name}.")
+    if not place.is_dir() and place not in folders:
         raise UserError(f"{flag} {file}: no such folder. Make it first.")
     if file.is_dir():
         raise UserError(f"{flag} {file}: a folder. Name a file.")
-    is_own = file.suffix in _OF_RESULTS or file.name in {f"{one}.sarif" for one in _WITH_SARIF}
-    if is_own and place.resolve() in {one.resolve() for one in results}:
-        name = "gate.xml" if flag == "--junit" else "gate.sarif"
-        raise UserError(f"{flag} {file}: a name for the result itself. Choose another, as {name}.")
 
 
 _OF_RESULTS = {".html", ".json", ".parquet"}
+_FOLDERS = ("texts", "parts", "study")  # of an audit
 _WITH_SARIF = ("audit", "items", "forget", "images")
 
 

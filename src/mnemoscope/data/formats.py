@@ -516,10 +516,10 @@ def _object(text: str | None, row: int, where: str) -> dict[str, Any] | None:
 
 
 def _no_field(flag: str, where: str, name: str, known: list[str]) -> UserError:
-    those = f"There are: {', '.join(known[:20]) or 'none'}."
+    those = f"{nearest(name, known)} There are: {', '.join(known[:20]) or 'none'}."
     if ".csv" in where.lower() and not are_names(known):  # nothing of a record in a log
-        those = f"Its first line names {plural(len(known), 'column')}, or is a record."
-    return UserError(f"{flag}: {where}: no '{name}'.{nearest(name, known)} {those}")
+        those = f" Its first line names {plural(len(known), 'column')}, or is a record."
+    return UserError(f"{flag}: {where}: no '{name}'.{those}")
 
 
 _NAME = re.compile(r"[a-z_][a-z0-9_.]{0,29}")

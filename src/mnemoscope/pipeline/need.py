@@ -301,7 +301,7 @@ def _power(
     n_classes = min((_fewest_classes(settings, one) for one in taxonomies), default=2)
     n_most = label.per_class if n_sequences is None else n_sequences // n_classes
     if need.impossible and not need.samples:
-        return "none: for no taxonomy are there enough sequences, see below."
+        return "none: no taxonomy can be trained on these sequences, see below."
     drawn = min((one[:2] for one in need.drawn), default=None)
     if drawn:
         n_most = drawn[1] if is_folds else sum(drawn)

@@ -497,8 +497,6 @@ def taxonomy_results(
     published = published_table()
     printed = dict(zip(published["tax_name"], published["min_f1"], strict=True))
     benchmarks = _benchmarks(study) if is_trained else []
-    frame = published_profile().drop("layer")  # of Δ (Pythia 12b)
-    profile = profile_drawing(frame.columns, frame.to_numpy().T)
     for key, main in in_shown_order(samples_of(study)).items():
         if not key.is_main:
             continue
@@ -539,7 +537,7 @@ def taxonomy_results(
             knockout=knockout_of(study, key),
             beside=[one for one in reference if one.sample == key],
             delta_tables=list(tables.localize_tables(study, key)) if is_trained else (),
-            published_profile=profile if name == PAPER and is_trained else None,
+            published_profile=_published_profile() if name == PAPER and is_trained else None,
         )
 
 
@@ -547,6 +545,12 @@ def flows_of(frame: pl.DataFrame, column: str = "share") -> list[Flow]:
     """A frame of `allocate` as flows, ours or the `published` ones."""
     shares = frame.unnest("share").rename({"value": "share"})
     return [Flow(*row) for row in shares.select("prashanth", "paper", column).iter_rows()]
+
+
+def _published_profile() -> Drawing:
+    """The published layer profile of Δ (Pythia 12b)."""
+    frame = published_profile().drop("layer")
+    return profile_drawing(frame.columns, frame.to_numpy().T)
 
 
 def _benchmarks(study: Study) -> list[tuple[str, Benchmark]]:

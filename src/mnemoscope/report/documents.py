@@ -21,7 +21,7 @@ _SUMMARY = (
 _OF_SCORES = (
     " Nearly repeated: at most a tenth of the suffix's tokens are others; these do not count as "
     "repeated. Mean score: of how many of the suffix's tokens the model writes the right one. In "
-    "records and lists the form alone gives many of them away, memorized or not."
+    "records and lists the form alone can give many of them away, memorized or not."
 )
 _MOST_ROWS = 40
 _MOST_NAMED = 3  # folders or documents in a line

@@ -121,6 +121,7 @@ def environment() -> jinja2.Environment:
     """The templates of a report with everything that they may call."""
     made = style.environment()
     made.filters |= {
+        "decimal": words.decimal,
         "nats": words.nats,
         "points": words.points,
         "seconds": words.duration,
