@@ -184,6 +184,7 @@ def test_a_watch_has_every_condition_and_nothing_to_upload(runner, status, docum
     assert "::notice" not in done.stdout
 
 
+@pytest.mark.whole
 def test_the_words_for_a_watch_are_those_that_the_command_takes(runner):
     (runner.folder / "out").mkdir()
     given = {"watch": "out", "documents": "docs", "fail_if": "recalled > 1%\nguessed > 9% in doc"}

@@ -234,6 +234,7 @@ def two_releases(lm, trained, new_text, tmp_path_factory):
     return outs
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("condition", ["near > 0 passages", "near > 0%", "near > 0% in doc"])
 def test_beside_a_baseline_a_gate_fails_on_near_copies_that_are_new(two_releases, condition):
     older, newer = two_releases
@@ -256,6 +257,7 @@ def test_beside_a_baseline_a_gate_fails_on_near_copies_that_are_new(two_releases
     assert sorted(states) == ["new", "unchanged"]
 
 
+@pytest.mark.whole
 def test_a_gate_on_recalled_names_new_near_copies_and_advice_on_them_holds(two_releases):
     older, newer = two_releases
     (record, spans), near = read_verdicts(newer), read_near(newer)
@@ -265,6 +267,7 @@ def test_a_gate_on_recalled_names_new_near_copies_and_advice_on_them_holds(two_r
     assert judge(parse_gate(advised, PASSAGES), record, spans, older, near).is_failed
 
 
+@pytest.mark.whole
 def test_a_baseline_that_looked_for_no_near_copies_says_so(two_releases, monkeypatch):
     older, newer = two_releases
     (record, spans), near = read_verdicts(newer), read_near(newer)

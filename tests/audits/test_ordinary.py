@@ -95,6 +95,7 @@ def test_answers_are_drawn_as_plain_logits_say_and_end_at_any_token_that_ends_on
     assert cut == lm.tokenizer.decode(ids[: ids.index(end)])
 
 
+@pytest.mark.whole
 def test_an_audit_says_how_often_answers_repeat_beside_the_reference(
     lm, reference, audited, sequences, tmp_path, verify
 ):

@@ -99,6 +99,7 @@ def test_a_template_that_begins_where_the_prefix_ends_gives_itself_away(lm, sequ
     assert sum(found) < 0.1 * sum(by_paper)  # they show hardly a token of it
 
 
+@pytest.mark.whole
 def test_templates_in_running_text_are_not_called_recalled(tmp_path, sequences, new_text, audited):
     """The rule of the paper calls beginnings of them recalled."""
     held = sequences.filter(genre="template", held_out=True)["text"].head(6).to_list()
@@ -111,6 +112,7 @@ def test_templates_in_running_text_are_not_called_recalled(tmp_path, sequences, 
 COUNTDOWN = "".join(f"Step {n} is ready\n" for n in range(80, 30, -1))
 
 
+@pytest.mark.whole
 def test_a_list_that_a_model_counts_better_than_its_reference_is_not_called_recalled():
     """Reference and grafts say recall, since both ask what the reference can write."""
     found = ms.audit("embedded", {"a": COUNTDOWN}, reference="embedded", edits=0, near_length=0)

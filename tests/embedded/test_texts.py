@@ -114,6 +114,7 @@ def test_the_mit_licence_is_the_one_that_packages_carry():
     assert sum(shipped["MIT licence"] in one for one in carried) >= 2
 
 
+@pytest.mark.whole
 def test_the_table_is_a_table_of_sequences_with_known_and_new_texts(table):
     check_sequences(table, where="texts", length=64, vocab_size=1 << 20)
     assert set(table["genre"]) == {"template", "licence", "prose", "code", "known", "new"}
@@ -126,6 +127,7 @@ def test_the_table_is_a_table_of_sequences_with_known_and_new_texts(table):
         assert whole[row["document"]][row["start"] : row["end"]] == row["text"]
 
 
+@pytest.mark.whole
 def test_a_seed_decides_what_is_new_and_nothing_else_does(table, monkeypatch):
     found = table.filter(~pl.col("genre").is_in(["known", "new"]))
     monkeypatch.setattr(module, "find_texts", lambda *_, **__: found)  # slow, and tested by itself

@@ -28,6 +28,7 @@ def sample(study) -> pl.DataFrame:
     return rows.join(table, on="sequence_id", how="left", maintain_order="left")
 
 
+@pytest.mark.whole
 def test_verdicts_and_classes(study, tiny) -> None:
     table = study.sequences
     found = ms.scan(tiny.model, table.select("sequence_id", "tokens"), decode=True, batch_size=32)

@@ -29,6 +29,7 @@ def lms():
     return load_model(str(model_path())), load_model(str(reference_path()))
 
 
+@pytest.mark.whole
 def test_read_rows_are_told_apart_and_hold_bits(lms, rows):
     found = ms.membership(lms[0], rows, reference=lms[1], **FAST)
     assert found.sentence.startswith("Rows named as read are told from the others by ratio")

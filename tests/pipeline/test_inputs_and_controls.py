@@ -311,6 +311,7 @@ def test_delta_is_of_inputs_by_layer_weighed_by_the_maxima_over_heads(
 # -- CNNs over rows -----------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 def test_a_cnn_over_rows_has_every_control_of_its_own_and_is_localized(rows_study) -> None:
     runs = rows_study.read("runs.parquet").drop_nulls("input")
     assert set(runs["source"]) == set(CNNS)
@@ -329,6 +330,7 @@ def test_a_cnn_over_rows_has_every_control_of_its_own_and_is_localized(rows_stud
 # -- folds --------------------------------------------------------------------------------------
 
 
+@pytest.mark.whole
 def test_every_sequence_is_asked_once_by_what_trained_on_no_relative_of_it(folded) -> None:
     said, samples = folded.read("predictions.parquet"), folded.read("samples.parquet")
     assert set(samples["split"]) == {"eval"}
@@ -355,6 +357,7 @@ def test_every_sequence_is_asked_once_by_what_trained_on_no_relative_of_it(folde
     assert both["true"].value_counts().sort("true")["count"].n_unique() == 1
 
 
+@pytest.mark.whole
 def test_folds_are_one_training_of_the_table_and_all_of_the_plan(folded) -> None:
     runs, n_rows = folded.read("runs.parquet"), folded.read("samples.parquet").height
     assert runs.select("source", "kernel", "filters", "input", "seed").is_unique().all()
@@ -376,6 +379,7 @@ def test_folds_are_one_training_of_the_table_and_all_of_the_plan(folded) -> None
         assert counts.tolist() == [n_a_class] * len(one.classes)
 
 
+@pytest.mark.whole
 def test_folds_that_groups_forbid_are_refused_in_a_line(folded, tmp_path) -> None:
     copy = Study(shutil.copytree(folded.folder, tmp_path / "study"))
     alike = copy.read("samples.parquet").with_columns(
