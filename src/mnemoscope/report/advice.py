@@ -104,6 +104,7 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     folder, is_whole = shlex.quote(str(place)), study.is_done("localize")
     if is_swapped(study):
         yield _swap(study, place)
+        return  # nothing else says anything of a model that did not read the texts
     begun = {one: said for one in ("graft", "knockout") if (said := _begun(study, one))}
     for stage, said in begun.items():
         yield Step(said, f"mnemoscope {stage} {folder}")
