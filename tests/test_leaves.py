@@ -69,6 +69,21 @@ def test_what_remains_is_said_at_the_pace_so_far():
         assert progress.time_left(done, total, seconds) == ""
 
 
+def test_loading_before_and_what_was_there_say_nothing_of_the_pace(monkeypatch):
+    """A resumed work of 100: 40 were there, a model loads for 30 s, then one is made a second."""
+    now, stream = [0.0], io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    with progress.show_progress(stream), progress.track("Working", total=100) as bar:
+        bar.advance(40)
+        for second in range(30, 90):
+            now[0] = second
+            bar.advance()
+    left = [line for line in stream.getvalue().splitlines() if "more" in line]
+    for line in left[1:]:
+        n_left = 100 - int(line.split()[1])
+        assert line.endswith((f"about {n_left} s more", f"about {n_left / 60:.1f} min more"))
+
+
 @pytest.mark.parametrize(
     ("shell", "is_one"),
     [(None, False), (SimpleNamespace(), False), (SimpleNamespace(kernel=1), True)],

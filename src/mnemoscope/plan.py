@@ -153,18 +153,17 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
 
     Grafts are kept whatever the settings are, so those of other settings count as there too.
     """
-    from mnemoscope.pipeline.graft import NO_VERDICT, count_grafts  # with torch
+    from mnemoscope.pipeline.graft import NO_VERDICT, count_grafts, counted_words  # with torch
     from mnemoscope.pipeline.passes import graft_cost
     from mnemoscope.study.models import Models
 
-    study.changed_stages(settings, redo=redo)
+    changed = study.changed_stages(settings, redo=redo)
+    is_afresh = redo and study.starts_afresh("graft", changed)
     study.settings = settings
-    found = count_grafts(study, Models(settings))
+    found = count_grafts(study, Models(settings), is_afresh=is_afresh)
     there = f"; {found.n_there:,} of these are done" if found.n_there else ""
-    grafts = [plural(found.n_parts, "part"), plural(found.n_grafts, "graft")]
-    how = "each tried at growing sizes" if found.may_decide else "as large as the reference's"
-    walks = f"{plural(found.n_walks, 'random change')}, {how}"
-    counted = f"{', '.join(grafts)} and {walks}" if found.n_walks else " and ".join(grafts)
+    n_tasks = found.n_grafts + found.n_walks
+    counted = counted_words(n_tasks, found.n_parts, found.n_walks, may_decide=found.may_decide)
     left = f"About {found.n_scans:,} times {plural(found.n_tried, 'memorized sequence')} are asked "
     left += f"({found.n_scans * found.n_tried:,}, as the progress counts them)"
     if others := found.n_each - found.n_tried:

@@ -51,6 +51,7 @@ class _Counted:
         self._label, self._total, self._unit, self._every = label, total, unit, every_seconds
         self._done = self._found = 0
         self._started = self._last = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when anything was made, and what was done
 
     def advance(self, n: int = 1) -> None:
         """Count, and show where it is time to."""
@@ -58,6 +59,8 @@ class _Counted:
         now = time.monotonic()
         if now - self._started < _AT_ONCE_SECONDS:
             self._found = self._done
+        elif self._first is None:
+            self._first = now, self._done
         if now - self._last >= self._every and self._done != self._total:
             self._last = now
             self.show()
@@ -70,10 +73,16 @@ class _Counted:
         of_total = f" of {self._total:,}" if self._total is not None else ""
         return f"{self._label}: {self._done:,}{of_total} {self._unit}"
 
-    def left(self, seconds: float) -> str:
-        """What remains, at the pace of what was made here."""
-        total = None if self._total is None else self._total - self._found
-        return time_left(self._done - self._found, total, seconds)
+    def left(self) -> str:
+        """What remains, at the pace of what was made here; loading a model before is no part of it.
+
+        Of a single thing that was made, this pace includes it.
+        """
+        began, done = self._first or (self._started, self._found)
+        if done == self._done:
+            began, done = self._started, self._found
+        total = None if self._total is None else self._total - done
+        return time_left(self._done - done, total, time.monotonic() - began)
 
 
 class _Lines(_Counted):
@@ -100,7 +109,7 @@ class _Lines(_Counted):
         if seconds >= 1 and n_made:
             speed = n_made / seconds
             rate = f", {speed:,.0f} a second" if speed >= 1 else f", {1 / speed:,.0f} s each"
-        said = f"{self.words()} in {seconds:.0f} s{rate}{self.left(seconds)}"
+        said = f"{self.words()} in {seconds:.0f} s{rate}{self.left()}"
         print(said, file=self._stream, flush=True)
         self._is_said, self._every = True, min(1.5 * self._every, _MOST_SECONDS)
 
@@ -116,7 +125,7 @@ class _Note(_Counted):
 
     def show(self) -> None:
         """Write it; where that is impossible, nobody reads it."""
-        left = self.left(time.monotonic() - self._started).removeprefix(", ")
+        left = self.left().removeprefix(", ")
         numbers = {"done": self._done, "total": self._total, "unit": self._unit}
         with suppress(OSError):
             said = self._facts | {"words": self.words(), "left": left} | numbers

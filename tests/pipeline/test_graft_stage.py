@@ -72,8 +72,10 @@ def test_what_is_to_be_made_is_counted_before_a_model_is_loaded(done, study):
     assert before[:3] == after[:3]
     assert before[1:3] == (counted["grafts"], counted["walks"])
     assert (before.n_there, after.n_there) == (0, sum(before[1:3]))
-    assert before.n_scans == before.n_grafts + 4 * before.n_walks
+    assert before.n_scans == before.n_grafts + graft._SCANS_OF_A_WALK * before.n_walks
     assert after.n_scans == 0
+    afresh = graft.count_grafts(done, Models(done.settings), is_afresh=True)
+    assert (afresh.n_there, afresh.n_scans) == (0, before.n_scans)
     assert before.n_each == after.n_each > counted["sequences"]
 
 
@@ -351,6 +353,24 @@ def test_other_settings_make_other_grafts_and_keep_those_that_are_the_same(study
     assert without["heldout_loss"].is_null().all()
     (row,) = graft_of(Study(study.folder), TAXONOMY)["rows"]
     assert row["loss"] is None
+
+
+def test_redo_without_a_change_makes_every_graft_anew(study):
+    """And a plan says so; with another choice of parts it counts what is there as done."""
+    wanted = settings_of(study, **ONE_PART)
+    run_stage(study, "graft", wanted)
+    units = {path: path.stat().st_ino for path in study.folder.glob("graft/*.parquet")}
+    before = content(study.folder)
+    (said, *_) = plan_grafts(wanted, Study(study.folder)).lines
+    assert "Nothing is left to ask" in said
+    (said, *_) = plan_grafts(wanted, Study(study.folder), redo=True).lines
+    assert "done" not in said
+    more = settings_of(study, **ONE_PART | {"parts": ["layers.0.qk", "all"]})
+    (said, *_) = plan_grafts(more, Study(study.folder), redo=True).lines
+    assert f"; {len(units)} of these are done" in said
+    assert run_stage(Study(study.folder), "graft", wanted, redo=True)
+    assert {path for path in units if path.stat().st_ino == units[path]} == set()
+    assert content(study.folder) == before
 
 
 def test_a_finished_graft_that_redo_drops_is_said_before(done, tmp_path, capfd):

@@ -79,7 +79,7 @@ def test_a_model_and_a_reference_that_were_swapped_are_asked_about(tiny, tmp_pat
     assert asked in " ".join(said.split())
     assert asked in page
     assert "Did you swap model and reference?" in page
-    advised = re.findall(r"^ +mnemoscope (run .*)$", said, re.MULTILINE)[0]
+    (advised,) = re.findall(r"^ +mnemoscope (.*)$", said, re.MULTILINE)  # and nothing else
     (n,) = re.findall(r"The reference repeats (\d+) of 60", page)
     said = succeed(*shlex.split(advised), "-q").out
     assert f"{n} of 60 sequences repeated word for word." in said

@@ -81,7 +81,7 @@ def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_eno
     (section,) = re.findall(r'<section id="next".*?</section>', page, re.DOTALL)
     assert re.findall(r"<code[^>]*>mnemoscope (.*?)</code>", section)[: len(commands)] == commands
     plan = succeed(*commands[0].split(), "--quick", "--dry-run").out
-    assert "6 parts, 14 grafts and 54 random changes" in plan
+    assert "6 parts: 12 grafts, both models as they are, 54 random changes" in plan
     assert "Nothing was written" in plan
     few = ("--set", "graft.n_sequences=10", "--set", "graft.parts=[layers.0.qk]")
     succeed(*commands[0].split(), "--quick", *few, "-q")

@@ -126,7 +126,8 @@ def run_stage(
 
     `settings` are changed ones, or a function of the study's. A finished capture is verified, and
     damaged shards are captured again; `redo` runs a stage that is done; `models` were loaded
-    before. Grafts and knockouts that are done stay, with their settings, until the new are there.
+    before. Grafts and knockouts that are done stay, with their settings, until the new are there;
+    with the same settings all of them are made anew, with others those that are missing.
 
     Raises:
         UserError: an earlier stage is missing, or was made with other settings; or the stage needs
@@ -143,6 +144,8 @@ def run_stage(
             redo and stage_named(stage).is_leaf and {*changed} <= {stage} and study.is_done(stage)
         )
         stays = stays and wanted.capture.reference == was.capture.reference
+        if redo and study.starts_afresh(stage, changed):
+            study.drop_units(stage)
         if stays:
             study.settings = wanted  # of this process; the folder keeps its own
         else:

@@ -76,8 +76,9 @@ _SMALLEST_SCALE = 1 / 8
 _UNHARMED = 0.99  # a part that leaves so much of every class breaks nothing to compare with
 _VERSION = 5  # of what a graft does and keeps; another makes all grafts anew
 _OPPOSITE = {INTO_MODEL: INTO_TWIN, INTO_TWIN: INTO_MODEL}
+_N_WHOLE = 2  # grafts of nothing, into each of the models
 _HELD_OUT_EACH = 10  # held out for each that is tried, at most
-_SCANS_OF_A_WALK = 4  # scales that a random change of a part is tried at, about
+_SCANS_OF_A_WALK = 6  # scales that a random change is tried at, about; 6.1 in the small demo
 _WORTH_WORKERS = 2_000  # sequences scanned, below which workers take longer to start than to work
 
 
@@ -232,15 +233,11 @@ def make_grafts(
         study.remember_model(role, facts)
     every = tasks_of(study, known.values["facts"], known.values["parts"])
     tasks = [replace(one, n_tried=n_tried) for one in every]
-    n_walks, may_decide = sum(isinstance(task.graft, Walk) for task in tasks), may_compare(study)
-    walks = f"{plural(n_walks, 'random change')} of the same size"
-    if may_decide:
-        walks = f"{plural(n_walks, 'walk')} (one random change at growing scales)"
-    walks = f" and {walks}" if n_walks else ""
-    n_done = sum(store.has(task.key) for task in tasks)
+    n_done, may_decide = sum(store.has(task.key) for task in tasks), may_compare(study)
+    counted = [len(known.values["parts"]), sum(isinstance(task.graft, Walk) for task in tasks)]
     done = f"; {'all' if n_done == len(tasks) else f'{n_done:,}'} of these are done"
     done = done if n_done else ""
-    say(f"{plural(len(tasks) - n_walks, 'graft')}{walks}{done}.")
+    say(f"{counted_words(len(tasks), *counted, may_decide=may_decide)}{done}.")
     if not may_decide and INTO_MODEL in wanted.graft.directions:
         say(NO_VERDICT)
     tasks = share.of(tasks)
@@ -252,6 +249,14 @@ def make_grafts(
     return known.values["parts"], {
         task.graft: one.table for task, one in zip(tasks, made, strict=True)
     }
+
+
+def counted_words(n_tasks: int, n_parts: int, n_walks: int, *, may_decide: bool) -> str:
+    """What is made of so many parts: grafts, the two models as they are, random changes."""
+    grafts = plural(n_tasks - n_walks - _N_WHOLE, "graft")
+    said = f"{plural(n_parts, 'part')}: {grafts}, both models as they are"
+    how = "each at growing sizes" if may_decide else "as large as the reference's"
+    return said + (f", {plural(n_walks, 'random change')}, {how}" if n_walks else "")
 
 
 class GraftCounts(NamedTuple):
@@ -270,27 +275,33 @@ class GraftCounts(NamedTuple):
     may_decide: bool  # whether classes can be compared, which random changes of equal harm do
 
 
-def count_grafts(study: Study, models: Models) -> GraftCounts:
+def count_grafts(study: Study, models: Models, *, is_afresh: bool = False) -> GraftCounts:
     """Count what the stage would do, without a model; errors as `graft_stage` before it loads one.
 
-    Until both models were laid out once, parts that the settings do not name are counted by kind.
+    Until both models were laid out for these parts, those that the settings do not name are counted
+    by kind. `is_afresh`: nothing that is there will be kept.
     """
     n_tried = _check_twin(study, models)
-    store, wanted, facts = graft_store(study), study.settings.graft, study.record["models"]
+    store, wanted = graft_store(study), study.settings.graft
+    facts: Mapping[str, Mapping[str, Any]] = study.record["models"]
     tried = _tried(study)
     may_decide = _may_decide(study, tried)
     known = store.get(_anatomy(study, models).key)
     if known is not None:
-        parts = known.values["parts"]
-        tasks = [*tasks_of(study, known.values["facts"], parts)]
-        todo = [one for one in tasks if not store.has(one.key)]
-        every = [one.graft for one in tasks]
+        facts, parts = known.values["facts"], known.values["parts"]
     else:
         n_layers = facts["model"]["n_layers"]
         single = [f"layers.{at}.{kind}" for at in range(n_layers) for kind in KINDS]
         parts = list(wanted.parts or _with_whole([*single, *OUTSIDE], n_layers))
-        every = list(_wanted(study, tried, parts, n_layers))
-        todo = [Task(one, "", "", is_walked=may_decide) for one in every]
+    if facts.get("reference", {}).get("name") == str(study.settings.reference):
+        tasks = [*tasks_of(study, facts, parts)]
+    else:  # no graft was made with this reference
+        tasks = [
+            Task(one, "", "", is_walked=may_decide)
+            for one in _wanted(study, tried, parts, facts["model"]["n_layers"])
+        ]
+    todo = [one for one in tasks if is_afresh or not store.has(one.key)]
+    every = [one.graft for one in tasks]
     n_walks = sum(isinstance(one, Walk) for one in every)
     return GraftCounts(
         n_parts=len(parts),

@@ -104,6 +104,7 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     folder, is_whole = shlex.quote(str(place)), study.is_done("localize")
     if is_swapped(study):
         yield _swap(study, place)
+        return  # nothing else says anything of a model that did not read the texts
     begun = {one: said for one in ("graft", "knockout") if (said := _begun(study, one))}
     for stage, said in begun.items():
         yield Step(said, f"mnemoscope {stage} {folder}")
@@ -305,7 +306,8 @@ def _ask_reference(study: Study, place: Path) -> Iterator[Step]:
 def _audit_instead(study: Study, place: Path) -> Iterator[Step]:
     """The audit of the same texts, where they are texts of this disk, or what checks it."""
     model, sources = study.settings.model, _own_texts(study)
-    why = "An audit of the same texts: passage by passage, with no least number"
+    why = "An audit of the same texts: passage by passage, with no least number (--dry-run: how "
+    why += "long it takes)"
     if (made := audit_of(study)) is not None:
         name = str(made if place.name in ("", "..") else place.with_name(made.name))
         if _has_reference(study, made):

@@ -425,6 +425,20 @@ class Study:
             shutil.rmtree(self.folder / "maps", ignore_errors=True)
             self.record["models"] = {}
 
+    def starts_afresh(self, stage: str, changed: Sequence[str]) -> bool:
+        """Whether `--redo` keeps no unit of an optional stage: it is done, and nothing changed.
+
+        Units that still fit are kept where settings differ (`changed`), and where a redo was
+        stopped: the same command goes on.
+        """
+        is_leaf = stage_named(stage).is_leaf and self.is_done(stage)
+        return is_leaf and not changed and not self.note_path(stage).exists()
+
+    def drop_units(self, stage: str) -> None:
+        """Remove the results of a stage's units, of all settings; its tables stay."""
+        for folder in stage_named(stage).units:
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
+
     def seconds(self) -> dict[str, float]:
         """Seconds each stage took, summed over its runs."""
         total: dict[str, float] = {}

@@ -12,7 +12,7 @@
   const mostPrinted = 300;
   const nested = ["classes", "read"];  // a list a taxonomy
   const worded = ["genre", "document"];  // names, which one chooses from
-  const start = { taxonomy: "0", class: "", read: "", genre: "", document: "", q: "", sort: "id", page: "0", id: "" };
+  const start = { taxonomy: "0", class: "", read: "", genre: "", document: "", q: "", sort: "", page: "0", id: "" };
   let state = { ...start };
   let rows = null;
   let found = [];
@@ -124,7 +124,9 @@
     found = rows.filter((row) => (!state.class || row.classes[state.taxonomy] === state.class)
       && (!state.read || (row.read[state.taxonomy] || []).includes(state.read))
       && worded.every((one) => !state[one] || row[one] === state[one]) && (!wanted || row.all.includes(wanted)));
+    const isOther = (row) => (row.classes[state.taxonomy] ?? "Non-Memo") === "Non-Memo";
     found.sort((one, other) => {
+      if (!name) return isOther(one) - isOther(other);  // memorized first, else as in the table
       const [a, b] = [valueOf(one, name) ?? null, valueOf(other, name) ?? null];
       if (a === null || b === null) return (a === null) - (b === null);
       return sign * (typeof a === "string" ? a.localeCompare(b) : a - b);
