@@ -115,7 +115,7 @@ def test_a_copy_as_baseline_is_refused_before_anything_is_read(
         )  # which a further checkpoint makes an older one
         assert len(read) == 1
     assert "the shipped model has no checkpoints" in refused(
-        "watch", "embedded", "--sequences", "x"
+        "watch", "embedded", "--sequences", tiny.table
     )
 
 

@@ -18,7 +18,9 @@ from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, s
 from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.conditions import GateResult, refuse_same, to_do_of
+from mnemoscope.data.formats import AS_TEXT
 from mnemoscope.data.read import ReadResult, read_sequences
+from mnemoscope.data.rows import holds_rows
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError, printable
 from mnemoscope.files import digest, hold_file, made_folder, write_parquet
@@ -193,7 +195,10 @@ def _windows(
     asked: WatchAsked, path: str, source: str, tokenizer: Any, most: int | None
 ) -> tuple[ReadResult, WatchedWindows]:
     length, stride = asked.length, asked.stride or asked.length
-    read = read_sequences(path, tokenizer, length=length, stride=stride, columns=asked.columns)
+    columns, other = asked.columns, asked.control if source != CONTROL else asked.sequences
+    if columns not in ({}, AS_TEXT) and other and not holds_rows(path) and holds_rows(other):
+        columns = {}  # they are of the other, which is a table
+    read = read_sequences(path, tokenizer, length=length, stride=stride, columns=columns)
     read = read.as_given(path)
     frame = read.frame
     name = pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")
