@@ -407,6 +407,11 @@ def share_of(checks: pl.DataFrame) -> Estimate:
     return share_true(checks["is_memorized"], checks["near_duplicates"])
 
 
+def _series_name(group: Group) -> str:
+    """A group's name in a chart: its source and class, and what the class is in words."""
+    return f"{', '.join(group)}: {KINDS[group[1]]}"
+
+
 def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], history: History) -> Chart:
     """Draw the shares by step, or by folder where none of them says its step."""
     steps, names = history.steps, history.names
@@ -417,7 +422,7 @@ def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], history: History
     return Chart(
         title="Windows that the model reproduces, per cent (95 % interval)",
         series=tuple(
-            series_of(", ".join(group), _of_group(shares, group), "share", x="step")
+            series_of(_series_name(group), _of_group(shares, group), "share", x="step")
             for group in groups
         ),
         form="line" if len(steps) > 1 else "points",
@@ -433,13 +438,13 @@ def _survival_chart(lasting: pl.DataFrame, groups: Sequence[Group]) -> Chart:
     for group in groups:
         part = _of_group(lasting, group)
         if part.is_empty():  # keeps its colour in both charts
-            series.append(Series(name=f"{', '.join(group)}: never", x=(None,), y=(None,)))
+            series.append(Series(name=f"{_series_name(group)} (never)", x=(None,), y=(None,)))
             continue
         curve = part.unnest("survives").select("age", *Estimate._fields)
         twice = curve.select(pl.all().repeat_by(2).explode())
         x = plain(twice["age"][1:])
         y, low, high = (plain(twice[name][:-1]) for name in Estimate._fields)
-        series.append(Series(name=", ".join(group), x=x, y=y, low=low, high=high))
+        series.append(Series(name=_series_name(group), x=x, y=y, low=low, high=high))
     return Chart(
         title="Still reproduced so many steps after it was first seen, per cent (Kaplan-Meier)",
         series=tuple(series),
