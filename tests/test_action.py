@@ -122,7 +122,7 @@ def test_audit_step_writes_what_code_scanning_takes(runner):
     assert runner.outputs["failed"] == "true"
     summary = Path(runner.environment["GITHUB_STEP_SUMMARY"]).read_text()
     assert all(line.startswith("    ") for line in summary.splitlines())
-    assert "Failed (recalled > 0.5%, --strict): " in summary
+    assert "Failed (recalled > 0.5%): " in summary
     judged = runner.run("judge", **given)
     assert judged.returncode == 3
     assert "recalled > 0.5%" in judged.stderr

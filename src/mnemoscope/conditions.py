@@ -202,7 +202,7 @@ class GateResult(NamedTuple):
     @property
     def line(self) -> str:
         """The whole of it, as the last line of the command says it."""
-        said, of = self.said, f"{self.gate.text}{', --strict' * self.is_strict}"
+        said, of = self.said, self.gate.text
         if self.is_only_strict:
             of, said = "--strict", self.reason
         word, end = "Failed" if self.is_failed else "Passed", "" if said[-1:] == "?" else "."

@@ -8,12 +8,13 @@ found, and what a killed process left half written has no record and is made aga
 
 import hashlib
 import json
+import shlex
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from typing_extensions import TypedDict
 
@@ -24,6 +25,7 @@ from mnemoscope.errors import (
     OutOfDateError,
     UserError,
     first_line,
+    nearest,
 )
 from mnemoscope.files import (
     check_shape,
@@ -409,7 +411,37 @@ def _check_fields(found: Facts, shape: Any) -> None:
 def check_is_made(folder: Path, name: str) -> None:
     """Refuse a folder without a finished result of the verb `name`, whose record has its name."""
     if not (folder / f"{name}.json").is_file():
-        raise UserError(f"{folder}: contains no {name}.json. Make it: 'mnemoscope {name}'.")
+        refuse_folder(folder, f"contains no {name}.json", f"Make it: 'mnemoscope {name}'.")
+
+
+_JUDGED = {  # by a file of a result: what the folder holds, and a command that judges that
+    "audit.json": "an audit. Judge it: mnemoscope audit gate {} --fail-if 'recalled > 0.5%'",
+    "watch.json": "a watch. Judge it: mnemoscope watch {} --fail-if 'recalled > 1%'",
+    "memorization/watch.json": "a watch. Judge it: mnemoscope watch {} --fail-if 'recalled > 1%'",
+    "items.json": "items. Judge them: mnemoscope items gate {} --fail-if 'recalled > 1%'",
+    "forget.json": "a test of forgetting. Judge it: mnemoscope forget gate {} "
+    "--fail-if 'kept > 3 passages'",
+    "images.json": "images. Judge them: mnemoscope images gate {} --fail-if 'memorized > 2%'",
+    "study.yaml": "a study, to which no condition is put. Audit its model: "
+    "mnemoscope audit MODEL DOCUMENTS -o DIR --fail-if 'recalled > 0.5%'",
+}
+
+
+def held_said(folder: Path) -> str:
+    """What a folder holds, and how that is judged, for the end of a message; empty: none of it."""
+    found = (said for name, said in _JUDGED.items() if (folder / name).is_file())
+    return next(found, "").format(shlex.quote(str(folder)))
+
+
+def refuse_folder(folder: Path, lacking: str, remedy: str) -> NoReturn:
+    """Refuse a folder that lacks a result (UserError), and say what else it holds."""
+    if not folder.is_dir():
+        beside = map(str, folder.parent.iterdir()) if folder.parent.is_dir() else ()
+        raise UserError(f"{folder}: no such folder.{nearest(str(folder), beside)}")
+    held = held_said(folder)
+    raise UserError(
+        f"{folder}: {lacking}, but {held}" if held else f"{folder}: {lacking}. {remedy}"
+    )
 
 
 def store_of_parts(folder: Path) -> Store:

@@ -134,6 +134,8 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     older = shutil.copytree(out, tmp_path / "older")
     copied = call(*gate, "--baseline", older)
     assert (copied.status, f"{older}: a copy of what is judged (of 2" in copied.err) == (2, True)
+    rewrite_record(older / "audit.json", command=["mnemoscope", "of the same second"])
+    assert f"; {older} audited the same model." in call(*gate, "--baseline", older).out
     rewrite_record(older / "audit.json", date="2020-01-01T00:00:00+00:00")
     beside = ("--baseline", older, "--junit", junit, "--sarif", sarif)
     passed = call(*gate, *beside)  # nothing that was not there before

@@ -55,6 +55,8 @@ FILES = {  # files, tables by their columns, and folders that a command names
     "null.parquet": {"tokens": [[1, None]]},
     "float.parquet": {"tokens": [[1.5]]},
     "mixed": {"a.bin": b"\1\2", "b.jsonl": ROW},
+    "amid": {"a.txt": b"text", "b.jsonl": ROW},
+    "watched": {"watch.json": b"{}"},
     "string.parquet": {"tokens": ["a"]},
     "unequal.parquet": {"tokens": [[1] * 64, [1] * 61]},
     "norows.parquet": {"tokens": pl.Series([], dtype=pl.List(pl.Int32))},
@@ -78,6 +80,29 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     ("data", "data: say what", "data convert"),
     ("run -o mine --only trian", "no such stage", "Did you mean 'train'?"),
     ("gate out", "gate: of what?", "There are audit gate, items gate, forget gate"),
+    ("gate WATCHED", "holds a watch. Judge it: mnemoscope watch ", " --fail-if 'recalled > 1%'"),
+    ("audit gate outt --strict", "outt: no such folder."),
+    *(
+        (f"{verb} gate {holds} --fail-if 'x > 1%'", f"but {said}")
+        for verb in ("audit", "items", "forget", "images")
+        for holds, said in {
+            "WATCHED": "a watch. Judge it: mnemoscope watch ",
+            "STUDY": "a study, to which no condition is put. Audit its model: mnemoscope audit ",
+        }.items()
+    ),
+    ("watch gate WATCHED --fail-if 'x > 1%'", "watched: holds a watch. Judge it: mnemoscope"),
+    ("watch STUDY --fail-if 'x > 1%'", ": holds a study, to which no condition is put."),
+    ("watch gate --fail-if 'x > 1%'", "watch: has no gate of its own"),
+    ("audit gate WATCHED --fail_if 'x > 1%'", "--fail_if (Possible options: --fail-if). See"),
+    ("audit embedded none.txt --strict -o out", "none.txt: no such file"),
+    ("items embedded none.csv --strict -o out", "none.csv: no such file"),
+    ("watch MODEL --sequences none.txt --strict -o out", "none.txt: no such file"),
+    ("watch MODEL --sequences texts --column text=x -o out", "only tables have", "Leave out"),
+    (
+        "watch MODEL --sequences amid --column text=x -o out",
+        "amid: --column text=x: texts, and only tables have columns. Of a table among texts (b.",
+        "/amid/b.jsonl. Or read its lines as they stand: --column 'text=*'.",
+    ),
     ("zzz", "zzz: no such verb.", "See 'mnemoscope --help'."),
     ("run --modle x", "--modle", "--model"),
     ("run --batch-size many", "--batch-size", ". See 'mnemoscope run --help'."),
@@ -391,6 +416,7 @@ def places(tiny, tiny_studies, tmp_path_factory):
     places = {name.upper(): path for name, path in tiny_studies.items()}
     places |= {"STUDY": tiny_studies["report"], "CONTINUED": tiny_studies["continue"]}
     places |= {"MODEL": tiny.model, "REFERENCE": tiny.reference, "TABLE": tiny.table}
+    places["WATCHED"] = folder / "watched"
     places["COPIED"] = Path(shutil.copytree(tiny.model, folder / "copied"))
     places |= {"YAML": tiny.yaml} | models_in(folder) | {one.name: one for one in folder.iterdir()}
     before = {one: content(one) for one in (folder, places["STUDY"], tiny_studies["sequences"])}

@@ -111,7 +111,8 @@ def read_documents(
                 else:
                     skipped[one.name] = Skipped(one.name, "empty.")
         except MnemoscopeError as error:
-            skipped[name] = Skipped(name, str(error).removeprefix(name).lstrip(":, "))
+            why = str(error).removeprefix(name).lstrip(":, ").replace(f": {name}: ", ": ", 1)
+            skipped[name] = Skipped(name, why)
             refused += [skipped[name]] * (name in sources)
             is_table = path is not None and table_ending(path) and name not in sources
             tables += [skipped[name]] * bool(columns and columns != AS_TEXT and is_table)

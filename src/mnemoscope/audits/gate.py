@@ -408,7 +408,7 @@ def _compared(
     record: AuditRecord, older: AuditRecord, baseline: Path, more: Sequence[str] = ()
 ) -> _Compared:
     """Compare two audits; UserError: they are one."""
-    if older["key"] == record["key"] and older["date"] == record["date"]:
+    if older == record:  # two of one second differ in their commands
         refuse_same(baseline, older["date"])
     now, then = record["settings"], older["settings"]
     prints = [one["model"]["fingerprint"] for one in (record, older)]

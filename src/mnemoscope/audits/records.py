@@ -19,7 +19,7 @@ from mnemoscope.data.table import whole_parquet
 from mnemoscope.errors import DamagedDataError, UserError, first_line
 from mnemoscope.files import made_folder
 from mnemoscope.parse import read_json
-from mnemoscope.store import Store, made_by, other_state_remedy
+from mnemoscope.store import Store, made_by, other_state_remedy, refuse_folder
 from mnemoscope.version import __version__
 
 SCHEMA_VERSION = 14
@@ -241,7 +241,7 @@ def check_is_audit(out: Path) -> None:
                 f"{out}: an audit that was begun and is not finished. Run the command that began "
                 "it again: it goes on from what was kept."
             )
-        raise UserError(f"{out}: contains no audit (audit.json). Make one with 'mnemoscope audit'.")
+        refuse_folder(out, "contains no audit (audit.json)", "Make one with 'mnemoscope audit'.")
 
 
 def changed_record(out: Path) -> str | None:

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 __all__ = ["main"]
@@ -126,12 +127,21 @@ def _call(arguments: list[str]) -> int:
             raise UserError(f"{verb}: say what: {verb} {f', {verb} '.join(further)}.")
         under = [one for one in verbs() if one.endswith(f" {verb}")]
         if under:
-            raise UserError(f"{verb}: of what? There are {', '.join(under)}.")
+            from mnemoscope.store import held_said
+
+            folder = next((one for one in arguments[1:] if not one.startswith("-")), "")
+            if verb == "gate" and (held := folder and held_said(Path(folder))):
+                raise UserError(f"gate: {folder} holds {held}")
+            more = " A watch has --fail-if itself." * (verb == "gate")
+            raise UserError(f"{verb}: of what? There are {', '.join(under)}.{more}")
         hint = nearest(verb, verbs()) or " See 'mnemoscope --help'."
         raise UserError(f"{verb}: no such verb.{hint}")
     try:
         status = command()(arguments or ["--help"], prog_name="mnemoscope", standalone_mode=False)
     except usage_error as error:
+        meant = getattr(error, "option_name", "").replace("_", "-")
+        if meant in (getattr(error, "possibilities", None) or ()):
+            error.possibilities = [meant]
         message = " ".join(error.format_message().split())
         name = next((one for one in (both, verb) if one in verbs()), "")
         said = f"mnemoscope {name}".strip()

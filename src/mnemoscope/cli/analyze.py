@@ -342,10 +342,9 @@ def watch(
     Example: mnemoscope watch out/ --sequences texts/ --control held-out/ -o watch
     """
     from mnemoscope.cli.gates import gated_watch, read_gate
-    from mnemoscope.training.history import history_folder
 
+    history = _history_of(checkpoints, sequences, control, out)
     flags = GateFlags(fail_if=fail_if, baseline=baseline, strict=strict, junit=junit)
-    history = history_folder(checkpoints[0]) if sequences is None else out or Path("watch")
     gates = read_gate(flags, gated_watch(), out=history)
     _check_folder(history, out or history, threshold, scan=scan)
     from mnemoscope.flow.watch import WatchAsked, refuse_copy, watch_checkpoints
@@ -377,6 +376,33 @@ def watch(
         with shown(quiet):
             watch_checkpoints(asked, history, baseline)
     _show_history(history, out or history, gates, flags, answer, threshold)
+
+
+def _history_of(
+    given: list[str], sequences: str | None, control: str | None, out: Path | None
+) -> Path:
+    """The folder of the history.
+
+    Refuses texts that are not there, a folder that another verb judges, and the word gate.
+    """
+    from mnemoscope.audits.documents import check_sources
+    from mnemoscope.store import held_said
+    from mnemoscope.training.history import history_folder, holds_history
+
+    if sequences is not None:
+        check_sources([sequences, *([] if control is None else [control])])
+        return out or Path("watch")
+    is_gate = given[0] == "gate" and not Path("gate").exists()
+    name = given[-1]
+    held = "" if name == "gate" else held_said(Path(name))
+    if held and (is_gate or not holds_history(history_folder(name))):
+        raise UserError(f"{name}: holds {held}")
+    if is_gate:
+        raise UserError(
+            "watch: has no gate of its own. A watch is judged by 'mnemoscope watch FOLDER "
+            "--fail-if CONDITION'."
+        )
+    return history_folder(given[0])
 
 
 def _check_folder(history: Path, out: Path, asked: float | None, *, scan: bool) -> None:

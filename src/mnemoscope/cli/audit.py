@@ -176,8 +176,8 @@ def audit(
     from mnemoscope.audits.library import audit as make
     from mnemoscope.audits.library import planned
 
-    condition = _condition(gate, has_near=fields.get("near_length") != 0, out=out)
     check_sources(documents)
+    condition = _condition(gate, has_near=fields.get("near_length") != 0, out=out)
     if dry_run:
         named = {"dtype": dtype or "float32", "device": device or "auto"}
         plan = planned(

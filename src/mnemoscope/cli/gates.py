@@ -68,6 +68,8 @@ def read_gate(
     """
     from mnemoscope.conditions import parse_gate
 
+    if needed and out is not None:
+        of.check(out)
     if needed and not flags.fail_if and flags.sarif is None:
         raise UserError(f"gate: no condition. Add --fail-if, such as {of.measures.examples}.")
     if flags.baseline is not None:

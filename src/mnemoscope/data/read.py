@@ -503,11 +503,26 @@ def read_sequences(
             unread = _skipped(folder, walk_files(folder)[1])
         return replace(result, facts=rows.facts, labels=rows.labels, unread=tuple(unread))
     if columns and not is_text:
-        raise UserError(f"{source}: texts, which have no columns to take (--column).")
+        _refuse_columns(Path(source), columns)
     path = Path(source)
     cutter = WindowCutter(_needed(tokenizer, path), length=length, stride=stride, least=least)
     collector = WindowCollector(cutter, limit=limit, pad=pad)
     return _read_documents(path, collector, all_text=is_text)
+
+
+def _refuse_columns(path: Path, columns: Mapping[str, str]) -> None:
+    """Refuse `--column` for texts (UserError), and say how tables among them are read."""
+    name, own = next(iter(columns.items()))
+    files = walk_files(path)[0] if path.is_dir() else []
+    said = f"{path}: --column {name}={own}: texts, and only tables have columns."
+    if not (tables := [one for one in files if table_ending(one)]):
+        raise UserError(f"{said} Leave out --column.")
+    more = f" and {len(tables) - 1:,} more" * (len(tables) > 1)
+    way = " Or read its lines as they stand: --column 'text=*'." * is_written(tables[0])
+    raise UserError(
+        f"{said} Of a table among texts ({name_below(tables[0], path)}{more}) none are read. Name "
+        f"it alone: {tables[0]}.{way}"
+    )
 
 
 def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadResult:

@@ -160,6 +160,15 @@ _DRESSING = re.compile(
 )
 
 
+def holds_rows(source: str) -> bool:
+    """Whether a source has columns: a table, a folder of tables, arrays, a data set of the hub.
+
+    Errors as `find_tables`, `find_pair`.
+    """
+    path = Path(source)
+    return bool(parse_hub_name(source) or find_pair(path) or find_tables(path))
+
+
 def find_tables(path: Path) -> list[Path]:
     """The table that a path is, or those of a folder that holds nothing else; else none.
 

@@ -18,7 +18,9 @@ from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, s
 from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.conditions import GateResult, refuse_same, to_do_of
+from mnemoscope.data.formats import AS_TEXT
 from mnemoscope.data.read import ReadResult, read_sequences
+from mnemoscope.data.rows import holds_rows
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError, printable
 from mnemoscope.files import digest, hold_file, made_folder, write_parquet
@@ -193,7 +195,10 @@ def _windows(
     asked: WatchAsked, path: str, source: str, tokenizer: Any, most: int | None
 ) -> tuple[ReadResult, WatchedWindows]:
     length, stride = asked.length, asked.stride or asked.length
-    read = read_sequences(path, tokenizer, length=length, stride=stride, columns=asked.columns)
+    columns, other = asked.columns, asked.control if source != CONTROL else asked.sequences
+    if columns not in ({}, AS_TEXT) and other and not holds_rows(path) and holds_rows(other):
+        columns = {}  # they are of the other, which is a table
+    read = read_sequences(path, tokenizer, length=length, stride=stride, columns=columns)
     read = read.as_given(path)
     frame = read.frame
     name = pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")
@@ -402,6 +407,11 @@ def share_of(checks: pl.DataFrame) -> Estimate:
     return share_true(checks["is_memorized"], checks["near_duplicates"])
 
 
+def _series_name(group: Group) -> str:
+    """A group's name in a chart: its source and class, and what the class is in words."""
+    return f"{', '.join(group)}: {KINDS[group[1]]}"
+
+
 def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], history: History) -> Chart:
     """Draw the shares by step, or by folder where none of them says its step."""
     steps, names = history.steps, history.names
@@ -412,7 +422,7 @@ def _share_chart(shares: pl.DataFrame, groups: Sequence[Group], history: History
     return Chart(
         title="Windows that the model reproduces, per cent (95 % interval)",
         series=tuple(
-            series_of(", ".join(group), _of_group(shares, group), "share", x="step")
+            series_of(_series_name(group), _of_group(shares, group), "share", x="step")
             for group in groups
         ),
         form="line" if len(steps) > 1 else "points",
@@ -428,13 +438,13 @@ def _survival_chart(lasting: pl.DataFrame, groups: Sequence[Group]) -> Chart:
     for group in groups:
         part = _of_group(lasting, group)
         if part.is_empty():  # keeps its colour in both charts
-            series.append(Series(name=f"{', '.join(group)}: never", x=(None,), y=(None,)))
+            series.append(Series(name=f"{_series_name(group)} (never)", x=(None,), y=(None,)))
             continue
         curve = part.unnest("survives").select("age", *Estimate._fields)
         twice = curve.select(pl.all().repeat_by(2).explode())
         x = plain(twice["age"][1:])
         y, low, high = (plain(twice[name][:-1]) for name in Estimate._fields)
-        series.append(Series(name=", ".join(group), x=x, y=y, low=low, high=high))
+        series.append(Series(name=_series_name(group), x=x, y=y, low=low, high=high))
     return Chart(
         title="Still reproduced so many steps after it was first seen, per cent (Kaplan-Meier)",
         series=tuple(series),

@@ -84,15 +84,12 @@ def write_report(path: Path | str, content: ReportContent) -> int:
 
 def render_report(content: ReportContent) -> str:
     """Render a report as one HTML page; the same content always gives the same page."""
-    script = Markup("").join(map(style.asset, _SCRIPTS))
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
     html = _render(
         "report.html.j2",
         content=content,
         contents=[],  # sections add themselves: id and title
         lead=lead_of(content),
-        script=script,
-        script_hash="sha256-" + base64.b64encode(digest).decode("ascii"),
+        **_with_scripts(_SCRIPTS),
         deltas=charts.delta_views(
             [one.deltas for one in content.taxonomies], prefix=content.prefix
         ),
@@ -104,7 +101,16 @@ def render_report(content: ReportContent) -> str:
 
 def write_sections(path: Path, title: str, sections: Sequence[AnalysisSection]) -> None:
     """Write a page of sections alone, for what is no study; errors as `write_text`."""
-    write_text(path, _render("sections.html.j2", title=title, sections=sections))
+    values = {"title": title, "sections": sections, **_with_scripts(["tools.js"])}
+    write_text(path, _render("sections.html.j2", **values))
+
+
+def _with_scripts(names: Sequence[str]) -> dict[str, str]:
+    """Scripts of a page, and their hash for its content security policy."""
+    script = Markup("").join(map(style.asset, names))
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    hashed = "sha256-" + base64.b64encode(digest).decode("ascii")
+    return {"script": script, "script_hash": hashed}
 
 
 def page_size(n_bytes: int) -> str:

@@ -29,7 +29,7 @@ from mnemoscope.conditions import UNDRAWN, Measures
 from mnemoscope.errors import UserError
 from mnemoscope.files import as_path
 from mnemoscope.stats import Estimate, Floats, draw_within, frame_of, interval_of
-from mnemoscope.store import Facts, Store
+from mnemoscope.store import Facts, Store, refuse_folder
 from mnemoscope.training.windows import CONTROL, LENGTH, WatchedWindows, placed
 from mnemoscope.words import plural
 
@@ -336,10 +336,8 @@ def read_history(folder: Path | str) -> History:
 def check_holds_history(folder: Path) -> None:
     """Refuse a folder in which nothing was watched."""
     if not holds_history(history_folder(folder)):
-        raise UserError(
-            f"{folder}: holds no history (watch.json). Make one: 'mnemoscope watch CHECKPOINTS "
-            "--sequences TEXTS -o DIR'."
-        )
+        how = "Make one: 'mnemoscope watch CHECKPOINTS --sequences TEXTS -o DIR'."
+        refuse_folder(folder, "holds no history (watch.json)", how)
 
 
 def kept_controls(folder: Path) -> pl.DataFrame | None:
