@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 import mnemoscope as ms
+from mnemoscope.embedded import sequences_path
 from mnemoscope.study.folder import Study
 from pages import words_of as text_of
 
@@ -147,6 +148,23 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
     assert shorter.len() >= 2 * Study(folder).sequences.height
     audit = json.loads((tmp_path / "study-audit" / "audit.json").read_text())
     assert str(tiny.reference) in json.dumps(audit)
+
+
+@pytest.mark.whole
+def test_of_many_documents_the_one_that_stands_out_is_audited_first(tmp_path, succeed):
+    texts, folder = tmp_path / "texts", tmp_path / "study"
+    (texts / "in").mkdir(parents=True)
+    rows = pl.read_parquet(sequences_path()).filter(genre="prose", inserted=64, form="plain")
+    (texts / "in" / "a b.txt").write_text(rows["text"][0])
+    for name in "cde":  # of which more is repeated, and can be guessed
+        (texts / f"{name}.txt").write_text(f"Nobody wrote of heron {name} in the marsh. " * 9)
+    said = succeed("run", "--model", "embedded", "--sequences", texts, "-o", folder, "-q").out
+    first, whole = (shlex.split(one) for one in advised(said) if one.startswith("audit"))
+    assert first[2:5] == [str(texts / "in" / "a b.txt"), "-o", f"{folder}-audit-first"]
+    succeed(*first, "-q")
+    assert [one for one in advised(succeed("status", folder).out) if "audit" in one][:1] == [
+        shlex.join(whole)
+    ]
 
 
 @pytest.mark.whole

@@ -321,6 +321,20 @@ def test_only_parts_that_break_more_than_random_changes_are_named_with_what_they
     two += "random changes of the same size: 0 to 1 of its 7 sequences are left, with those 6"
     assert f"{two}; which of them most cannot be told" in said(known)
     assert "Cost to other text" not in said(known)
+    # The parts are 0.1 apart, and their intervals reach 0.2 and 0 towards each other: four times
+    # as many sequences narrow these to the half.
+    fit = "bout 28 sequences of Recall in place of 7, if their shares stay so"
+    assert f"{fit}." in said(known)
+    shown = replace(few, graft=graft | {"rows": known})
+    badge, _ = lead_of(replace(content, taxonomies=[shown], missing="x", place="a b")).badges
+    assert badge.command == "mnemoscope graft 'a b' --set graft.n_sequences=28 --redo"
+    sizes = [one | {"n_sequences": 12} for one in few.classes]
+    scarce = replace(few, classes=sizes, graft=graft | {"rows": known})
+    shown = conclusion(replace(content, taxonomies=[scarce], missing="x"))
+    assert f"{fit}; 12 came out here" in shown
+    close = [known[0] | {"cells": [Estimate(0.1, 0.0, 0.2)]}, known[1]]
+    assert "No number of sequences of Recall within reach" in said(close)
+    assert "bout 13 sequences of Recall in place of 7" in said(known[2:])  # from random changes
     apart = [known[0], known[1] | {"cells": [Estimate(0.3, 0.25, 0.4)]}]
     assert "with each of the 2 parts that were tried than" in said(apart)
     assert "with those 6; most with the queries and keys of all layers" in said(apart)

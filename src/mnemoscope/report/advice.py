@@ -10,6 +10,8 @@ from pathlib import Path
 from textwrap import wrap
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from mnemoscope.benchmark.gain import times_wanted
 from mnemoscope.benchmark.verdict import EFFECT, wants_trainings
 from mnemoscope.data.folders import in_folders, unrepeated
@@ -28,7 +30,7 @@ from mnemoscope.pipeline.causes import (
     finding_of,
     spoken_strength,
 )
-from mnemoscope.pipeline.label import SampleEntry, nothing_to_train, samples_of
+from mnemoscope.pipeline.label import LABELS_FILE, SampleEntry, nothing_to_train, samples_of
 from mnemoscope.pipeline.reference import also_repeated, is_swapped, with_reference
 from mnemoscope.progress import read_note
 from mnemoscope.stats import FEWEST_GROUPS, rows_of
@@ -36,6 +38,7 @@ from mnemoscope.store import Store
 from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED, NO_MODEL, split_revision
 from mnemoscope.study.stages import STAGES, rests_on
+from mnemoscope.taxonomy import PAPER
 from mnemoscope.taxonomy.names import NON_MEMO
 from mnemoscope.words import MINUS, PART_KINDS, count, nats, plural, ranged, rounded, whole_kind
 
@@ -45,8 +48,10 @@ _WIDTH = 96  # of their lines
 _ELSEWHERE = re.compile(r"\b(OTHER_TEXTS|REFERENCE|MODEL|MORE|DOCUMENTS)\b|--list")
 _MOST_INSTEAD = 2  # commands of a refusal
 _ALL_PARTS = "--full --redo"
+_FIRST_AUDIT = "-audit-first"  # of one document, of at least so many
+_MANY_DOCUMENTS = 4
 _SHORTEST = 32  # tokens of a sequence that is advised; the half of them that follows says little
-_MOST_TIMES = 50
+MOST_TIMES = 50
 """So many times the sequences are beyond reach."""
 _MOST_SCALE = 1000  # of `graft.largest_scale`
 
@@ -319,13 +324,43 @@ def _audit_instead(study: Study, place: Path) -> Iterator[Step]:
         why += "none, or another)"
     if not sources:
         return
-    words = ["mnemoscope", "audit", model.name, *sources]
-    words += ["-o", _beside(study, place, "-audit")]
-    if model.revision:
-        words += ["--revision", model.revision]
+    flags = ["--revision", model.revision] if model.revision else []
     if study.settings.capture.reference:
-        words += ["--reference", study.settings.capture.reference]
-    yield Step(why, shlex.join(words))
+        flags += ["--reference", study.settings.capture.reference]
+    asked = {"-audit": (sources, why)}
+    if made is None and (first := _stands_out(study, sources)):
+        said, path = first
+        asked = {_FIRST_AUDIT: ([path], f"A quick audit first, of {said}"), **asked}
+    for ending, (documents, why) in asked.items():
+        out = _beside(study, place, ending)
+        yield Step(
+            why, shlex.join(["mnemoscope", "audit", model.name, *documents, "-o", out, *flags])
+        )
+
+
+def _stands_out(study: Study, sources: Sequence[str]) -> tuple[str, str] | None:
+    """Of many documents the one of which most is recalled, with its path.
+
+    None: there are few, nothing is recalled, or an audit was begun where this one would go.
+    """
+    folder, table = study.folder, study.sequences
+    is_begun = folder.with_name(f"{folder.name}{_FIRST_AUDIT}").exists()
+    if is_begun or not study.is_done("label") or PAPER not in study.read(LABELS_FILE).columns:
+        return None
+    recalled = study.read(LABELS_FILE)[PAPER] == _RECALLED
+    counts = (
+        table.with_columns(recalled=recalled)
+        .drop_nulls("document")
+        .group_by("document")
+        .agg(n=pl.len(), k=pl.col("recalled").sum())
+        .sort(["k", "document"], descending=[True, False])
+    )
+    if counts.height < _MANY_DOCUMENTS or not counts["k"][0]:
+        return None
+    name, n, k = counts.row(0)
+    path = next((one for source in sources if (one := Path(source) / name).is_file()), None)
+    said = f"{name} ({count(k)} of {plural(n, 'sequence')} recalled)"
+    return None if path is None else (said, str(path))
 
 
 def _own_texts(study: Study) -> list[str]:
@@ -483,7 +518,7 @@ def _decide_attention(
     if times is None or times <= 1:
         return
     found = f"it stays at {nats(gain.value)} nats a sequence"
-    if times > _MOST_TIMES:
+    if times > MOST_TIMES:
         yield Deciding(
             *key,
             "No number of sequences within reach decides whether attention adds "
@@ -491,7 +526,7 @@ def _decide_attention(
             "",
         )
         return
-    wanted = _rounded_up(times * n)
+    wanted = rounded_up(times * n)
     sides = ["above 0"] * (gain.value > 0) + [f"below {EFFECT:g}"] * (gain.value < EFFECT)
     side = " or ".join(sides)
     why = (
@@ -565,7 +600,7 @@ def _decide_cuts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Deci
     shown = ranged(beyond, scale=100, unit=" points", digits=0, minus=MINUS)
     found = f"the difference stays at {shown}"
     key, n = ("cuts", entry.taxonomy), tried[name]
-    if times > _MOST_TIMES:
+    if times > MOST_TIMES:
         yield Deciding(
             *key,
             "No number of sequences within reach decides whether the edges most "
@@ -573,7 +608,7 @@ def _decide_cuts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Deci
             "",
         )
         return
-    wanted = _rounded_up(times * n)
+    wanted = rounded_up(times * n)
     why = (
         f"About {count(wanted)} sequences of {name} in place of {count(n)} would tell what the "
         f"cut edges break from what others do, if {found}"
@@ -586,7 +621,7 @@ def _decide_cuts(study: Study, place: Path, entry: SampleEntry) -> Iterator[Deci
     yield Deciding(*key, *_more_of(study, place, entry, {name: wanted}, why, (more,)))
 
 
-_GUESSED = "Guess"
+_GUESSED, _RECALLED = "Guess", "Recall"
 _KINDS_OF_TEXT = {
     NON_MEMO: "texts that the model never read",
     _GUESSED: "lists, tables and other texts whose beginnings tell how they go on",
@@ -676,7 +711,7 @@ def _more_texts(
     return said, _anew(study, place).format(" --".join([first, *others]))
 
 
-def _rounded_up(n: float) -> int:
+def rounded_up(n: float) -> int:
     """Two digits, never below."""
     step = int(10 ** max(0, len(str(int(n))) - 2))
     return math.ceil(n / step) * step

@@ -334,6 +334,7 @@ class ReportContent:
     warnings: Sequence[str] = ()  # about the whole study
     settings: Mapping[str, Any] = field(default_factory=dict)  # nested, versions among them
     commands: Sequence[str] = ()  # shell lines that make this report again
+    place: Path = Path()  # of the study, as commands name it
     next_steps: Sequence[Step] = ()
     deciding: Sequence[Deciding] = ()  # what would answer the questions that are left open
     published: Facts | None = None  # as `published_view` gives it
@@ -358,6 +359,8 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         table = table.with_columns(pl.col(PUBLISHED_VERDICT).alias("is_memorized"))
     missing = missing_of(study)
     is_trained = missing is None
+    # A whole study is sent to others; what is missing is made here.
+    place = Path(name) if is_trained else study.folder
     settings = study.settings.as_dict()
     settings.pop("title")
     further = ("graft", "report") if study.is_done("graft") else ()
@@ -391,9 +394,9 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
             *(f"mnemoscope {verb} {name}-again" for verb in further),
             f"mnemoscope status {name}",
         ),
-        # A whole study is sent to others; what is missing is made here.
+        place=place,
         next_steps=list(next_steps(study, Path(name) if is_trained else None)),
-        deciding=list(deciding(study, Path(name) if is_trained else study.folder)),
+        deciding=list(deciding(study, place)),
         published=published_view(load_comparison(study), TITLES) if is_trained else None,
         analyses=list(tables.analysis_sections(study)),
         levels=tables.level_section(study) if is_trained else None,

@@ -1,12 +1,14 @@
 """The first screen: the count in a line and a bar, a passage of each class, short answers."""
 
+import math
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mnemoscope.localize.grafts import Finding
 from mnemoscope.pipeline.causes import by_weight, depends, finding_of
-from mnemoscope.report.advice import is_of_all_parts
+from mnemoscope.report.advice import MOST_TIMES, is_of_all_parts, rounded_up
 from mnemoscope.report.answer import as_sentence
 from mnemoscope.report.content import ReportContent, Standing, TaxonomyResult
 from mnemoscope.report.style import PAPER_COLOURS, class_colour
@@ -333,7 +335,9 @@ def _breaks_most(content: ReportContent, taxonomy: TaxonomyResult, target: str) 
     if not beyond:
         said = f"with no part that was tried more of {name} breaks than with random changes of the "
         said += "same size, beyond the intervals"
-        return Badge(PARTS, said, Standing.UNDECIDED, target)
+        wanted = min(_apart_from(n, own[one], random[one]) for one in random)
+        decides = _more_grafted(content, wanted, name, taxonomy)
+        return Badge(PARTS, said, Standing.UNDECIDED, target, *decides)
     first, *others = beyond
     is_all = others and len(beyond) == len(own)
     which = f"each of the {len(own)} parts that were tried" if is_all else _named(beyond)
@@ -351,9 +355,39 @@ def _breaks_most(content: ReportContent, taxonomy: TaxonomyResult, target: str) 
     dear = [rows[one] for one in beyond if losses[one] > _MUCH_LOSS]
     looks = Standing.BEYOND if is_told and len(dear) < len(beyond) else Standing.UNDECIDED
     more = [one for one in content.next_steps if is_of_all_parts(one.command)]
-    decides = "Every part of every layer by itself" if more and not is_told else ""
-    command = more[0].command if decides else ""
-    return Badge(PARTS, said, looks, target, decides, command, _cost(dear, target))
+    decides = ("", "")
+    if more and not is_told:
+        decides = ("Every part of every layer by itself", more[0].command)
+    elif not is_told:
+        wanted = max(_apart_from(n, own[first], own[one]) for one in others)
+        decides = _more_grafted(content, wanted, name, taxonomy)
+    return Badge(PARTS, said, looks, target, *decides, _cost(dear, target))
+
+
+def _more_grafted(
+    content: ReportContent, wanted: float, name: str, taxonomy: TaxonomyResult
+) -> tuple[str, str]:
+    """That so many sequences of a class would decide, and the command where so many came out."""
+    n = (taxonomy.graft or {})["counts"][name]
+    if wanted > MOST_TIMES * n:
+        return f"No number of sequences of {name} within reach, if their shares stay so", ""
+    n_wanted, n_there = rounded_up(round(wanted, 6)), taxonomy.sizes.get(name, 0)
+    said = f"About {count(n_wanted)} sequences of {name} in place of {count(n)}, if their shares "
+    if n_wanted > n_there:
+        return f"{said}stay so; {count(n_there)} came out here", ""
+    more = f"--set graft.n_sequences={n_wanted} --redo"
+    return f"{said}stay so", f"mnemoscope graft {shlex.quote(str(content.place))} {more}"
+
+
+def _apart_from(n: int, less: Estimate, more: Estimate) -> float:
+    """From how many sequences on two shares have intervals that lie apart; n gave these.
+
+    Intervals narrow with the root of how many there are.
+    """
+    if less.value is None or less.high is None or more.value is None or more.low is None:
+        return math.inf
+    gap, widths = more.value - less.value, less.high - less.value + more.value - more.low
+    return n * (widths / gap) ** 2 if gap > 0 else math.inf
 
 
 def _left(shares: Iterable[Estimate], n: int) -> str:
