@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -100,7 +101,7 @@ def test_what_was_read_often_is_found_and_not_with_the_roles_swapped(ask_of):
     assert "needs no fewer bits" in swapped["sentence"]
 
 
-def test_unread_texts_that_all_score_higher_are_of_another_kind(ask_of):
+def test_unread_texts_that_all_score_higher_are_of_another_kind(ask_of, folder):
     _, facts, _ = ask_of("new", unread="read16")
     n, p = facts["lower"]["documents"], facts["lower"]["p"]
     assert n == sum(one["swapped_p"] == pytest.approx(1 / 11) for one in facts["documents"]) > 1
@@ -110,6 +111,18 @@ def test_unread_texts_that_all_score_higher_are_of_another_kind(ask_of):
     assert said in facts["sentence"]
     assert {one["verdict"] for one in facts["documents"]} == {"cannot be told"}
     assert not facts["told_together"]
+    assert n == 10
+    assert "told. Give unread documents of their kind (--unread)." in facts["sentence"]
+    kept = folder / "kept"
+    shutil.copytree(folder / "read64", kept)
+    for path in sorted((folder / "new").iterdir())[:6]:
+        shutil.copy(path, kept / f"new-{path.name}")
+    _, facts, _ = ask_of("kept", unread="read16")
+    (below,) = re.findall(r"Audit the others by themselves, without (.*txt)\.", facts["sentence"])
+    for name in below.split(", "):  # as is advised
+        (kept / name).unlink()
+    assert {one.name[:4] for one in kept.iterdir()} != {"new-"}
+    assert ask_of("kept", unread="read16")[1]["lower"] is None
 
 
 def rank_chance(n, n_texts, n_unread):

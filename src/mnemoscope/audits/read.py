@@ -10,6 +10,7 @@ Source: `benchmark.membership`.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,7 @@ MANY_SAID = "evidence that they were read, or texts that hold much of them."
 BETTER = "A model that is better at such texts saves bits too"
 _OF_AUC = "0.5 is chance, 1 no error"
 _LEVEL = 0.05  # chance that any document that was not read is called read
+_MOST_NAMED = 9  # documents in a sentence
 _LONGEST = 1024  # tokens in a forward pass
 _BLOCKS_A_PART = 256
 _ROUNDING = 1e-12
@@ -298,10 +300,26 @@ class _Lower(NamedTuple):
 
 def _lower(rows: Sequence[Mapping[str, Any]], n_unread: int) -> _Lower | None:
     """Where chance does not give them; reading puts a document above unread ones, never below."""
-    least = 1 / (1 + n_unread)
-    n = sum(one["swapped_p"] is not None and one["swapped_p"] <= least for one in rows)
+    n = len(_below_all(rows, n_unread))
     p = all_above_p(n, len(rows), n_unread)
     return _Lower(n, p) if n_unread and p <= _LEVEL else None
+
+
+def _below_all(rows: Sequence[Mapping[str, Any]], n_unread: int) -> list[str]:
+    """The documents that score lower than every unread one."""
+    least = 1 / (1 + n_unread)
+    ranks = ((one["document"], one["swapped_p"]) for one in rows)
+    return [name for name, rank in ranks if rank is not None and rank <= least]
+
+
+def _apart_said(below: Sequence[str], n_documents: int) -> str:
+    """What to do about documents of another kind than the unread ones."""
+    if len(below) == n_documents:
+        return " Give unread documents of their kind (--unread)."
+    named = [PureWindowsPath(one).name for one in below[:_MOST_NAMED]]
+    more = len(below) - len(named)
+    named += [f"{more:,} more of the lowest"] * bool(more)
+    return f" Audit the others by themselves, without {', '.join(named)}."
 
 
 def _of_document(
@@ -410,7 +428,7 @@ def _sentences(
             f"{those} lower than every unread one (the chance of that is {p_figure(lower.p)}), "
             "which reading does not explain. So a rank among them says nothing: "
             f"whether {it} read cannot be told."
-            + " Audit those of the unread ones' kind by themselves." * (not is_one)
+            + ("" if is_one else _apart_said(_below_all(rows, n_unread), len(rows)))
             + f" {too_few}" * bool(too_few)
         )
     elif too_few:
