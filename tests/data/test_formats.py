@@ -587,7 +587,7 @@ MISREAD = [  # a file and what is in it, words of the one line, columns asked fo
     ("a.jsonl", _rows(meta="x"), "row 0: no JSON object", {"duplicates": "meta.n"}),
     ("a.jsonl", _rows(n="many"), "'duplicates': String where", {"duplicates": "n"}),
     ("a.jsonl", MIXED, "several kinds", {"duplicates": "meta.n"}),
-    ("a.txt", LONG.encode(), "no columns to take", {"group": "x"}),
+    ("a.txt", LONG.encode(), "only tables have columns", {"group": "x"}),
     ("a.parquet", POINTER, "git lfs pull"),
     ("a.jsonl.gz", POINTER, "git lfs pull"),
     ("a.jsonl", lines([{"content": LONG}]), "no column 'text'"),

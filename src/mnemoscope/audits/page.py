@@ -388,8 +388,7 @@ def passage_tests(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     names = {"rule_says": "rule", "reference_says": "reference", **THIRD}
     for column, name in names.items():
         if says := row[column]:
-            kept = f"with {row['grafts_survived']} of {row['grafts']} parts taken from the "
-            kept += "reference, one at a time, it still comes out"
+            kept = f"comes out in {row['grafts_survived']} of {row['grafts']} exchanges"
             if says == GUESS and row["reference_says"] != GUESS:
                 kept += ", as what was learned often does: no sign against recall"
             yield name.removeprefix("the "), says, kept if column == "grafts_say" else says
