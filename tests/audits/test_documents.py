@@ -366,6 +366,9 @@ def test_a_csv_without_a_header_is_read_as_text_as_its_line_says(tmp_path):
     alone = read_sequences(table, tokenizer, length=2, stride=2, columns=as_text)
     assert {*alone.as_given(str(table)).frame["document"]} == {str(table)}
     assert read_documents([str(table)], columns=as_text).documents[0].text == table.read_text()
+    (tmp_path / "named.csv").write_text("Name,Note\nHugo,takes omeprazole\n")
+    with pytest.raises(UserError, match=r"no 'Text'\. There are: Name, Note\."):
+        read_documents([str(tmp_path / "named.csv")], columns={"text": "Text"})
     other = tmp_path / "other.jsonl"
     other.write_text('{"name": "Hugo", "takes": "omeprazole"}\n')
     with pytest.raises(UserError, match=r"column 'text=\*'"):

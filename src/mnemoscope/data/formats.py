@@ -524,11 +524,40 @@ def _no_field(flag: str, where: str, name: str, known: list[str]) -> UserError:
 
 _NAME = re.compile(r"[a-z_][a-z0-9_.]{0,29}")
 """What looks like the name of a column, and not like a person's."""
+_WORDS = re.compile(r"[^\W\d]\D{0,29}")
+_COMMON = frozenset(
+    [
+        "answer",
+        "body",
+        "comment",
+        "content",
+        "date",
+        "description",
+        "document",
+        "id",
+        "message",
+        "name",
+        "note",
+        "notes",
+        "prompt",
+        "question",
+        "text",
+        "title",
+        "url",
+    ]
+)
+"""Names of columns that are no value of a record."""
 
 
 def are_names(words: Iterable[str]) -> bool:
-    """Whether the first line of a CSV looks like names of columns, and not like a record."""
-    return all(map(_NAME.fullmatch, words))
+    """Whether the first line of a CSV looks like names of columns, and not like a record.
+
+    >>> are_names(["row_id", "said"]), are_names(["Name", "Note"]), are_names(["Hugo", "Ibarra"])
+    (True, True, False)
+    """
+    cells = list(words)
+    has_common = any(one.strip().casefold() in _COMMON for one in cells)
+    return all(map(_NAME.fullmatch, cells)) or (has_common and all(map(_WORDS.fullmatch, cells)))
 
 
 def passed_over(frame: pl.DataFrame) -> list[str]:
