@@ -16,6 +16,9 @@ def test_checkpoints_are_read_in_the_order_of_their_steps(tmp_path):
     run, named, hub = tmp_path / "run", tmp_path / "named", "EleutherAI/pythia"
     make(run, "checkpoint-1000", "checkpoint-90", "checkpoint-200", "runs/of-tensorboard")
     make(named, "first", "then")
+    dated, alike = tmp_path / "dated", tmp_path / "alike"
+    make(dated, "sft-2026", "dpo-2025")
+    make(alike, "run 1.11", "run 1.2")
     sizes = [f"{hub}-410m", f"{hub}-160m"]  # numbers of models, not of steps
     for given, wanted in (
         ([run], [(f"{run}/checkpoint-{step}", None, step) for step in (90, 200, 1000)]),
@@ -24,6 +27,9 @@ def test_checkpoints_are_read_in_the_order_of_their_steps(tmp_path):
         ([f"{hub}-70m@v2-step{step}" for step in (143000, 1000)],
          [(f"{hub}-70m", f"v2-step{step}", step) for step in (1000, 143000)]),
         (sizes, [(sizes[0], None, 0), (sizes[1], None, 1)]),
+        ([dated / "sft-2026", dated / "dpo-2025"],  # years, which are no steps
+         [(f"{dated}/sft-2026", None, 0), (f"{dated}/dpo-2025", None, 1)]),
+        ([alike], [(f"{alike}/run 1.{step}", None, step) for step in (2, 11)]),
     ):  # fmt: skip
         assert find_checkpoints(list(map(str, given))) == wanted
 
@@ -35,8 +41,9 @@ def test_checkpoints_are_read_in_the_order_of_their_steps(tmp_path):
         (["checkpoint-1"], ["checkpoint-1"], "^1 checkpoint named, 2 or more"),
         ([], ["out/"], "^out/: no such folder, and no .*: 1 checkpoint named, 2 or more"),
         ([], ["."], "holds no checkpoint"),
-        (["a-1", "b-1"], ["."], "are both step 1"),
-        (["a-1", "b"], ["."], "b: no step in its name, but in others'. Rename it"),
+        (["a/step-1", "b/step-1"], ["a/step-1", "b/step-1"], "are both step 1"),
+        (["step-1", "b"], ["."], "b: no step in its name, but in others'. Rename it"),
+        (["sft-2025", "dpo-2026"], ["."], "so none is the last. Name them in their order"),
         ([], ["E/p-160m@step1", "E/p-160m"], "^E/p-160m: no step .* with its step"),
         (["a-1"], ["a-1", "a-2"], "^a-2: no step .* Name a folder that exists"),
         (["checkpoint-1", "checkpoint-3", "checkpoint-2/runs"], ["."], "2: holds no model"),

@@ -3,7 +3,6 @@
 Each checkpoint is loaded once and its results are written at once, so a killed run goes on.
 """
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError, printable
 from mnemoscope.files import digest, hold_file, made_folder, write_parquet
 from mnemoscope.library.sequences import scan
-from mnemoscope.lm.hub import describe_lacking, find_checkpoints
+from mnemoscope.lm.hub import NAMED_STEP, describe_lacking, find_checkpoints
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.placement import check_dtype, find_device
 from mnemoscope.lm.tokenizer import load_tokenizer
@@ -55,8 +54,6 @@ from mnemoscope.words import plural
 PAGE = "watch.html"
 _ENDS = ("0 to 20 %", "20 to 40 %", "40 to 60 %", "60 to 80 %", "80 to 100 %")
 """What `LEVELS` are, of the tokens of a suffix that are right."""
-_STEP = re.compile(r"(^|checkpoint|ckpt|step|iter(ation)?|epoch)[-_]?\d+$", re.IGNORECASE)
-"""How a folder's name ends that says its step; `release-1` does not."""
 KINDS = {RECALL: "cannot be guessed from their text", GUESS: "can be guessed from their text"}
 
 
@@ -166,7 +163,7 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
                     check = judge(model, windows, batch_size=asked.batch_size)
                     if asked.decode:
                         check = check.with_columns(_scores(model, windows, asked.batch_size))
-                    is_step = one.revision or _STEP.search(Path(one.name).name)
+                    is_step = one.revision or NAMED_STEP.search(Path(one.name).name)
                     name = None if is_step else Path(one.name).name
                     words = [one.name, *(["--revision", one.revision] if one.revision else [])]
                     history.add(one.step, check, key, model.fingerprint, name, words)

@@ -350,6 +350,8 @@ def hub_reason(error: BaseException) -> str | None:
 
 
 _NUMBER = re.compile(r"\d+")
+NAMED_STEP = re.compile(r"(^|checkpoint|ckpt|step|iter(ation)?|epoch)[-_]?\d+$", re.IGNORECASE)
+"""How a folder's name ends that says its step; `release-1` does not."""
 _SHOWN = 4  # checkpoints of a folder, the last ones
 _TRAINERS = re.compile(r"checkpoint-\d+")
 _MOST_LACKING = 1000
@@ -385,9 +387,10 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
     """Find out which checkpoints were named; rising by step.
 
     Given is one folder that holds checkpoints (`checkpoint-100`, … as transformers' Trainer writes
-    them, or any folders with a number in their names), or the checkpoints themselves: folders, or
-    MODEL@REVISION. The step is the last number in the name of a folder or revision, or the place in
-    what was given where none has one: a number in a hub name is of the model, not its step. Raises
+    them, or folders whose names differ in their last number alone), or the checkpoints themselves:
+    folders, or MODEL@REVISION. The step is the last number in the name of a folder or revision
+    (`NAMED_STEP`, or all names are alike but for it), or the place in what was given where none has
+    one: `sft-2026` and `dpo-2026` name no step, nor does a number in a hub name. Raises
     UserError: fewer than `least`, one step twice, a folder without a model or with one beside its
     checkpoints, some with a step and some without, or a folder of several without.
     """
@@ -399,7 +402,7 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
             f"({Path(only) / 'checkpoint-*'}), or a copy of the model alone."
         )
     found = _named(_inside(Path(only)) if is_inside else given)
-    if is_inside and len(found) > 1 and not any(_NUMBER.search(Path(x.name).name) for x in found):
+    if is_inside and not _say_steps([Path(one.name).name for one in found]):
         raise UserError(
             f"{only}: no checkpoint there has a step in its name, so none is the last. Name them "
             f"in their order: {' '.join(one.name for one in found[:2])} …"
@@ -476,23 +479,36 @@ def _named(given: Sequence[str]) -> list[Checkpoint]:
         is_revision = bool(name) and not Path(each).exists()
         parts.append((name, revision) if is_revision else (each, None))
     is_here = [Path(name).expanduser().exists() for name, _ in parts]
-    numbers = [
-        _NUMBER.findall(revision or (Path(name).name if here else ""))
+    names = [
+        revision or (Path(name).name if here else "")
         for (name, revision), here in zip(parts, is_here, strict=True)
     ]
-    if any(numbers) and not all(numbers):
-        at = [bool(found) for found in numbers].index(False)
+    numbers = [_NUMBER.findall(name) for name in names]
+    at = next((at for at, found in enumerate(numbers) if not found), None)
+    has_step = any(map(NAMED_STEP.search, names)) or not all(is_here)
+    if any(numbers) and at is not None and has_step:
         remedy = (
             "Rename it."
             if is_here[at]
             else "Name a folder that exists, or a model of the hub with its step (MODEL@step1000)."
         )
         raise UserError(f"{given[at]}: no step in its name, but in others'. {remedy}")
-    steps = [int(found[-1]) for found in numbers] if all(numbers) else range(len(parts))
+    steps = [int(found[-1]) for found in numbers] if _say_steps(names) else range(len(parts))
     return [
         Checkpoint(name, revision, step)
         for (name, revision), step in zip(parts, steps, strict=True)
     ]
+
+
+def _say_steps(names: Sequence[str]) -> bool:
+    """Whether all names say a step: each by its end, or they are alike but for the last number.
+
+    >>> _say_steps(["run-100", "run-200"]), _say_steps(["sft-2026", "dpo-2026"])
+    (True, False)
+    """
+    alike = {re.sub(r"\d+(?=\D*$)", "#", name) for name in names}
+    by_end = all(map(NAMED_STEP.search, names))
+    return by_end or (len(alike) == 1 and all(map(_NUMBER.search, names)))
 
 
 def _numbers(name: str) -> list[int]:
