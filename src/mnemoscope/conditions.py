@@ -172,12 +172,7 @@ class GateResult(NamedTuple):
     def _void(self) -> Iterator[tuple[str, str]]:
         """Of these what makes a pass say nothing."""
         older = self.baseline or {}
-        if older.get("same_model"):
-            yield (
-                f"{older['folder']} is of the same weights, which have learned nothing new",
-                "What to do: name the result of an earlier model with --baseline.",
-            )
-        elif older.get("swapped"):
+        if older.get("swapped"):
             yield (
                 f"{older['folder']} is newer than what is judged, and repeats more",
                 "What to do: if you swapped the two, name each in the place of the other; if not, "

@@ -410,7 +410,12 @@ def test_an_audit_that_moved_is_verified_where_its_documents_are_now(
     there.mkdir()
     (there / "b.txt").write_text(new_text(1, 80))
     (note,) = verify(out, lm, [str(there)]).notes
-    assert note.startswith("1 document not among those of --documents: compared where the audit")
+    assert note.startswith("1 document not among those of --documents: ")
+    assert note.endswith("a.txt, compared where the audit read them.")
+    (there / "a.txt").write_text(f"{trained[0]} and a line")  # beside the one that is as it was
+    (edited,) = verify(out, lm, [str(there)]).problems
+    assert edited.endswith(f"its text was changed after the audit, in {there / 'a.txt'}.")
+    (there / "a.txt").unlink()
     (folder / "a.txt").rename(there / "renamed.txt")
     lost = verify(out, lm)
     assert (lost.problems, lost.n_hold, lost.n_open, lost.checked) == ([], 0, spans.height, [])

@@ -234,7 +234,7 @@ def facts_of(
         bits = sum_of(each["bits"], each["document"]) if len(rows) > 1 else rows[0]["bits"]
         beside_bits = _bits_a_token([one.mean() for one in beside])
     name = model_title(name or audit.model.facts().record["name"])
-    whole = next((one for one in together if not one.is_control and one.verdict == TOLD), None)
+    whole = next((one for one in together if not one.is_control), None)
     whole = None if differs or lower else whole
     found = {
         "score": score,
@@ -244,7 +244,7 @@ def facts_of(
         "unread_bits_a_token": None if beside_bits is None else beside_bits._asdict(),
         "lower": None if lower is None else lower._asdict(),
         "together": [one._asdict() for one in together],
-        "told_together": whole is not None,
+        "told_together": whole is not None and whole.verdict == TOLD,
         "lost": None if score == WITH_TWIN else LOST,
         "sentence": " ".join(
             _sentences(name, score, rows, bits, beside_bits, len(others), differs, lower, whole)
@@ -450,10 +450,12 @@ def _sentences(
             f"of audits){rest} it cannot be told."
         )
     if whole is not None:
+        auc = f"{whole.name} (AUC {ranged(whole.auc, digits=2)}; {_OF_AUC})"
         yield (
-            f"All together are told from the unread ones by {whole.name} (AUC "
-            f"{ranged(whole.auc, digits=2)}; {_OF_AUC}), and not by their text: "
+            f"All together are told from the unread ones by {auc}, and not by their text: "
             "evidence that some were read."
+            if whole.verdict == TOLD
+            else f"All together cannot be told from the unread ones by {auc}."
         )
     if score == WITHOUT_TWIN:
         yield LOST

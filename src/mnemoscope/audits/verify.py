@@ -35,6 +35,7 @@ from mnemoscope.audits.settings import AuditSettings, checked
 from mnemoscope.audits.shares import count_document, overall
 from mnemoscope.audits.tokens import Text, Tokens, Words, character_range, cut_texts
 from mnemoscope.audits.verdict import verdict_of
+from mnemoscope.conditions import first_names
 from mnemoscope.data.formats import is_there
 from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.study.settings import EMBEDDED
@@ -513,18 +514,20 @@ def _check_documents(out: Path, record: AuditRecord, moved: Sequence[Document]) 
     there = read_again(out, record, copies=False)
     by_text = {one.sha256: one for one in moved}
     others = {one["sha256"] for one in record["unread"]["texts"]} if "unread" in record else set()
+    others |= {one["sha256"] for one in record["documents"]}
     by_name = {_last_part(one.name): one for one in moved if one.sha256 not in others}
-    found, n_elsewhere = _Found([], [], [], []), 0
+    found, elsewhere = _Found([], [], [], []), []
     for row in record["documents"]:
         name, own = row["document"], there.get(row["document"])
         if name == "-":
             found.notes.append("standard input is not there any more; its text stands in texts/.")
-        if own is not None and own.sha256 == row["sha256"]:
+        is_same = own is not None and own.sha256 == row["sha256"]
+        if own is not None and is_same and (not moved or _last_part(name) not in by_name):
             found.same.append(own)
-            n_elsewhere += bool(moved) and own.sha256 not in by_text
+            elsewhere += [name] * bool(moved and own.sha256 not in by_text)
         elif row["sha256"] in by_text:
             found.same.append(replace(by_text[row["sha256"]], name=name))
-        elif own is not None:
+        elif own is not None and not is_same:
             found.problems.append(f"{name}: its text was changed after the audit.")
         elif _last_part(name) in by_name:
             other = by_name[_last_part(name)].name
@@ -539,10 +542,10 @@ def _check_documents(out: Path, record: AuditRecord, moved: Sequence[Document]) 
                 found.unchecked.append(
                     f"{name}: not found from {Path.cwd()}, so it could not be checked."
                 )
-    if n_elsewhere:
+    if elsewhere:
         found.notes.append(
-            f"{plural(n_elsewhere, 'document')} not among those of --documents: compared where "
-            "the audit read them."
+            f"{plural(len(elsewhere), 'document')} not among those of --documents: "
+            f"{first_names(elsewhere)}, compared where the audit read them."
         )
     return found
 
