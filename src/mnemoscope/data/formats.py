@@ -525,26 +525,10 @@ def _no_field(flag: str, where: str, name: str, known: list[str]) -> UserError:
 _NAME = re.compile(r"[a-z_][a-z0-9_.]{0,29}")
 """What looks like the name of a column, and not like a person's."""
 _WORDS = re.compile(r"[^\W\d]\D{0,29}")
-_COMMON = frozenset(
-    [
-        "answer",
-        "body",
-        "comment",
-        "content",
-        "date",
-        "description",
-        "document",
-        "id",
-        "message",
-        "name",
-        "note",
-        "notes",
-        "prompt",
-        "question",
-        "text",
-        "title",
-        "url",
-    ]
+_COMMON = re.compile(
+    r"\s*(answer|body|comment|content|date|description|document|id|message|name|notes?|prompt"
+    r"|question|text|title|url)\s*",
+    re.IGNORECASE,
 )
 """Names of columns that are no value of a record."""
 
@@ -556,8 +540,8 @@ def are_names(words: Iterable[str]) -> bool:
     (True, True, False)
     """
     cells = list(words)
-    has_common = any(one.strip().casefold() in _COMMON for one in cells)
-    return all(map(_NAME.fullmatch, cells)) or (has_common and all(map(_WORDS.fullmatch, cells)))
+    is_likely = any(map(_COMMON.fullmatch, cells)) and all(map(_WORDS.fullmatch, cells))
+    return is_likely or all(map(_NAME.fullmatch, cells))
 
 
 def passed_over(frame: pl.DataFrame) -> list[str]:
