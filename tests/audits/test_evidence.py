@@ -306,6 +306,10 @@ def test_a_model_and_a_reference_that_were_swapped_are_asked_about(lm, reference
         said = f"Of {found['windows']} places where both were asked the reference writes on"
         assert beside is None or beside["sentence"].startswith(said) == (n == 8)
         assert (beside is not None) == (n == 8)
+        counts = dict.fromkeys(["recall_spans", "undecided_spans", "guess_spans"], 0)
+        counts |= {"documents": n, "recalled": {}}
+        meaning = verdict_of("x", record, counts, audit.passages)["meaning"]
+        assert meaning.startswith("model and reference may have been given in ") == (n == 8)
 
 
 def test_a_copy_of_the_model_is_no_control_and_the_rule_alone_decides(lm, reference, trained):

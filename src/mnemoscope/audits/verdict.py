@@ -159,6 +159,10 @@ def verdict_of(
         meaning += (
             f". {n:,} of the recalled passages repeat{'s' * (n == 1)} words of another one here"
         )
+    if _swapped_said(reference):
+        meaning = (
+            f"model and reference may have been given in each other's place; if not, {meaning}"
+        )
     said = [str(one["sentence"]) for one in (beside, unread) if one]
     return {
         "headline": headline,
