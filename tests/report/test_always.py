@@ -95,6 +95,8 @@ def test_run_status_and_report_advise_the_same_grafts_where_two_classes_have_eno
     )
     assert untried in state
     assert untried in succeed(*commands[0].split(), "--quick", *few, "-q").out  # nothing to do
+    wanted = ("--set", "graft.n_sequences=12", "--redo")  # as is advised of intervals too wide
+    assert succeed("graft", folder, *wanted, "--dry-run").out.startswith("In short: 1 part")
     assert advised(state)[0] == f"report {folder}"
     succeed(*advised(state)[0].split(), "-q")
     state = succeed("status", folder).out

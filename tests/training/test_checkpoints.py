@@ -58,6 +58,11 @@ def test_what_cannot_be_tracked_is_refused(tmp_path, monkeypatch, names, given, 
         find_checkpoints(given)
 
 
+def test_one_checkpoint_in_a_folder_needs_no_step(tmp_path):
+    make(tmp_path, "final")
+    assert find_checkpoints([str(tmp_path)], least=1) == [(f"{tmp_path}/final", None, 0)]
+
+
 def test_gaps_are_seen_only_in_an_even_row():
     assert lacking_steps([100, 200, 500, 600, 700]) == [300, 400]
     for whole in ([100, 200, 300], [1, 2, 4, 8], [10, 20, 30, 45], [5]):

@@ -522,7 +522,7 @@ def _check_documents(out: Path, record: AuditRecord, moved: Sequence[Document]) 
         if name == "-":
             found.notes.append("standard input is not there any more; its text stands in texts/.")
         is_same = own is not None and own.sha256 == row["sha256"]
-        if own is not None and is_same and (not moved or _last_part(name) not in by_name):
+        if own is not None and is_same and _last_part(name) not in by_name:
             found.same.append(own)
             elsewhere += [name] * bool(moved and own.sha256 not in by_text)
         elif row["sha256"] in by_text:

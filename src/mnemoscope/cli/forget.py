@@ -66,12 +66,10 @@ def forget(
 
     Example: mnemoscope forget before after texts/ --retrained twin --retain others/ -o forget
     """
-    from mnemoscope.audits.documents import check_sources
     from mnemoscope.forgetting.run import FORGETTING, check_gate
     from mnemoscope.forgetting.run import forget as ask
 
-    check_sources([table])
-    conditions = read_gate(gate, FORGETTING, out=out)
+    conditions = read_gate(gate, FORGETTING, out=out, sources=[table])
     has_twin = before == "embedded" if retrained is None else retrained != "none"
     for one in conditions:
         check_gate(one, has_twin=has_twin)

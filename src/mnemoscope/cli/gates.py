@@ -60,14 +60,23 @@ def gated_watch() -> Gated:
 
 
 def read_gate(
-    flags: GateFlags, of: "Gated | Kind[Any]", *, out: Path | None, needed: bool = False
+    flags: GateFlags,
+    of: "Gated | Kind[Any]",
+    *,
+    out: Path | None,
+    sources: Sequence[str] = (),
+    needed: bool = False,
 ) -> "list[Gate]":
     """The conditions, if any, and whether what is asked for beside them can be read and written.
 
-    `out` is the folder that is judged.
+    `out` is the folder that is judged; `sources`, what is asked of, are looked for first.
     """
     from mnemoscope.conditions import parse_gate
 
+    if sources:
+        from mnemoscope.audits.documents import check_sources
+
+        check_sources(sources)
     if needed and out is not None:
         of.check(out)
     if needed and not flags.fail_if and flags.sarif is None:

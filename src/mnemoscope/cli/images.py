@@ -58,11 +58,9 @@ def images(
     if mitigate is not None and mitigate not in _WAYS:
         said = f"--mitigate '{mitigate}': give guidance or prompt."
         raise UserError(f"{said}{nearest(mitigate, _WAYS)}")
-    from mnemoscope.audits.documents import check_sources
     from mnemoscope.diffusion.found import IMAGES
 
-    check_sources([table])
-    conditions = read_gate(gate, IMAGES, out=out)
+    conditions = read_gate(gate, IMAGES, out=out, sources=[table])
     from mnemoscope.diffusion.run import check_gates, plan
     from mnemoscope.diffusion.run import images as ask
 

@@ -65,11 +65,9 @@ def items(
 
     Example: mnemoscope items my-model items.jsonl --reference its-base -o items
     """
-    from mnemoscope.audits.documents import check_sources
     from mnemoscope.contamination.found import ITEMS
 
-    check_sources([table])
-    condition = read_gate(gate, ITEMS, out=out)
+    condition = read_gate(gate, ITEMS, out=out, sources=[table])
     from mnemoscope.contamination.run import items as ask
 
     with shown(quiet):
@@ -115,11 +113,9 @@ def items_api(
 
     Example: mnemoscope items api http://localhost:8000/v1 NAME items.jsonl -o items
     """
-    from mnemoscope.audits.documents import check_sources
     from mnemoscope.contamination.found import ITEMS
 
-    check_sources([table])
-    condition = read_gate(gate, ITEMS, out=out)
+    condition = read_gate(gate, ITEMS, out=out, sources=[table])
     service = checked(
         EndpointSettings,
         url=url,

@@ -402,7 +402,7 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
             f"({Path(only) / 'checkpoint-*'}), or a copy of the model alone."
         )
     found = _named(_inside(Path(only)) if is_inside else given)
-    if is_inside and not _say_steps([Path(one.name).name for one in found]):
+    if is_inside and len(found) > 1 and not _say_steps([Path(one.name).name for one in found]):
         raise UserError(
             f"{only}: no checkpoint there has a step in its name, so none is the last. Name them "
             f"in their order: {' '.join(one.name for one in found[:2])} …"

@@ -343,13 +343,14 @@ def _stands_out(study: Study, sources: Sequence[str]) -> tuple[str, str] | None:
 
     None: there are few, nothing is recalled, or an audit was begun where this one would go.
     """
-    folder, table = study.folder, study.sequences
-    is_begun = folder.with_name(f"{folder.name}{_FIRST_AUDIT}").exists()
-    if is_begun or not study.is_done("label") or PAPER not in study.read(LABELS_FILE).columns:
+    is_begun = study.folder.with_name(f"{study.folder.name}{_FIRST_AUDIT}").exists()
+    if is_begun or not study.is_done("label"):
         return None
-    recalled = study.read(LABELS_FILE)[PAPER] == _RECALLED
+    labels = study.read(LABELS_FILE)
+    if PAPER not in labels.columns:
+        return None
     counts = (
-        table.with_columns(recalled=recalled)
+        study.sequences.with_columns(recalled=labels[PAPER] == _RECALLED)
         .drop_nulls("document")
         .group_by("document")
         .agg(n=pl.len(), k=pl.col("recalled").sum())
