@@ -153,7 +153,7 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
 
     Grafts are kept whatever the settings are, so those of other settings count as there too.
     """
-    from mnemoscope.pipeline.graft import NO_VERDICT, count_grafts, counted_words  # with torch
+    from mnemoscope.pipeline.graft import count_grafts, counted_words  # with torch
     from mnemoscope.pipeline.passes import graft_cost
     from mnemoscope.study.models import Models
 
@@ -163,7 +163,7 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
     found = count_grafts(study, Models(settings), is_afresh=is_afresh)
     there = f"; {found.n_there:,} of these are done" if found.n_there else ""
     n_tasks = found.n_grafts + found.n_walks
-    counted = counted_words(n_tasks, found.n_parts, found.n_walks, may_decide=found.may_decide)
+    counted = counted_words(n_tasks, found.n_parts, found.n_walks, may_decide=not found.why_open)
     left = f"About {found.n_scans:,} times {plural(found.n_tried, 'memorized sequence')} are asked "
     left += f"({found.n_scans * found.n_tried:,}, as the progress counts them)"
     if others := found.n_each - found.n_tried:
@@ -172,7 +172,7 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
         left = "Nothing is left to ask"
     said = f"In short: {counted}{there}. {left}"
     cost = partial(graft_cost, n_scans=found.n_scans, n_each=found.n_each)
-    return _of_stage(said, [] if found.may_decide else [NO_VERDICT], settings, found.n_each, cost)
+    return _of_stage(said, list(filter(None, [found.why_open])), settings, found.n_each, cost)
 
 
 def plan_knockout(settings: StudySettings, study: Study, *, redo: bool = False) -> Plan:
@@ -255,7 +255,8 @@ def _summary(settings: StudySettings, counts: Counts, costs: Sequence[Cost], con
     return (
         f"In short: {what}: {bounds(megabytes(low), megabytes(high))} on disk, "
         f"{megabytes(max(cost.memory for cost in costs))} of {memory}, "
-        f"{about(sum(sum(cost.seconds.values()) for cost in costs))} in all{assumed}."
+        f"{about(sum(sum(cost.seconds.values()) for cost in costs))} in all, beside loading"
+        f"{assumed}."
     )
 
 

@@ -111,3 +111,19 @@ def test_the_way_to_a_reference_that_is_advised_leads_to_grafts(
     brief = ("n_sequences=10", "parts=[layers.0.qk]", "draws=1", "n_heldout=0")
     succeed(*named[-1], *(word for one in brief for word in ("--set", f"graft.{one}")), "-q")
     assert also_repeated(Study(folder)).n_asked == 160
+
+
+@pytest.mark.whole
+def test_of_a_few_texts_a_swap_is_asked_about_too(tiny, study_at, tmp_path, succeed):
+    """Too few for a test; the way back comes first, and what follows it is said all the same."""
+    rows = Study(study_at("continue")).sequences.filter("is_memorized").select("tokens").head(4)
+    rows.write_parquet(tmp_path / "few.parquet")
+    given = ("--sequences", tmp_path / "few.parquet", "-o", tmp_path / "few", "-q")
+    said = succeed("run", "--model", tiny.reference, "--reference", tiny.model, *given).out
+    others = "Of 4 sequences that the model does not repeat the reference repeats 4, more than the "
+    assert f"{others}model repeats in all: did you swap" in " ".join(said.split())
+    back, *more = re.findall(r"^    mnemoscope (.*)", said, re.MULTILINE)
+    assert more
+    said = succeed(*shlex.split(back), "-q").out
+    assert "4 of 4 sequences repeated word for word." in said
+    assert "did you swap" not in said

@@ -228,3 +228,35 @@ def test_a_dry_run_says_how_many_must_be_memorized_and_what_is_left_out(tiny, tm
     assert "photo-4.bin and 2 more (a binary file, or a text that is not UTF-8)" in rest
     assert rest.endswith("empty.txt (shorter than one sequence, 64 tokens).")
     assert rest in succeed("sequences", texts, *given[:2], *given[4:]).err
+
+
+@pytest.mark.whole
+def test_the_audit_that_is_advised_reads_the_column_that_the_study_read(tiny, tmp_path, succeed):
+    table = tmp_path / "rows.csv"
+    words = " ".join(map(str, range(200)))
+    table.write_text(f"id,note\n1,{words}\n2,{words[::-1]}\n")
+    for column in ("text=note", "text=*"):
+        given = ("--model", tiny.model, "--sequences", table, "--column", column, "-q")
+        said = succeed("run", *given, "-o", tmp_path / column.replace("*", "all")).out
+        (command,) = (one for one in advised(said) if one.startswith("audit "))
+        succeed(*shlex.split(command), "--dry-run")
+
+
+def test_what_is_left_of_a_study_that_was_stopped_names_the_report(study_at, succeed):
+    """It needs no CNN, so it is not among what cannot be made."""
+    folder = study_at("features")
+    few = ("-t", "Non-Memo, Guess, Recall", "--only", "label", "-q")
+    succeed("run", folder / "study.yaml", "-o", folder, *few)
+    said = succeed("status", folder).out
+    assert "Not made yet: report." in said
+    assert "localize, report" not in said
+
+
+def test_a_page_is_read_as_it_stands_and_the_plan_says_so(tiny, tmp_path, succeed):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for name in ("a.txt", "b.HTML"):
+        (texts / name).write_text(" ".join(map(str, range(400))))
+    given = ("--model", tiny.model, "--sequences", texts, "-o", tmp_path / "study", "--dry-run")
+    said = succeed("run", *given).out
+    assert "Read with its markup, as it stands: b.HTML. An audit reads" in said

@@ -166,6 +166,15 @@ def test_one_class_has_its_shares_and_nothing_to_compare(study):
     assert "no verdict" in view["statement"]
     assert "Recall has 120" in view["statement"]
     assert [row["part"] for row in view["rows"]] == list(PARTS)
+    # The one stands first that breaks more beyond random changes, not the one that breaks more.
+    grafts = study.frames["graft.parquet"]
+    is_first = (pl.col("control") == "same size") & (pl.col("part") == view["rows"][0]["part"])
+    broken = pl.lit(Estimate(0.0, 0.0, 0.0)._asdict(), dtype=grafts.schema["survive"])
+    study.frames["graft.parquet"] = grafts.with_columns(
+        pl.when(is_first).then(broken).otherwise("survive").alias("survive")
+    )
+    again = [row["part"] for row in graft_of(study, TAXONOMY)["rows"]]
+    assert again == [*PARTS[1:], PARTS[0]]
     html = page_of(replace(make_taxonomy(n_layers=1), graft=view))
     assert '<section id="parts"' not in html
     assert "random 94.0 [90.0, 98.0]" in words_of(html)

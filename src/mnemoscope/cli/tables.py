@@ -426,7 +426,12 @@ def _stages_of(study: Study, *, is_trained: bool) -> Iterator[Mapping[str, Any]]
             and all((study.folder / one).is_file() for one in stage.outputs)
         ):
             state = "outdated" if is_report_old(study) else "no CNNs"  # it shows what there is
-        elif manifest is None and not is_trained and rests_on(stage.name, "capture"):
+        elif (
+            manifest is None
+            and not is_trained
+            and stage.name != "report"
+            and rests_on(stage.name, "capture")
+        ):
             state = "impossible"
         further = {}
         if note := read_note(study.note_path(stage.name)):

@@ -233,13 +233,13 @@ def make_grafts(
         study.remember_model(role, facts)
     every = tasks_of(study, known.values["facts"], known.values["parts"])
     tasks = [replace(one, n_tried=n_tried) for one in every]
-    n_done, may_decide = sum(store.has(task.key) for task in tasks), may_compare(study)
+    n_done, is_open = sum(store.has(task.key) for task in tasks), why_open(study, _tried(study))
     counted = [len(known.values["parts"]), sum(isinstance(task.graft, Walk) for task in tasks)]
     done = f"; {'all' if n_done == len(tasks) else f'{n_done:,}'} of these are done"
     done = done if n_done else ""
-    say(f"{counted_words(len(tasks), *counted, may_decide=may_decide)}{done}.")
-    if not may_decide and INTO_MODEL in wanted.graft.directions:
-        say(NO_VERDICT)
+    say(f"{counted_words(len(tasks), *counted, may_decide=not is_open)}{done}.")
+    if is_open and INTO_MODEL in wanted.graft.directions:
+        say(is_open)
     tasks = share.of(tasks)
     is_here = known.values["facts"]["model"]["device"] == "cpu" and not models.given
     if share == ALL and is_here and sum(one.size for one in tasks) >= _WORTH_WORKERS:
@@ -272,7 +272,7 @@ class GraftCounts(NamedTuple):
     n_scans: int
     n_each: int
     n_tried: int  # of these memorized, which the progress of the stage counts
-    may_decide: bool  # whether classes can be compared, which random changes of equal harm do
+    why_open: str  # why classes cannot be compared, empty where they can
 
 
 def count_grafts(study: Study, models: Models, *, is_afresh: bool = False) -> GraftCounts:
@@ -285,7 +285,7 @@ def count_grafts(study: Study, models: Models, *, is_afresh: bool = False) -> Gr
     store, wanted = graft_store(study), study.settings.graft
     facts: Mapping[str, Mapping[str, Any]] = study.record["models"]
     tried = _tried(study)
-    may_decide = _may_decide(study, tried)
+    is_open = why_open(study, tried)
     known = store.get(_anatomy(study, models).key)
     if known is not None:
         facts, parts = known.values["facts"], known.values["parts"]
@@ -297,7 +297,7 @@ def count_grafts(study: Study, models: Models, *, is_afresh: bool = False) -> Gr
         tasks = [*tasks_of(study, facts, parts)]
     else:  # no graft was made with this reference
         tasks = [
-            Task(one, "", "", is_walked=may_decide)
+            Task(one, "", "", is_walked=not is_open)
             for one in _wanted(study, tried, parts, facts["model"]["n_layers"])
         ]
     todo = [one for one in tasks if is_afresh or not store.has(one.key)]
@@ -311,7 +311,7 @@ def count_grafts(study: Study, models: Models, *, is_afresh: bool = False) -> Gr
         n_scans=sum(replace(one, n_tried=1).size for one in todo),
         n_each=n_tried + _held_out(study, n_tried).height,
         n_tried=n_tried,
-        may_decide=may_decide,
+        why_open=is_open,
     )
 
 
@@ -445,27 +445,40 @@ def walks_of(wanted: GraftSettings, parts: Sequence[str], *, most: int) -> Itera
                 yield Walk(part, wanted.controls[draw % len(wanted.controls)], draw)
 
 
-NO_VERDICT = (
-    "No verdict between classes: it needs "
-    f"{FEWEST_GROUPS} sequences in each of two memorized classes, near duplicates counted once. "
-    f"Each part stands beside {DRAWS_BESIDE} random changes of the same size, and no doses are "
-    "tried."
-)
-
-
 def may_compare(study: Study) -> bool:
     """Whether grafts of a labelled study can compare two classes."""
     return _may_decide(study, _tried(study))
 
 
-def _may_decide(study: Study, tried: pl.DataFrame) -> bool:
-    """Whether two classes of a taxonomy have the groups that a verdict needs, which walks give."""
+def why_open(study: Study, tried: pl.DataFrame) -> str:
+    """Why grafts cannot compare two classes, or tell a part from chance; empty where they can.
+
+    Both take groups of near duplicates, the first in two classes of a taxonomy, which walks then
+    compare.
+    """
     labels = _labels_of(study, tried).with_columns(tried["group"])
-    counts = (
-        [labels.filter(pl.col(name) == one)["group"].n_unique() for one in classes]
+    counts = [
+        sorted(labels.filter(pl.col(name) == one)["group"].n_unique() for one in classes)
         for name, classes in _taxonomies(study).items()
+    ]
+    if any(len(each) > 1 and each[-2] >= FEWEST_GROUPS for each in counts):
+        return ""
+    said = (
+        f"No verdict between classes: it needs {FEWEST_GROUPS} sequences in each of two memorized "
+        "classes, near duplicates counted once."
     )
-    return any(sum(n >= FEWEST_GROUPS for n in each) > 1 for each in counts)
+    most = max((each[-1] for each in counts if each), default=0)
+    if most < FEWEST_GROUPS:
+        said += f" Nor can a part be told from chance: that takes {FEWEST_GROUPS} of one class, "
+        said += f"and there are {most}."
+    return (
+        f"{said} Each part stands beside {DRAWS_BESIDE} random changes of the same size, and no "
+        "doses are tried."
+    )
+
+
+def _may_decide(study: Study, tried: pl.DataFrame) -> bool:
+    return not why_open(study, tried)
 
 
 def _tried(study: Study) -> pl.DataFrame:

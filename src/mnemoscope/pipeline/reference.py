@@ -110,6 +110,22 @@ def _is_asked(table: pl.DataFrame) -> pl.Series:
     return is_asked.scatter(others.gather_every(-(-len(others) // _MOST_OTHERS)), True)
 
 
+def may_be_swapped(study: Study) -> bool:
+    """Whether the reference alone repeats more sequences than the model, be it one more."""
+    return study.is_done("continue") and (
+        _others_repeated(study)[0] > study.sequences["is_memorized"].sum()
+    )
+
+
+def _others_repeated(study: Study) -> tuple[int, int]:
+    """How many the reference repeats of those asked that the model does not, and how many these."""
+    found = _answers(study)
+    if found is None:
+        return 0, 0
+    others = study.sequences.filter(~pl.col("is_memorized")).join(found, on="sequence_id")
+    return int(others["is_repeated"].sum()), others.height
+
+
 def is_swapped(study: Study) -> bool:
     """Whether the reference repeats so much more than the model that the two may be swapped."""
     return _more_repeated(study) is not None
@@ -207,8 +223,18 @@ def control_words(study: Study, place: Path | None = None) -> str:
         said = f"The reference repeats {n:,} of {plural(n_asked, 'sequence')} that it was asked"
         own = int(study.sequences["is_memorized"].sum())
         return f"{said}, the model {own:,} of all {study.sequences.height:,}: did you swap them?"
+    said = ""
     if also := also_repeated(study):
-        return f"{also.words} {_READING}" if also.n else also.words
+        said = f"{also.words} {_READING} " if also.n else f"{also.words} "
+    n, n_asked = _others_repeated(study)
+    if n:
+        how = "which it may have read, or guess."
+        if may_be_swapped(study):
+            how = "more than the model repeats in all: did you swap model and reference?"
+        others = f"Of {plural(n_asked, 'sequence')} that the model does not repeat"
+        said += f"{others} the reference repeats {n:,}, {how}"
+    if said:
+        return said.rstrip()
     is_open = study.is_done("continue") and study.settings.reference is None
     if not is_open or not study.sequences["is_memorized"].any():
         return ""

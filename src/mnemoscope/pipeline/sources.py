@@ -135,6 +135,18 @@ def passed_over(result: ReadResult, settings: StudySettings) -> Iterator[str]:
     ]
     if said:
         yield f"Left out: {'; '.join(said)}."
+    if pages := _pages(result.frame):
+        listed = ", ".join(pages)
+        yield f"Read with its markup, as it stands: {listed}. An audit reads a page's text alone."
+
+
+def _pages(sequences: pl.DataFrame) -> list[str]:
+    """Documents that are HTML pages by their names, the first few by name."""
+    if not has_values(sequences, "document"):
+        return []
+    names = sequences["document"].drop_nulls().unique(maintain_order=True).cast(pl.String)
+    pages = names.filter(names.str.contains(r"(?i)\.html?$")).to_list()
+    return pages[:_MOST_NAMED] + [f"{len(pages) - _MOST_NAMED:,} more"] * (len(pages) > _MOST_NAMED)
 
 
 def find_data(

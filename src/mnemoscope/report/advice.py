@@ -31,7 +31,7 @@ from mnemoscope.pipeline.causes import (
     spoken_strength,
 )
 from mnemoscope.pipeline.label import LABELS_FILE, SampleEntry, nothing_to_train, samples_of
-from mnemoscope.pipeline.reference import also_repeated, is_swapped, with_reference
+from mnemoscope.pipeline.reference import also_repeated, is_swapped, may_be_swapped, with_reference
 from mnemoscope.progress import read_note
 from mnemoscope.stats import FEWEST_GROUPS, rows_of
 from mnemoscope.store import Store
@@ -110,6 +110,8 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
     if is_swapped(study):
         yield _swap(study, place)
         return  # nothing else says anything of a model that did not read the texts
+    if may_be_swapped(study):
+        yield _swap(study, place)
     begun = {one: said for one in ("graft", "knockout") if (said := _begun(study, one))}
     for stage, said in begun.items():
         yield Step(said, f"mnemoscope {stage} {folder}")
@@ -182,6 +184,10 @@ def _grafts(study: Study, place: Path) -> Iterator[Step]:
         what = "Which parts of the model hold what it repeats, all classes together"
     if study.settings.reference is not None:
         how = "--dry-run: how long it takes; --quick: a first look"
+        most = max(max(_memorized(one).values(), default=0) for one in samples_of(study).values())
+        if most < FEWEST_GROUPS:
+            how += f"; {plural(most, 'sequence')} of a class tell no part from chance, "
+            how += f"{FEWEST_GROUPS} may"
         yield Step(f"{what} ({how})", f"mnemoscope graft {folder}")
         return
     why = f"{what}, once a reference is given (a model of the same shape that did not read "
@@ -327,6 +333,8 @@ def _audit_instead(study: Study, place: Path) -> Iterator[Step]:
     flags = ["--revision", model.revision] if model.revision else []
     if study.settings.capture.reference:
         flags += ["--reference", study.settings.capture.reference]
+    if column := study.settings.sequences.columns.get("text"):
+        flags += ["--column", f"text={column}"]
     asked = {"-audit": (sources, why)}
     if made is None and (first := _stands_out(study, sources)):
         said, path = first
@@ -420,8 +428,9 @@ def _cut_shorter(study: Study, place: Path) -> Iterator[Step]:
         return
     why = (
         f"Cut these texts into sequences of {half} tokens, not {wanted.length}: about twice as "
-        f"many, of which more may come out, as {half // 2} tokens must follow and not {half} "
-        "(weaker evidence). A smaller sequences.stride does not help: windows that overlap count "
+        f"many. Of each {half // 2} tokens must follow and not {half}, which is weaker evidence, "
+        f"and {half // 2} are shown and not {half}, so more or fewer may come out. A smaller "
+        "sequences.stride does not help: windows that overlap count "
         "as copies of one another"
     )
     anew = _anew(study, place, f"-{half}-tokens")

@@ -133,7 +133,21 @@ def document_sentence(table: pl.DataFrame) -> str:
         said.append(f"{none['document'][0]} 0 of {count(none['n'][0])}")
     elif none.height:
         said.append(f"the other {count(none.height)} none")
-    return f"Repeated by document: {', '.join(said)}."
+    return f"Repeated by document: {', '.join(said)}{_untouched(counts)}."
+
+
+def _untouched(counts: pl.DataFrame) -> str:
+    """Folders of which nothing is repeated, beside others: texts to compare with, perhaps."""
+    top = top_folders(counts["document"].to_list())
+    folder = pl.col("document").replace_strict(top, return_dtype=pl.String).alias("folder")
+    each = counts.group_by(folder).agg(pl.sum("n"), pl.sum("k"), files=pl.len()).sort("folder")
+    none = each.filter(pl.col("files") > 1, k=0)
+    if none.height == each.height:
+        return ""
+    return "".join(
+        f"; all of {name} 0 of {count(n)}"
+        for name, n in none[:_MOST_NAMED].select("folder", "n").rows()
+    )
 
 
 def nearly_sentence(table: pl.DataFrame) -> str:

@@ -96,7 +96,7 @@ def _shares(rows: pl.DataFrame) -> pl.DataFrame:
 def _parts(
     inside: pl.DataFrame, curves: pl.DataFrame, found: Mapping[str, Facts], plain: float | None
 ) -> Iterator[Facts]:
-    """Each part with its classes, in the order of the findings, then of all that it breaks.
+    """Each part with its classes: first those of findings, then by what it breaks beyond random.
 
     `loss` is how much the loss of what is held out rises, `random_loss` how much under random
     changes that leave as much of the spared class; where none is spared, of those of the same size.
@@ -106,12 +106,16 @@ def _parts(
         for of in (inside.filter(control=one, share=1.0) for one in ("twin", SAME_SIZE))
     )
 
-    def left(part: str) -> float:
+    def left(rows: pl.DataFrame) -> float:
         """The share of all memorized sequences that is left."""
-        rows = own[part]
         return float((rows["survive"] * rows["n"]).sum()) / float(rows["n"].sum())
 
-    most_broken = sorted(own, key=left)
+    def beside(part: str) -> tuple[float, float]:
+        """How much more is left than under random changes of the same size, then what is left."""
+        kept = left(own[part])
+        return kept - (left(same[part]) if part in same else 1.0), kept
+
+    most_broken = sorted(own, key=beside)
     for part in [*found, *(one for one in most_broken if one not in found)]:
         loss, row, random = own[part]["heldout_loss"][0], found.get(part), None
         if row and plain is not None:
