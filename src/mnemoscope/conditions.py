@@ -112,8 +112,8 @@ class GateResult(NamedTuple):
     a baseline the near copies that are new. `swapped`: whether model and reference, or texts and
     control, look swapped. `drawn`: how many of all windows were asked, where a draw left some out.
     `advice`: what the line of a gate that passes ends with, by the kind that it advises a condition
-    on. `to_do`: what to do where it holds. `most_in`: documents with the most of it, and the amount
-    in words, the worst first.
+    on. `to_do`: what to do where it holds, and `further` the rest, which a build's log leaves out.
+    `most_in`: documents with the most of it, and the amount in words, the worst first.
     """
 
     gate: Gate
@@ -134,6 +134,7 @@ class GateResult(NamedTuple):
     drawn: Mapping[str, int] | None = None
     advice: Mapping[str, str] = {}
     to_do: str = ""
+    further: str = ""
     most_in: Mapping[str, str] = {}
 
     def strictly(self) -> "GateResult":
@@ -192,7 +193,7 @@ class GateResult(NamedTuple):
         """What to do where it fails."""
         if self.is_only_strict:
             return " ".join(to_do for _, to_do in self._open())
-        return self.to_do * self.is_failed
+        return (self.to_do + self.further) * self.is_failed
 
     @property
     def line(self) -> str:
@@ -242,6 +243,50 @@ class GateResult(NamedTuple):
 def to_do_of(judged: Sequence[GateResult]) -> list[str]:
     """What to do where any fails, each step once."""
     return [*dict.fromkeys(one.next_step for one in judged if one.next_step)]
+
+
+class Shown(NamedTuple):
+    """Text that a condition counts: where it stands, and its words."""
+
+    place: str
+    text: str
+
+
+_SHOWN, _BEGINNING = 3, 60  # texts in the log of a build, and characters of each
+
+
+def build_log(
+    judged: Sequence[GateResult], shown: Sequence[Shown], page: Path, *, verbose: bool = False
+) -> Iterator[str]:
+    """What the log of a failing build says: what failed, the worst of it, where, and what to do.
+
+    `shown` is what the conditions count, the worst first; `page` has all. With `verbose` the whole
+    of what to do.
+    """
+    for one in sorted(judged, key=lambda one: not one.is_failed):
+        line = one.line
+        yield line.replace(one.unchecked, "") if one.is_failed and one.unchecked else line
+    if shown:
+        whole = plural(len(shown), judged[0].gate.measures.unit)
+        of = f"the worst {_SHOWN} of {whole}" if len(shown) > _SHOWN else whole
+        yield f"What the model repeats of the documents ({of}):"
+    for place, text in shown[:_SHOWN]:
+        words = " ".join(text.split())
+        yield f"  {place}: {words[:_BEGINNING]}{'…' * (len(words) > _BEGINNING)}"
+    yield f"All of it, with the evidence: {page}"
+    failed = [one for one in judged if one.is_failed]
+    is_named = any(one.is_only_strict for one in failed)
+    if said := next((one.unchecked for one in failed if one.unchecked and not is_named), ""):
+        yield f"{said[2].upper()}{said[3:]}."
+    steps = to_do_of(judged)
+    if shown and not verbose:
+        steps = [one.to_do for one in failed if one.to_do][:1]
+        steps += [f"If you do not train this model: give {page} to whoever does."] * len(steps)
+        steps.append(
+            f"If it may write this: --baseline {page.parent} lets pass what is known, in a later "
+            "run into another folder."
+        )
+    yield from steps
 
 
 _WORST = 10  # documents of which a result says how much

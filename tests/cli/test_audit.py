@@ -61,9 +61,18 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert "The reference is far enough apart to count.\n" in done.out
     assert "nats a token" not in done.out
     done = call(*asked, "--fail-if", "recalled > 0.5%", "-q")
-    assert (done.status, "Failed (recalled > 0.5%): " in done.out) == (3, True)
-    assert "% recalled, at most 0.5 % allowed." in done.out
-    named = {word.strip("(),.") for line in done.out.splitlines()[-4:-1] for word in line.split()}
+    failed, title, worst, page, *steps = done.out.splitlines()
+    assert (done.status, failed[:26]) == (3, "Failed (recalled > 0.5%): ")
+    assert failed.endswith("% recalled, at most 0.5 % allowed.")
+    assert title == "What the model repeats of the documents (1 passage):"
+    (row,) = spans.filter(verdict="recall").rows(named=True)
+    beginning = " ".join(row["text"].split())[:60]
+    assert re.fullmatch(rf"  {own}, lines? \d.*: {re.escape(beginning)}…", worst)
+    assert page.endswith(f": {out / 'audit.html'}")
+    assert [one[:15] for one in steps] == ["What to do: loo", "If you do not t", "If it may write"]
+    done = call(*asked, "--fail-if", "recalled > 0.5%", "--verbose")
+    assert f"\n{failed}\n{title}\n" in done.out
+    named = {word.strip("(),.") for line in done.out.splitlines() for word in line.split()}
     files = ("report.html", "audit.html", "audit.json", "spans.parquet", "audit.sarif")
     assert {str(out / name) for name in files} <= named
     assert record["verdict"]["sentence"] in done.out.splitlines()
@@ -129,8 +138,8 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert (again.status, {path: path.read_bytes() for path in out.iterdir()}) == (2, before)
     both = ("--fail-if", "guessed > 99%", "--fail-if", "recalled > 1%")
     said = call(*gate[:3], *both, "-q").out.splitlines()  # any of them fails, and each is named
-    words = ["What to do: look for ", "Passed (guessed > 99%", "Failed (recalled > 1%"]
-    assert [one[:21] for one in said] == words
+    words = ["Failed (recalled > 1%", "Passed (guessed > 99%", "What the model repeat"]
+    assert [one[:21] for one in said[:3]] == words
     older = shutil.copytree(out, tmp_path / "older")
     copied = call(*gate, "--baseline", older)
     assert (copied.status, f"{older}: a copy of what is judged (of 2" in copied.err) == (2, True)

@@ -307,7 +307,12 @@ def test_what_comes_out_is_named_by_document_and_place(tiny, run, tmp_path, call
     each, every = facts["gate"]["conditions"]
     assert (each["failing"], each["value"], every["failed"]) == (["a.txt"], 2, False)
     assert (each["compared"], every["compared"], each["drawn"]) == (2, 4, None)
-    assert "a.txt: 2 of 2 windows reproduced, the first at characters 0 to 90, line 1." in made.err
+    _, passed, title, first, *_ = made.err.splitlines()  # what failed, and the worst of it
+    assert (passed[:23], title[-13:]) == ("Passed (recalled > 90%)", " (2 windows):")
+    assert first.startswith("  a.txt, characters 0 to 90, line 1: ")
+    assert "2 of 2 windows reproduced, the first" not in made.err
+    said = call(*asked, "-o", out, *conditions, "--verbose").out
+    assert "a.txt: 2 of 2 windows reproduced, the first at characters 0 to 90, line 1." in said
     assert (each["most_in"], every["most_in"]) == (["a.txt"], ["a.txt"])
     assert "1 of 2 checked documents has too much, most in a.txt (2 of 2 watched" in each["said"]
     suite = ElementTree.fromstring(junit.read_text())
@@ -348,12 +353,12 @@ def test_a_folder_is_judged_again_by_the_threshold_that_it_was_made_with(
     out, page = tmp_path / "w", tmp_path / "w" / "watch.html"
     asked = ("watch", run / "checkpoint-200", "--sequences", tiny.table, "-q", "-o", out)
     gate = ("--fail-if", "reproduced > 0 windows")
-    made = call(*asked, *gate, "--threshold", 0.9)
+    made = call(*asked, *gate, "--threshold", 0.9, "--verbose")
     assert (made.status, "reproduced to 90 %, none allowed" in made.out) == (3, True)
     (advice,) = re.findall(r"beside them: mnemoscope (.*)", made.out)
     assert "--threshold 0.9" in advice
     before = page.read_bytes()
-    again = call("watch", out, *gate)
+    again = call("watch", out, *gate, "--verbose")
     assert (again.out, page.read_bytes()) == (made.out, before)
     assert call(*asked, *gate).out == made.out  # the checkpoint again, without the flag
     assert "reproduced to 90 % at the last" in call("status", out).out
@@ -548,7 +553,7 @@ def test_a_command_that_the_page_prints_runs_and_a_folder_without_a_step_keeps_i
     pl.read_parquet(tiny.table).tail(30).write_parquet("held.parquet")
     for name in ("release-1", "release-2"):  # one after the other, as a job does
         asked = ("watch", name, "--sequences", "read.parquet", "-o", "w", "--scan", "-q")
-        made = call(*asked, "--fail-if", "recalled > 0%")
+        made = call(*asked, "--fail-if", "recalled > 0%", "--verbose")
         assert (made.status, f"Failed (recalled > 0%): in {name}, " in made.out) == (3, True)
         assert f"{name} reproduces " in made.out
         assert "step 1" not in made.out
@@ -594,7 +599,7 @@ def test_what_to_do_is_to_train_again_only_where_training_is_the_cause(
 ):
     history = _history([0, 2, 4], classes, came_out)
     found = watch_gate.judge_latest(history, parse_gate("reproduced >= 1 window", WINDOWS))
-    assert re.search(said, found.to_do)
+    assert re.search(said, found.next_step)
     assert ("train again" in found.to_do) == is_to_train
     if advised := re.findall(r"--fail-if '(.*)'", found.to_do):
         watch_gate.judge_latest(history, parse_gate(advised[0], WINDOWS))
@@ -624,7 +629,7 @@ def test_windows_that_overlap_find_what_begins_between_those_side_by_side(tmp_pa
     asked = ("watch", model_path(), "--sequences", tmp_path / "texts", "--scan")
     gate = ("--fail-if", "reproduced >= 1 window")
     beside = call(*asked, "-o", tmp_path / "beside", *gate)
-    over = call(*asked, "-o", tmp_path / "over", "--stride", 4, *gate)
+    over = call(*asked, "-o", tmp_path / "over", "--stride", 4, *gate, "--verbose")
     assert (beside.status, over.status) == (0, 3)
     assert "times" not in beside.err
     n = len(read_history(tmp_path / "over").windows)

@@ -27,10 +27,10 @@ from mnemoscope.audits.records import (
     read_sarif,
     read_verdicts,
 )
-from mnemoscope.audits.rule import RECALL, UNDECIDED
+from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED, VERDICTS
 from mnemoscope.audits.verdict import LEARNED, error_rate
 from mnemoscope.columns import schema_of
-from mnemoscope.conditions import SHORT, Case, GateResult, failure_of, junit_suite, quoted
+from mnemoscope.conditions import SHORT, Case, GateResult, Shown, failure_of, junit_suite, quoted
 from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.errors import UserError
@@ -393,6 +393,39 @@ def junit_xml(
         if at_lines and (found := at_lines.get(address_of(row["document"])))
     }
     return junit_suite(f"audit of {record['model']['name']}", about(record), judged, cases, said)
+
+
+_COUNTED = {"recalled": [RECALL], "near": [RECALL], "undecided": [UNDECIDED], "guessed": [GUESS]}
+
+
+def worst_passages(
+    judged: Sequence[GateResult], near: pl.DataFrame | None, log: Mapping[str, Any]
+) -> list[Shown]:
+    """Passages for which conditions hold, the longest first; near copies where they count.
+
+    `log` is the audit's, which has the lines of what is recalled.
+    """
+    found: dict[tuple[str, int, int], str] = {}
+    for one in judged:
+        if not one.gate.holds(one.value):
+            continue
+        verdicts = _COUNTED.get(one.gate.kind, VERDICTS)
+        rows = [row for row in whole_passages(one.counted) if row["verdict"] in verdicts]
+        if one.gate.kind == "near":
+            copies = recalled_copies(near if one.copies is None else one.copies)
+            rows += copies.rows(named=True)
+        for row in rows:
+            if not one.failing or row["document"] in one.failing:
+                found[row["document"], row["start"], row["end"]] = row["text"]
+    places, shown = lines_of(log), []
+    for (name, start, end), text in sorted(found.items(), key=lambda one: one[0][1] - one[0][2]):
+        at = places.get(address_of(name), [])
+        over = [one for one in at if one.start < end and start < one.end]
+        where = (
+            lines_words(over[0].first, over[-1].last) if over else f"characters {start} to {end}"
+        )
+        shown.append(Shown(f"{name}, {where}", text))
+    return shown
 
 
 def _known_said(

@@ -15,7 +15,9 @@ from mnemoscope.cli.options import (
     Out,
     Quiet,
     TrustRemoteCode,
+    Wordy,
     assignment,
+    is_failed,
     parse_columns,
 )
 from mnemoscope.cli.study import shown
@@ -336,6 +338,7 @@ def watch(
     junit: Path | None = Option(None, "--junit", help="Write a JUnit report."),
     answer: JsonAnswer = ANSWER,
     quiet: Quiet = False,
+    verbose: Wordy = False,
 ) -> None:
     """See which windows become memorized and which are forgotten, over checkpoints of one run.
 
@@ -375,7 +378,7 @@ def watch(
         )
         with shown(quiet):
             watch_checkpoints(asked, history, baseline)
-    _show_history(history, out or history, gates, flags, answer, threshold)
+    _show_history(history, out or history, gates, flags, answer, threshold, verbose=verbose)
 
 
 def _history_of(
@@ -444,8 +447,13 @@ def _show_history(
     flags: GateFlags,
     answer: JsonAnswer,
     threshold: float | None,
+    *,
+    verbose: bool,
 ) -> None:
-    """Draw the page of a history, print what it says, and judge its last checkpoint."""
+    """Draw the page of a history, print what it says, and judge its last checkpoint.
+
+    Where it fails, what failed comes first, and all else is in the page.
+    """
     from mnemoscope.cli.gates import gated_watch, judge_found, results_of
     from mnemoscope.flow.watch import PAGE, documents_said, reproduced_at_last, write_watch_page
     from mnemoscope.training.history import keep_threshold, read_history
@@ -456,18 +464,19 @@ def _show_history(
     results = write_watch_page(history, out, judgements, threshold)
     if out == history and read.threshold != read.kept_threshold:
         keep_threshold(history, read.threshold)
-    print(results.sentence, *results.further, sep="\n")
-    for line in documents_said(results.frames.get("documents")):
-        print(line)
     for name, reason in read.unread.head(_DOCUMENTS).iter_rows():
         print(printable(f"{name}: not checked: {reason}"), file=sys.stderr)
     if (more := read.unread.height - _DOCUMENTS) > 0:
         print(f"... and {plural(more, 'more document')}.", file=sys.stderr)
-    print(f"Wrote {out / PAGE}.")
+    if verbose or not is_failed(judgements):
+        documents = documents_said(results.frames.get("documents"))
+        print(results.sentence, *results.further, *documents, sep="\n")
+        print(f"Wrote {out / PAGE}.")
     shares = results.frames["shares"].filter(step=read.steps[-1])
     facts = {"windows": reproduced_at_last(read), "shares": shares, "unread": read.unread}
     answer.facts.update(folder=out, steps=read.steps, said=results.sentence, **facts)
-    judge_found(read, gates, flags, of, answer, judgements, step=read.steps[-1])
+    step, page = read.steps[-1], out / PAGE
+    judge_found(read, gates, flags, of, answer, judgements, page=page, verbose=verbose, step=step)
 
 
 def distill(

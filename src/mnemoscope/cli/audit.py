@@ -14,7 +14,7 @@ from typer import Argument, Option
 
 from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked, flag_of
-from mnemoscope.cli.gates import gated_audits, judge_found, read_gate
+from mnemoscope.cli.gates import gated_audits, judge_found, read_gate, results_of
 from mnemoscope.cli.options import (
     ANSWER,
     GATE,
@@ -24,6 +24,8 @@ from mnemoscope.cli.options import (
     GateFlags,
     JsonAnswer,
     Quiet,
+    Wordy,
+    is_failed,
     parse_columns,
 )
 from mnemoscope.cli.study import shown
@@ -166,6 +168,7 @@ def audit(
     answer: JsonAnswer = ANSWER,
     redo: Again = False,
     quiet: Quiet = False,
+    verbose: Wordy = False,
     **fields: Any,
 ) -> None:
     """Find the passages that a model repeats. --help-all shows every flag.
@@ -213,7 +216,7 @@ def audit(
             redo=redo,
             **_settings(settings, **fields),
         )
-    _report(made, condition, gate, answer)
+    _report(made, condition, gate, answer, verbose=verbose)
 
 
 def audit_api(
@@ -244,6 +247,7 @@ def audit_api(
     answer: JsonAnswer = ANSWER,
     redo: Again = False,
     quiet: Quiet = False,
+    verbose: Wordy = False,
     **fields: Any,
 ) -> None:
     """Audit a model behind an OpenAI-compatible API. --help-all shows every flag.
@@ -283,7 +287,7 @@ def audit_api(
     if isinstance(made, Plan):
         _say_plan(made, gate, answer)
         return
-    _report(made, condition, gate, answer)
+    _report(made, condition, gate, answer, verbose=verbose)
 
 
 def audit_gate(
@@ -291,6 +295,7 @@ def audit_gate(
     gate: GateFlags = GATE,
     answer: JsonAnswer = ANSWER,
     quiet: Quiet = False,
+    verbose: Wordy = False,
 ) -> None:
     """Put a condition to a finished audit, whose files must be as written; no model is loaded.
 
@@ -305,7 +310,9 @@ def audit_gate(
 
     condition = read_gate(gate, of := gated_audits(), needed=True, out=folder)
     with shown(quiet):
-        judge_found(Audit(folder, *read_verdicts(folder)), condition, gate, of, answer)
+        made = Audit(folder, *read_verdicts(folder))
+        page = folder / "audit.html"
+        judge_found(made, condition, gate, of, answer, page=page, verbose=verbose)
 
 
 def audit_verify(
@@ -514,9 +521,16 @@ def _say_plan(plan: "Plan", gate: GateFlags, answer: JsonAnswer) -> None:
         raise typer.Exit(GATE_FAILED)
 
 
-def _report(made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAnswer) -> None:
-    """Say what came of an audit, write what was asked for beside it, and judge it."""
-    _print_record(made.folder, made.record, is_gated=bool(gates))
+def _report(
+    made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAnswer, *, verbose: bool
+) -> None:
+    """Say what came of an audit, write what was asked for beside it, and judge it.
+
+    Where it fails, what failed comes first, and all else is in the page.
+    """
+    results = results_of(made, gates, flags, of := gated_audits())
+    if verbose or not is_failed(results):
+        _print_record(made.folder, made.record, is_gated=bool(gates))
     spans = made.passages.select(_SPAN_FACTS)
     from mnemoscope.audits.exports import address_of, recalled_lines
     from mnemoscope.audits.records import read_sarif
@@ -526,7 +540,8 @@ def _report(made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAn
     lines = {name: found for name in names if (found := at_lines.get(address_of(name)))}
     facts = {"folder": made.folder, "spans": spans, "recalled_lines": lines}
     answer.facts.update({**made.record, **facts})
-    judge_found(made, gates, flags, gated_audits(), answer)
+    page = made.folder / "audit.html"
+    judge_found(made, gates, flags, of, answer, results, page=page, verbose=verbose)
 
 
 def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:

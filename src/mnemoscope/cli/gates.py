@@ -4,13 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mnemoscope.cli.options import GateFlags, JsonAnswer, judged
-from mnemoscope.errors import UserError
+from mnemoscope.cli.options import GateFlags, JsonAnswer, is_failed, judged
+from mnemoscope.errors import UserError, printable
 
 if TYPE_CHECKING:
     from mnemoscope.audits.gated import Kind
     from mnemoscope.audits.records import Sarif
-    from mnemoscope.conditions import Gate, GateResult, Measures
+    from mnemoscope.conditions import Gate, GateResult, Measures, Shown
 
 
 class Gated(NamedTuple):
@@ -21,11 +21,12 @@ class Gated(NamedTuple):
     judge: "Callable[[Gate, Any, Path | None], GateResult]"
     junit: "Callable[[Any, Sequence[GateResult]], str]"
     sarif: "Callable[[Any, Path | None], Sarif] | None"  # beside a baseline, if there is one
+    worst: "Callable[[Any, Sequence[GateResult]], list[Shown]]"  # what conditions hold for
 
 
 def gated_audits() -> Gated:
     """Audits."""
-    from mnemoscope.audits.exports import junit_xml, sarif_beside
+    from mnemoscope.audits.exports import junit_xml, sarif_beside, worst_passages
     from mnemoscope.audits.gate import PASSAGES, judge
     from mnemoscope.audits.records import check_is_audit, read_near, read_sarif
 
@@ -39,6 +40,9 @@ def gated_audits() -> Gated:
             *(made.record, made.passages, judged, read_near(made.folder), read_sarif(made.folder))
         ),
         lambda made, baseline: sarif_beside(made.folder, made.passages, baseline),
+        lambda made, judged: worst_passages(
+            judged, read_near(made.folder), read_sarif(made.folder)
+        ),
     )
 
 
@@ -56,7 +60,12 @@ def gated_watch() -> Gated:
 
         return watch_junit(history, judged)
 
-    return Gated(WINDOWS, check_holds_history, judge, junit, None)
+    def worst(_: Any, judged: "Sequence[GateResult]") -> "list[Shown]":
+        from mnemoscope.flow.watch_gate import worst_windows
+
+        return worst_windows(judged)
+
+    return Gated(WINDOWS, check_holds_history, judge, junit, None, worst)
 
 
 def read_gate(
@@ -133,15 +142,23 @@ def judge_found(
     of: "Gated | Kind[Any]",
     answer: JsonAnswer,
     results: "list[GateResult] | None" = None,
+    page: Path | None = None,
+    verbose: bool = False,
     **more: Any,
 ) -> None:
     """Write what build servers read, and leave with status 3 if a condition holds.
 
-    `results` are those of `results_of`, where they are known.
+    `results` are those of `results_of`, where they are known; `page` shows all that is judged, and
+    where it fails, the log is `build_log`.
     """
+    from mnemoscope.conditions import build_log
     from mnemoscope.files import json_bytes, write_bytes, write_text
 
     results = results_of(found, gates, flags, of) if results is None else results
+    is_said = page is not None and isinstance(of, Gated) and is_failed(results)
+    if page is not None and isinstance(of, Gated) and is_said:
+        said = build_log(results, of.worst(found, results), page, verbose=verbose)
+        print(*map(printable, said), sep="\n")
     if flags.junit is not None:
         write_text(flags.junit, of.junit(found, results))
         print(f"Wrote {flags.junit}.")
@@ -152,7 +169,7 @@ def judge_found(
         write_bytes(flags.sarif, json_bytes(log))
         print(f"Wrote {flags.sarif}.")
     if results:
-        judged(results, answer, **more)
+        judged(results, answer, is_said=is_said, **more)
 
 
 def results_of(

@@ -81,6 +81,9 @@ TrustRemoteCode = Annotated[
     bool, Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]
 Verbose = Annotated[bool, Option("--verbose", help="Say more of each step.")]
+Wordy = Annotated[
+    bool, Option("--verbose", help="Where a gate fails, say all that is found.", hidden=True)
+]
 NoControls = Annotated[
     bool,
     Option(
@@ -379,16 +382,23 @@ def _answering(answer: JsonAnswer | None) -> Iterator[None]:
     _print_json(answer.facts)
 
 
-def judged(found: "Sequence[GateResult]", answer: JsonAnswer, **more: Any) -> None:
-    """Say which conditions of a gate hold, and leave with its status if any does."""
+def is_failed(found: "Sequence[GateResult]") -> bool:
+    """Whether any condition of a gate holds."""
+    return any(one.is_failed for one in found)
+
+
+def judged(
+    found: "Sequence[GateResult]", answer: JsonAnswer, *, is_said: bool = False, **more: Any
+) -> None:
+    """Say which conditions of a gate hold, unless it is said, and leave with its status if any."""
     from mnemoscope.conditions import to_do_of
 
-    is_failed = any(one.is_failed for one in found)
     conditions = [one.as_json() for one in found]
-    answer.facts["gate"] = {"failed": is_failed, "conditions": conditions, **more}
-    for line in (*to_do_of(found), *(one.line for one in found)):  # which stays the last
-        print(printable(line))
-    if is_failed:
+    answer.facts["gate"] = {"failed": is_failed(found), "conditions": conditions, **more}
+    if not is_said:
+        for line in (*to_do_of(found), *(one.line for one in found)):  # which stays the last
+            print(printable(line))
+    if is_failed(found):
         raise Exit(GATE_FAILED)
 
 

@@ -13,6 +13,7 @@ from mnemoscope.conditions import (
     Case,
     Gate,
     GateResult,
+    Shown,
     compared,
     each_said,
     failure_of,
@@ -80,10 +81,8 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     swapped = swapped_said(history)
     beside += f"; {swapped}" if swapped else ""
     figures: dict[str, Any] = {"baseline": older_is, "drawn": history.drawn}
-    figures |= {
-        "swapped": bool(swapped),
-        "to_do": _to_do(history, rows.filter("is_memorized"), gate),
-    }
+    to_do, further = _to_do(history, rows.filter("is_memorized"), gate)
+    figures |= {"swapped": bool(swapped), "to_do": to_do, "further": further}
     parts = {str(name): part for (name,), part in rows.group_by("document", maintain_order=True)}
     amounts = {one: _amount(gate, part) for one, part in parts.items()}
     shown = {one: f"{_amount_said(gate, part)}{which}{done}" for one, part in parts.items()}
@@ -102,20 +101,21 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     return GateResult(gate, gate.holds(value), said, *found_of, **figures)
 
 
-def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> str:
-    """What to do about windows that came out; empty: there are none.
+def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> tuple[str, str]:
+    """What to do about windows that came out, and what to know beside it; empty: there are none.
 
     From where to train again, but for those that can be guessed or came out before training.
     """
     if counted.is_empty():
-        return ""
+        return "", ""
     if (counted["class"] == GUESS).all():
         own = history.windows.filter(pl.col("source") != CONTROL, pl.col("class") == RECALL).height
         is_asked = own and (not gate.of_number or gate.holds(own))
         wanted = gate.text.replace(gate.kind, RECALL.lower() + "ed", 1)
         how = f"Put the condition on recalled: --fail-if '{wanted}'."
         how = how if is_asked else "Watch texts that cannot be guessed."
-        return f"What to do: what came out can be guessed from its text and shows no memory. {how}"
+        said = "What to do: what came out can be guessed from its text and shows no memory."
+        return f"{said} {how}", ""
     came_out = history.checks.filter("is_memorized").join(counted, on="window", how="semi")
     early = came_out.filter(step=0) if 0 not in history.names else came_out.clear()
     later = came_out.join(early, on="window", how="anti")
@@ -124,7 +124,7 @@ def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> str:
             "What to do: all of it came out at step 0, before training, so this training is not "
             "the cause. Begin with another model, or count only what is new (--baseline, the "
             "folder of a watch of the model that training began with)."
-        )
+        ), ""
     first = min(later["step"].to_list())
     before = [step for step in history.steps if step < first]
     more = ""
@@ -133,7 +133,7 @@ def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> str:
         more += f"before training, which is not {'its' if early.height == 1 else 'their'} cause."
     if not before:
         where = f"before {history.say_step(first)}, the first check, where some come out"
-        return TO_DO.format(where) + more
+        return TO_DO.format(where), more
     last = history.say_step(before[-1])
     exactly = "" if history.counts_from else ", and for every token exactly"
     more += f" A watch alone does not clear {last}: it asks at fewer places{exactly}. Audit it."
@@ -142,7 +142,24 @@ def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> str:
         asked = (*words, "-o", f"audit-{model}", "--strict", "--fail-if", "near >= 1 passage")
         more = f"{more[:-1]}: {shlex.join(('mnemoscope', 'audit', *asked))}"
     where = f"{last}, the last check where none of these windows came out"
-    return TO_DO.format(where) + more
+    return TO_DO.format(where), more
+
+
+def worst_windows(judged: Sequence[GateResult]) -> list[Shown]:
+    """Windows for which conditions hold; those of documents with many of them first."""
+    found = [
+        one.counted.filter(pl.col("document").is_in([*one.failing])) if one.failing else one.counted
+        for one in judged
+        if one.gate.holds(one.value)
+    ]
+    if not found:
+        return []
+    columns = ("window", "text", *PLACE)
+    rows = pl.concat(one.select(columns) for one in found).unique("window", maintain_order=True)
+    rows = rows.sort(pl.len().over("document"), descending=True, maintain_order=True)
+    is_named = pl.col("document") != pl.col("window")  # of others `judge_latest` gives that name
+    rows = rows.with_columns(pl.when(is_named).then("document"))
+    return [Shown(place_of(row), row["text"]) for row in rows.iter_rows(named=True)]
 
 
 def _new_since(
