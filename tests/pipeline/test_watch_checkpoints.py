@@ -360,7 +360,8 @@ def test_a_folder_is_judged_again_by_the_threshold_that_it_was_made_with(
     before = page.read_bytes()
     again = call("watch", out, *gate, "--verbose")
     assert (again.out, page.read_bytes()) == (made.out, before)
-    assert call(*asked, *gate).out == made.out  # the checkpoint again, without the flag
+    again = call(*asked, *gate, "--verbose")  # the checkpoint again, without the flag
+    assert again.out == made.out
     assert "reproduced to 90 % at the last" in call("status", out).out
     assert "--scan makes none" in refused(*asked, "--scan")
     other = call("watch", out, *gate, "--threshold", 1)
