@@ -1,6 +1,7 @@
 """Conditions of gates, such as `recalled > 0.5%`: a measure, a sign, and a number with its unit."""
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from math import isclose
@@ -12,7 +13,7 @@ from xml.etree import ElementTree
 
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.stats import Estimate
-from mnemoscope.words import plain_figure, plural
+from mnemoscope.words import first_names, plain_figure, plural
 
 if TYPE_CHECKING:
     import polars as pl
@@ -256,16 +257,20 @@ _SHOWN, _BEGINNING = 3, 60  # texts in the log of a build, and characters of eac
 
 
 def build_log(
-    judged: Sequence[GateResult], shown: Sequence[Shown], page: Path, *, verbose: bool = False
+    judged: Sequence[GateResult],
+    shown: Sequence[Shown],
+    page: Path,
+    folder: Path,
+    *,
+    verbose: bool = False,
 ) -> Iterator[str]:
     """What the log of a failing build says: what failed, the worst of it, where, and what to do.
 
-    `shown` is what the conditions count, the worst first; `page` has all. With `verbose` the whole
-    of what to do.
+    `shown` is what the conditions count, the worst first; `page` has all, and `folder` is what was
+    judged. With `verbose` the whole of what to do.
     """
     for one in sorted(judged, key=lambda one: not one.is_failed):
-        line = one.line
-        yield line.replace(one.unchecked, "") if one.is_failed and one.unchecked else line
+        yield one.line.replace(one.unchecked, "") if one.is_failed else one.line
     if shown:
         whole = plural(len(shown), judged[0].gate.measures.unit)
         of = f"the worst {_SHOWN} of {whole}" if len(shown) > _SHOWN else whole
@@ -277,14 +282,15 @@ def build_log(
     failed = [one for one in judged if one.is_failed]
     is_named = any(one.is_only_strict for one in failed)
     if said := next((one.unchecked for one in failed if one.unchecked and not is_named), ""):
-        yield f"{said[2].upper()}{said[3:]}."
+        said = said.removeprefix("; ")
+        yield f"{said[0].upper()}{said[1:]}."
     steps = to_do_of(judged)
     if shown and not verbose:
         steps = [one.to_do for one in failed if one.to_do][:1]
         steps += [f"If you do not train this model: give {page} to whoever does."] * len(steps)
         steps.append(
-            f"If it may write this: --baseline {page.parent} lets pass what is known, in a later "
-            "run into another folder."
+            f"If it may write this: --baseline {shlex.quote(str(folder))} lets pass what is known, "
+            "in a later run into another folder."
         )
     yield from steps
 
@@ -494,12 +500,6 @@ def unchecked(names: Sequence[str], whole: int) -> str:
     """What a gate's line adds where some of all documents could not be asked; names up to three."""
     of = f"{len(names):,} of {plural(whole, 'document')}"
     return f"; not checked: {of}, unread or too short ({first_names(names)})" if names else ""
-
-
-def first_names(names: Sequence[str]) -> str:
-    """Up to three names, and how many more there are."""
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def newer(baseline: object, then: str | None, now: str | None) -> str:

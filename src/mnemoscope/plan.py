@@ -163,7 +163,7 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
     found = count_grafts(study, Models(settings), is_afresh=is_afresh)
     there = f"; {found.n_there:,} of these are done" if found.n_there else ""
     n_tasks = found.n_grafts + found.n_walks
-    counted = counted_words(n_tasks, found.n_parts, found.n_walks, may_decide=not found.why_open)
+    counted = counted_words(n_tasks, found.n_parts, found.n_walks, may_decide=not found.no_verdict)
     left = f"About {found.n_scans:,} times {plural(found.n_tried, 'memorized sequence')} are asked "
     left += f"({found.n_scans * found.n_tried:,}, as the progress counts them)"
     if others := found.n_each - found.n_tried:
@@ -172,7 +172,8 @@ def plan_grafts(settings: StudySettings, study: Study, *, redo: bool = False) ->
         left = "Nothing is left to ask"
     said = f"In short: {counted}{there}. {left}"
     cost = partial(graft_cost, n_scans=found.n_scans, n_each=found.n_each)
-    return _of_stage(said, list(filter(None, [found.why_open])), settings, found.n_each, cost)
+    further = [found.no_verdict] if found.no_verdict else []
+    return _of_stage(said, further, settings, found.n_each, cost)
 
 
 def plan_knockout(settings: StudySettings, study: Study, *, redo: bool = False) -> Plan:

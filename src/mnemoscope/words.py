@@ -172,6 +172,16 @@ def plural(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+def first_names(names: Sequence[str], most: int = 3) -> str:
+    """Up to so many names, and how many more there are.
+
+    >>> first_names(["a", "b"]), first_names(list("abcde"))
+    ('a, b', 'a, b, c and 2 more')
+    """
+    more = len(names) - most
+    return ", ".join(names[:most]) + f" and {more:,} more" * (more > 0)
+
+
 def lines_words(first: int, last: int) -> str:
     """Lines of a text, both ends included.
 

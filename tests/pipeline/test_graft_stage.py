@@ -461,7 +461,7 @@ def test_classes_too_small_for_a_verdict_stand_beside_random_changes_of_the_same
 ):
     study.settings = settings_of(study, **ONE_PART | {"n_sequences": 3, "draws": 5})
     planned = graft.count_grafts(study, Models(study.settings))
-    assert "Nor can a part be told from chance: that takes 10 of one class" in planned.why_open
+    assert "Nor can a part be told from chance: that takes 10 of one class" in planned.no_verdict
     assert planned.n_walks == 3  # no more than for a patch
     assert planned.n_scans == planned.n_grafts + planned.n_walks
     with show_progress(verbose=True):

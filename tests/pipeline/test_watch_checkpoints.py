@@ -311,6 +311,12 @@ def test_what_comes_out_is_named_by_document_and_place(tiny, run, tmp_path, call
     assert (passed[:23], title[-13:]) == ("Passed (recalled > 90%)", " (2 windows):")
     assert first.startswith("  a.txt, characters 0 to 90, line 1: ")
     assert "2 of 2 windows reproduced, the first" not in made.err
+    shown = call("watch", out, "-o", tmp_path / "a page", *conditions).out
+    # Not the page's folder, which holds no history.
+    (known,) = re.findall(r"(--baseline .*) lets pass what is known", shown)
+    rewrite_record(out / "checks" / "step-000000200.json", date="2000-01-01T00:00:00+00:00")
+    anew = call(*asked, "-o", tmp_path / "anew", *conditions, *shlex.split(known))
+    assert (known, anew.status) == (f"--baseline {out}", 0), anew.err
     said = call(*asked, "-o", out, *conditions, "--verbose").out
     assert "a.txt: 2 of 2 windows reproduced, the first at characters 0 to 90, line 1." in said
     assert (each["most_in"], every["most_in"]) == (["a.txt"], ["a.txt"])

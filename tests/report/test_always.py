@@ -260,3 +260,7 @@ def test_a_page_is_read_as_it_stands_and_the_plan_says_so(tiny, tmp_path, succee
     given = ("--model", tiny.model, "--sequences", texts, "-o", tmp_path / "study", "--dry-run")
     said = succeed("run", *given).out
     assert "Read with its markup, as it stands: b.HTML. An audit reads" in said
+    rows = {"text": [" ".join(map(str, range(400)))], "document": ["https://a.example/b.html"]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "rows.parquet")  # text that others took from a page
+    given = ("--model", tiny.model, "--sequences", tmp_path / "rows.parquet", *given[4:])
+    assert "markup" not in succeed("run", *given).out

@@ -63,7 +63,7 @@ FIVE = {name: (9, at) for at, name in enumerate("edcba", 1)}
          "the other 4 none"),
         ({"f": (42, 6), "p": (60, 0)}, "f 6 of 42, p 0 of 60"),
         ({"x/f": (42, 6), "new/a": (9, 0), "new/b": (9, 0)}, "x/f 6 of 42, the other 2 none; "
-         "all of new/ 0 of 18"),
+         "in new/ 0 of 18"),
         (FIVE, "a 5 of 9, b 4 of 9, c 3 of 9, 2 others together 3 of 18"),
         (FIVE | {f"{at}": (2, 0) for at in range(50)}, "a 5 of 9, b 4 of 9, c 3 of 9, "
          "2 others together 3 of 18, the other 50 none"),

@@ -419,13 +419,15 @@ def worst_passages(
                 found[row["document"], row["start"], row["end"]] = row["text"]
     places, shown = lines_of(log), []
     for (name, start, end), text in sorted(found.items(), key=lambda one: one[0][1] - one[0][2]):
-        at = places.get(address_of(name), [])
-        over = [one for one in at if one.start < end and start < one.end]
-        where = (
-            lines_words(over[0].first, over[-1].last) if over else f"characters {start} to {end}"
-        )
-        shown.append(Shown(f"{name}, {where}", text))
+        where = _lines_at(places.get(address_of(name), []), start, end)
+        shown.append(Shown(f"{name}, {where or f'characters {start} to {end}'}", text))
     return shown
+
+
+def _lines_at(places: Sequence[Lines], start: int, end: int) -> str:
+    """The lines of the findings that stand among these characters, in words; empty: none does."""
+    over = [one for one in places if one.start < end and start < one.end]
+    return lines_words(over[0].first, over[-1].last) if over else ""
 
 
 def _known_said(
@@ -451,8 +453,8 @@ def _found_of(passages: Sequence[Mapping[str, Any]], places: Sequence[Lines]) ->
         if own:
             yield f"{plural(len(own), noun)}{meaning}"
         for one in own:
-            over = [at for at in places if at.start < one["end"] and one["start"] < at.end]
-            lines = f", {lines_words(over[0].first, over[-1].last)}" if over else ""
+            lines = _lines_at(places, one["start"], one["end"])
+            lines = f", {lines}" if lines else ""
             mixed = f" ({said})" if (said := shares_said(one)) else ""
             yield f"characters {one['start']} to {one['end']}{lines}{mixed}"
             yield quoted(one["text"])

@@ -31,7 +31,6 @@ from mnemoscope.conditions import (
     GateResult,
     Measures,
     each_said,
-    first_names,
     lacking,
     most_said,
     newer,
@@ -40,7 +39,7 @@ from mnemoscope.conditions import (
 )
 from mnemoscope.errors import UserError
 from mnemoscope.stats import Estimate
-from mnemoscope.words import adding_up, plural
+from mnemoscope.words import adding_up, first_names, plural
 
 TO_DO_HERE = TO_DO.format(
     "a checkpoint that does not repeat them ('mnemoscope watch' finds candidates, an audit decides)"

@@ -35,12 +35,11 @@ from mnemoscope.audits.settings import AuditSettings, checked
 from mnemoscope.audits.shares import count_document, overall
 from mnemoscope.audits.tokens import Text, Tokens, Words, character_range, cut_texts
 from mnemoscope.audits.verdict import verdict_of
-from mnemoscope.conditions import first_names
 from mnemoscope.data.formats import is_there
 from mnemoscope.errors import MnemoscopeError, UserError
 from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.version import __version__
-from mnemoscope.words import plural
+from mnemoscope.words import first_names, plural
 
 Load = Callable[[AuditRecord, AuditSettings], AskedModel]
 """Gives the model that an audit's record speaks of."""

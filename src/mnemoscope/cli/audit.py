@@ -510,8 +510,7 @@ def _condition(flags: GateFlags, *, has_near: bool, out: Path | None) -> "list[G
 
 def _say_plan(plan: "Plan", gate: GateFlags, answer: JsonAnswer) -> None:
     """Say what a dry run found; with `--strict` it fails where the audit would fail anyway."""
-    from mnemoscope.conditions import first_names
-    from mnemoscope.words import plural
+    from mnemoscope.words import first_names, plural
 
     print(*map(printable, plan.said.splitlines()), sep="\n")
     answer.facts["estimate"] = plan.said

@@ -155,9 +155,10 @@ def judge_found(
     from mnemoscope.files import json_bytes, write_bytes, write_text
 
     results = results_of(found, gates, flags, of) if results is None else results
-    is_said = page is not None and isinstance(of, Gated) and is_failed(results)
-    if page is not None and isinstance(of, Gated) and is_said:
-        said = build_log(results, of.worst(found, results), page, verbose=verbose)
+    said: list[str] = []
+    if page is not None and isinstance(of, Gated) and is_failed(results):
+        worst = of.worst(found, results)
+        said += build_log(results, worst, page, found.folder, verbose=verbose)
         print(*map(printable, said), sep="\n")
     if flags.junit is not None:
         write_text(flags.junit, of.junit(found, results))
@@ -169,7 +170,7 @@ def judge_found(
         write_bytes(flags.sarif, json_bytes(log))
         print(f"Wrote {flags.sarif}.")
     if results:
-        judged(results, answer, is_said=is_said, **more)
+        judged(results, answer, is_said=bool(said), **more)
 
 
 def results_of(

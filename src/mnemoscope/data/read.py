@@ -402,16 +402,17 @@ class ReadResult:
     """The sequences (columns of `table.COLUMNS`), and what was passed over.
 
     `n_documents` gave at least one sequence; `unread` files are binary, not UTF-8, or may not be
-    read; `too_short` are the names of texts that are shorter than one sequence; `facts` are what
-    else a study's manifest is to say of the source. `tails` are what stands behind the last window
-    of a document, by its name. Names that were given here, and not by the
-    source, are one of `labels`, or one and `, row N`.
+    read; `pages` are HTML files, read with their markup; `too_short` are the names of texts that
+    are shorter than one sequence; `facts` are what else a study's manifest is to say of the source.
+    `tails` are what stands behind the last window of a document, by its name. Names that were given
+    here, and not by the source, are one of `labels`, or one and `, row N`.
     """
 
     frame: pl.DataFrame
     n_documents: int
     too_short: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.String))
     unread: tuple[Skipped, ...] = ()
+    pages: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
     labels: frozenset[str] = frozenset()
     tails: Mapping[str, str] = field(default_factory=dict)
@@ -547,6 +548,7 @@ def join_results(results: Sequence[ReadResult], names: Sequence[str]) -> ReadRes
         sum(one.n_documents for one in results),
         pl.concat(one.too_short for one in results),
         tuple(skipped for one in results for skipped in one.unread),
+        tuple(page for one in results for page in one.pages),
         {"sources": {name: one.facts for name, one in zip(names, results, strict=True)}},
     )
 
@@ -645,7 +647,10 @@ def _read_documents(path: Path, collector: WindowCollector, *, all_text: bool) -
     too_short = pl.Series([names[at] for at in collector.too_short], dtype=pl.String)
     n_documents = collector.n_texts - len(too_short)
     labels, tails = frozenset(names), dict(zip(names, collector.tails, strict=True))
-    return ReadResult(frame, n_documents, too_short, tuple(unread), labels=labels, tails=tails)
+    pages = tuple(one for one in names if one.lower().endswith((".html", ".htm")))
+    return ReadResult(
+        frame, n_documents, too_short, tuple(unread), pages, labels=labels, tails=tails
+    )
 
 
 def _skipped(path: Path, passed: Sequence[tuple[Path, str]]) -> list[Skipped]:

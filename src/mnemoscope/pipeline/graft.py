@@ -233,13 +233,13 @@ def make_grafts(
         study.remember_model(role, facts)
     every = tasks_of(study, known.values["facts"], known.values["parts"])
     tasks = [replace(one, n_tried=n_tried) for one in every]
-    n_done, is_open = sum(store.has(task.key) for task in tasks), why_open(study, _tried(study))
+    n_done, unable = sum(store.has(task.key) for task in tasks), no_verdict(study, _tried(study))
     counted = [len(known.values["parts"]), sum(isinstance(task.graft, Walk) for task in tasks)]
     done = f"; {'all' if n_done == len(tasks) else f'{n_done:,}'} of these are done"
     done = done if n_done else ""
-    say(f"{counted_words(len(tasks), *counted, may_decide=not is_open)}{done}.")
-    if is_open and INTO_MODEL in wanted.graft.directions:
-        say(is_open)
+    say(f"{counted_words(len(tasks), *counted, may_decide=not unable)}{done}.")
+    if unable and INTO_MODEL in wanted.graft.directions:
+        say(unable)
     tasks = share.of(tasks)
     is_here = known.values["facts"]["model"]["device"] == "cpu" and not models.given
     if share == ALL and is_here and sum(one.size for one in tasks) >= _WORTH_WORKERS:
@@ -272,7 +272,7 @@ class GraftCounts(NamedTuple):
     n_scans: int
     n_each: int
     n_tried: int  # of these memorized, which the progress of the stage counts
-    why_open: str  # why classes cannot be compared, empty where they can
+    no_verdict: str  # why classes cannot be compared, empty where they can
 
 
 def count_grafts(study: Study, models: Models, *, is_afresh: bool = False) -> GraftCounts:
@@ -285,7 +285,7 @@ def count_grafts(study: Study, models: Models, *, is_afresh: bool = False) -> Gr
     store, wanted = graft_store(study), study.settings.graft
     facts: Mapping[str, Mapping[str, Any]] = study.record["models"]
     tried = _tried(study)
-    is_open = why_open(study, tried)
+    unable = no_verdict(study, tried)
     known = store.get(_anatomy(study, models).key)
     if known is not None:
         facts, parts = known.values["facts"], known.values["parts"]
@@ -297,7 +297,7 @@ def count_grafts(study: Study, models: Models, *, is_afresh: bool = False) -> Gr
         tasks = [*tasks_of(study, facts, parts)]
     else:  # no graft was made with this reference
         tasks = [
-            Task(one, "", "", is_walked=not is_open)
+            Task(one, "", "", is_walked=not unable)
             for one in _wanted(study, tried, parts, facts["model"]["n_layers"])
         ]
     todo = [one for one in tasks if is_afresh or not store.has(one.key)]
@@ -311,7 +311,7 @@ def count_grafts(study: Study, models: Models, *, is_afresh: bool = False) -> Gr
         n_scans=sum(replace(one, n_tried=1).size for one in todo),
         n_each=n_tried + _held_out(study, n_tried).height,
         n_tried=n_tried,
-        why_open=is_open,
+        no_verdict=unable,
     )
 
 
@@ -387,7 +387,7 @@ def tasks_of(
     # How far a walk goes depends on the classes too.
     largest = study.settings.graft.largest_scale
     classes = digest([_labels_of(study, tried).write_csv(), largest])
-    is_walked = _may_decide(study, tried)
+    is_walked = not no_verdict(study, tried)
     for one in _wanted(study, tried, parts, facts["model"]["n_layers"]):
         key = _key(basis, one, *([classes] if isinstance(one, Walk) else []))
         yield Task(one, basis, key, is_walked=is_walked)
@@ -397,7 +397,7 @@ def _wanted(
     study: Study, tried: pl.DataFrame, parts: Sequence[str], n_layers: int
 ) -> Iterator[Graft | Walk | Patch]:
     wanted = study.settings.graft
-    may_decide = _may_decide(study, tried)
+    may_decide = not no_verdict(study, tried)
     for one in grafts_of(wanted, parts):
         if may_decide or (one.control == "twin" and one.share == 1):  # the rest is for the verdict
             yield one
@@ -445,16 +445,11 @@ def walks_of(wanted: GraftSettings, parts: Sequence[str], *, most: int) -> Itera
                 yield Walk(part, wanted.controls[draw % len(wanted.controls)], draw)
 
 
-def may_compare(study: Study) -> bool:
-    """Whether grafts of a labelled study can compare two classes."""
-    return _may_decide(study, _tried(study))
+def no_verdict(study: Study, tried: pl.DataFrame) -> str:
+    """Why grafts cannot compare two classes; empty where they can, which walks then do.
 
-
-def why_open(study: Study, tried: pl.DataFrame) -> str:
-    """Why grafts cannot compare two classes, or tell a part from chance; empty where they can.
-
-    Both take groups of near duplicates, the first in two classes of a taxonomy, which walks then
-    compare.
+    That takes groups of near duplicates in two classes of a taxonomy. Where no class has enough, it
+    says that no part can be told from chance either.
     """
     labels = _labels_of(study, tried).with_columns(tried["group"])
     counts = [
@@ -475,10 +470,6 @@ def why_open(study: Study, tried: pl.DataFrame) -> str:
         f"{said} Each part stands beside {DRAWS_BESIDE} random changes of the same size, and no "
         "doses are tried."
     )
-
-
-def _may_decide(study: Study, tried: pl.DataFrame) -> bool:
-    return not why_open(study, tried)
 
 
 def _tried(study: Study) -> pl.DataFrame:
@@ -832,7 +823,7 @@ def _conclude(
     base, alone = grafts[:2]
     tried, seed = _tried(study), study.settings.graft.seed
     labels, taxonomies = _labels_of(study, tried), _taxonomies(study)
-    may_decide, found = _may_decide(study, tried), _found_taxonomies(study)
+    may_decide, found = not no_verdict(study, tried), _found_taxonomies(study)
     for one in found:
         labels = labels.with_columns(label_sequences(tried, one).alias(one.name))
         taxonomies[one.name] = [name for name in one.classes if name != NON_MEMO]

@@ -111,19 +111,29 @@ def _is_asked(table: pl.DataFrame) -> pl.Series:
 
 
 def may_be_swapped(study: Study) -> bool:
-    """Whether the reference alone repeats more sequences than the model, be it one more."""
-    return study.is_done("continue") and (
-        _others_repeated(study)[0] > study.sequences["is_memorized"].sum()
-    )
+    """Whether the reference repeats more that the model does not than the model in all.
+
+    Of a few sequences too, where `is_swapped` asks for more than chance gives.
+    """
+    return _repeated_beside(study).is_more
 
 
-def _others_repeated(study: Study) -> tuple[int, int]:
-    """How many the reference repeats of those asked that the model does not, and how many these."""
+class _Beside(NamedTuple):
+    """Of `n_asked` sequences that the model does not repeat the reference repeats `n`."""
+
+    n: int = 0
+    n_asked: int = 0
+    is_more: bool = False  # than the model repeats in all
+
+
+def _repeated_beside(study: Study) -> _Beside:
+    """What the reference repeats of those asked that the model does not; nothing if not asked."""
     found = _answers(study)
     if found is None:
-        return 0, 0
+        return _Beside()
     others = study.sequences.filter(~pl.col("is_memorized")).join(found, on="sequence_id")
-    return int(others["is_repeated"].sum()), others.height
+    n = int(others["is_repeated"].sum())
+    return _Beside(n, others.height, n > study.sequences["is_memorized"].sum())
 
 
 def is_swapped(study: Study) -> bool:
@@ -226,13 +236,13 @@ def control_words(study: Study, place: Path | None = None) -> str:
     said = ""
     if also := also_repeated(study):
         said = f"{also.words} {_READING} " if also.n else f"{also.words} "
-    n, n_asked = _others_repeated(study)
-    if n:
+    beside = _repeated_beside(study)
+    if beside.n:
         how = "which it may have read, or guess."
-        if may_be_swapped(study):
+        if beside.is_more:
             how = "more than the model repeats in all: did you swap model and reference?"
-        others = f"Of {plural(n_asked, 'sequence')} that the model does not repeat"
-        said += f"{others} the reference repeats {n:,}, {how}"
+        others = f"Of {plural(beside.n_asked, 'sequence')} that the model does not repeat"
+        said += f"{others} the reference repeats {beside.n:,}, {how}"
     if said:
         return said.rstrip()
     is_open = study.is_done("continue") and study.settings.reference is None

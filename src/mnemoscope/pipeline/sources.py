@@ -27,7 +27,7 @@ from mnemoscope.study.folder import Study
 from mnemoscope.study.settings import EMBEDDED, StudySettings
 from mnemoscope.study.shapes import shape_facts
 from mnemoscope.taxonomy.names import Taxonomy, count_class_sets
-from mnemoscope.words import plural
+from mnemoscope.words import first_names, plural
 
 _MOST_NAMED = 5  # of files and texts that give no sequence, for one reason
 _VERDICTS = ("is_memorized", "published_is_memorized", "memorization_score")
@@ -127,26 +127,12 @@ def passed_over(result: ReadResult, settings: StudySettings) -> Iterator[str]:
         *((name, why) for name in result.too_short),
     ]:
         names.setdefault(reason, []).append(name)
-    said = [
-        ", ".join(of[:_MOST_NAMED])
-        + f" and {len(of) - _MOST_NAMED:,} more" * (len(of) > _MOST_NAMED)
-        + f" ({reason})"
-        for reason, of in names.items()
-    ]
+    said = [f"{first_names(of, _MOST_NAMED)} ({reason})" for reason, of in names.items()]
     if said:
         yield f"Left out: {'; '.join(said)}."
-    if pages := _pages(result.frame):
-        listed = ", ".join(pages)
-        yield f"Read with its markup, as it stands: {listed}. An audit reads a page's text alone."
-
-
-def _pages(sequences: pl.DataFrame) -> list[str]:
-    """Documents that are HTML pages by their names, the first few by name."""
-    if not has_values(sequences, "document"):
-        return []
-    names = sequences["document"].drop_nulls().unique(maintain_order=True).cast(pl.String)
-    pages = names.filter(names.str.contains(r"(?i)\.html?$")).to_list()
-    return pages[:_MOST_NAMED] + [f"{len(pages) - _MOST_NAMED:,} more"] * (len(pages) > _MOST_NAMED)
+    if result.pages:
+        pages = first_names(result.pages, _MOST_NAMED)
+        yield f"Read with its markup, as it stands: {pages}. An audit reads a page's text alone."
 
 
 def find_data(

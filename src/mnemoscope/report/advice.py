@@ -186,8 +186,8 @@ def _grafts(study: Study, place: Path) -> Iterator[Step]:
         how = "--dry-run: how long it takes; --quick: a first look"
         most = max(max(_memorized(one).values(), default=0) for one in samples_of(study).values())
         if most < FEWEST_GROUPS:
-            how += f"; {plural(most, 'sequence')} of a class tell no part from chance, "
-            how += f"{FEWEST_GROUPS} may"
+            how += f"; to tell a part from chance takes {FEWEST_GROUPS} sequences of a class, "
+            how += f"and none has more than {most}"
         yield Step(f"{what} ({how})", f"mnemoscope graft {folder}")
         return
     why = f"{what}, once a reference is given (a model of the same shape that did not read "
@@ -430,8 +430,7 @@ def _cut_shorter(study: Study, place: Path) -> Iterator[Step]:
         f"Cut these texts into sequences of {half} tokens, not {wanted.length}: about twice as "
         f"many. Of each {half // 2} tokens must follow and not {half}, which is weaker evidence, "
         f"and {half // 2} are shown and not {half}, so more or fewer may come out. A smaller "
-        "sequences.stride does not help: windows that overlap count "
-        "as copies of one another"
+        "sequences.stride does not help: windows that overlap count as copies of one another"
     )
     anew = _anew(study, place, f"-{half}-tokens")
     yield Step(why, anew.format(f"set sequences.length={half}"))

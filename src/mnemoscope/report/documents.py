@@ -145,7 +145,7 @@ def _untouched(counts: pl.DataFrame) -> str:
     if none.height == each.height:
         return ""
     return "".join(
-        f"; all of {name} 0 of {count(n)}"
+        f"; in {name} 0 of {count(n)}"
         for name, n in none[:_MOST_NAMED].select("folder", "n").rows()
     )
 
