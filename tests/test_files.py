@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import polars as pl
 import pytest
-from filelock import Timeout
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from mnemoscope.data.corpus import open_flat
@@ -18,9 +19,11 @@ from mnemoscope.data.rows import read_pair
 from mnemoscope.data.table import read_table
 from mnemoscope.errors import DamagedDataError, NoRoomError, UserError
 from mnemoscope.files import (
+    LOCK_FILE,
     atomic_folder,
     atomic_path,
     fault_of_parquet,
+    hold_folder,
     open_array,
     write_json,
     write_text,
@@ -59,6 +62,15 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
     with pytest.raises(UserError, match="already there"), atomic_folder(out):
         pass
     assert (out / "a").read_text() == "b"
+
+
+def test_a_holder_that_has_not_yet_written_its_number_is_waited_for_and_named(tmp_path: Path):
+    with FileLock(tmp_path / LOCK_FILE, thread_local=False):
+        late = Timer(0.2, (tmp_path / f"{LOCK_FILE}.pid").write_text, ["4711\n"])
+        late.start()
+        with pytest.raises(UserError, match="in use by process 4711"), hold_folder(tmp_path):
+            pass
+        late.join()
 
 
 def test_a_folder_that_another_makes_is_in_use_and_left_alone(tmp_path: Path):

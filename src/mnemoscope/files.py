@@ -212,6 +212,7 @@ def written_by_holder(path: Path) -> bool:
 _HOLDER_FILE = f"{LOCK_FILE}.pid"
 _NUMBERS = itertools.count()  # of the shares that this process takes
 _PATIENCE = 10.0  # seconds to wait for `.lock`, which another shared holder keeps briefly
+_A_MOMENT = 1.0  # seconds in which an exclusive holder of `.lock` has written its number
 
 
 def _file_lock(path: Path) -> BaseFileLock:
@@ -221,7 +222,7 @@ def _file_lock(path: Path) -> BaseFileLock:
 def _gate(folder: Path, *, shared: bool) -> BaseFileLock:
     """Take `.lock`; UserError names its holder."""
     lock = _file_lock(folder / LOCK_FILE)
-    end = time.monotonic() + (_PATIENCE if shared else 0)
+    end = time.monotonic() + (_PATIENCE if shared else _A_MOMENT)
     while True:
         try:
             lock.acquire(timeout=0)
