@@ -253,8 +253,9 @@ def _summary(settings: StudySettings, counts: Counts, costs: Sequence[Cost], con
         assumed = f" (assumed for a GPU, {device}{absent})"
     memory = "memory" if device == "cpu" else "the GPU's memory"
     low, high = (sum(cost.stored[end] for cost in costs) for end in (0, 1))
+    stored = bounds(megabytes(low), megabytes(high)) if high >= 1e6 else "less than 1 MB"
     return (
-        f"In short: {what}: {bounds(megabytes(low), megabytes(high))} on disk, "
+        f"In short: {what}: {stored} on disk, "
         f"{megabytes(max(cost.memory for cost in costs))} of {memory}, "
         f"{about(sum(sum(cost.seconds.values()) for cost in costs))} in all, beside loading"
         f"{assumed}."

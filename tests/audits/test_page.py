@@ -335,6 +335,21 @@ def test_where_the_model_wrote_other_words_pages_and_logs_say_so_in_print_too(ma
     assert "other words" not in words_of(render_brief(made.record, spans.clear(), {}))
 
 
+@pytest.mark.parametrize("n", [2, 5, 30])
+def test_the_report_lists_the_passages_that_it_does_not_quote(made, n):
+    row = made.spans.filter(verdict="recall").row(0, named=True)
+    places = [{"number": at, "start": 9000 + 10 * at, "end": 9009 + 10 * at} for at in range(n)]
+    spans = pl.DataFrame([row | place for place in places], schema=made.spans.schema)
+    report = words_of(render_brief(made.record, spans, {}))
+    _, heading, listed = report.partition(
+        "Every passage that is recalled" if n < 30 else "The first 24 of 30"
+    )
+    assert bool(heading) == (n > 2)  # all of two are quoted
+    rows = re.findall(r"9,\d+ ?– ?(9,\d+)", listed)
+    assert rows == [f"{place['end']:,}" for place in places[:24]] * (n > 2)
+    assert ("audit.html has the others, and all in their documents" in listed) == (n == 30)
+
+
 def test_one_verdict_is_said_everywhere_and_each_passage_has_one_place(made):
     record, verdict = made.record, made.record["verdict"]
     said = said_of(record["model"]["name"], record["summary"])

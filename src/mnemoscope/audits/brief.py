@@ -1,7 +1,7 @@
-"""`report.html`: two sheets of A4 for readers who know nothing of language models.
+"""`report.html`: two or three sheets of A4 for readers who know nothing of language models.
 
 It quotes the first passages of audit.html, says in words what the figures are, and how to check
-them.
+them; the last sheet lists the other passages.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +37,10 @@ _QUOTED = 2  # passages or else near copies, which fit on the two sheets
 _BEFORE = 110  # characters of what stands before
 _DOCUMENTS, _WHOLE = 20, 6
 """Documents that are listed, and up to how many have their whole checksums in a line below."""
+_LISTED, _WORDS = (
+    24,
+    40,
+)  # passages of the list at the end, which fit on a sheet; characters of each
 
 
 def render_brief(
@@ -58,6 +62,7 @@ def render_brief(
     documents = most_first(record["documents"])
     names = [one["document"] for one in documents]
     first = strongest([*of_each_document(recalled, names), *undecided])
+    listed = [*recalled, *undecided]
     near = sorted(recalled_copies(tables.get("near")).to_dicts(), key=lambda row: -row["matched"])
     origins = tables.get("origins")
     n_found = sum(is_found(one) for one in documents)
@@ -77,6 +82,10 @@ def render_brief(
         has_chances=any(row["extraction_logprob"] is not None for row in first),
         quoted=[
             {**row, **_shortened(row)._asdict(), "lines": _lines_of(row, places)} for row in first
+        ],
+        listed=[
+            {**row, "begins": _first_words(row["text"]), "lines": _lines_of(row, places)}
+            for row in listed[: _LISTED if len(listed) > len(first) else 0]
         ],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
         documents=[
@@ -126,6 +135,11 @@ def _shortened(row: Mapping[str, Any]) -> Quotation:
     left_out = sum(one["end"] > reached for one in row["otherwise"] if one["written"])
     is_cut = row["window_start"] > 0 or len(end) < len(before)
     return Quotation(("…" if is_cut else "") + end, parts + more, left_out)
+
+
+def _first_words(text: str) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= _WORDS else f"{words[:_WORDS].rstrip()} …"
 
 
 def _begins(pieces: Sequence[Mapping[str, str]]) -> Iterator[Mapping[str, str]]:
