@@ -401,6 +401,14 @@ def test_headings_name_documents_by_their_last_parts_and_cards_the_tests_that_de
     both = {"grafts_say": "guess", "reference_says": "guess"}
     assert [*passage_tests(row | both)][2][2] == kept
     assert len([*passage_tests(row | {"reference_says": None})]) == 3
+    for says, verdict, why in (
+        ("recall", "recall", " (not counted: the reference does not write it)"),
+        (None, "recall", " (not counted: no reference)"),
+        ("guess", "cannot be told", ""),
+        (None, "guess", ""),
+    ):
+        asked = row | {"needs_say": "guess", "reference_says": says, "verdict": verdict}
+        assert [*passage_tests(asked)][-1][1:] == ("guess", "guess" + why)
 
 
 def test_a_passage_that_reaches_out_of_its_window_is_quoted_whole():

@@ -383,15 +383,21 @@ def passage_tests(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """The tests that were asked of a passage: name, what it says, and what it is shown as.
 
     Of grafts it is what they found, for what was learned often survives most of them: only beside a
-    reference that writes the passage too is that a sign of a guess.
+    reference that writes the passage too is that a sign of a guess. Nor does any other third test
+    count where the reference does not write it (`decide`).
     """
     names = {"rule_says": "rule", "reference_says": "reference", **THIRD}
     for column, name in names.items():
         if says := row[column]:
-            kept = f"comes out in {row['grafts_survived']} of {row['grafts']} exchanges"
-            if says == GUESS and row["reference_says"] != GUESS:
-                kept += ", as what was learned often does: no sign against recall"
-            yield name.removeprefix("the "), says, kept if column == "grafts_say" else says
+            shown, is_idle = says, says == GUESS != row["reference_says"] and column in THIRD
+            if column == "grafts_say":
+                shown = f"comes out in {row['grafts_survived']} of {row['grafts']} exchanges"
+                shown += ", as what was learned often does: no sign against recall" * is_idle
+            elif is_idle and row["verdict"] != GUESS:
+                has_reference = row["reference_says"] is not None
+                shown = "guess (not counted: "
+                shown += "the reference does not write it)" if has_reference else "no reference)"
+            yield name.removeprefix("the "), says, shown
 
 
 def allowed(record: AuditRecord) -> str:
