@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from chromium import NEEDS_CHROMIUM, UNFOLD, hard_to_use
 from mnemoscope.audits.brief import render_brief
-from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.documents import read_documents, titles_of
 from mnemoscope.audits.exports import (
     about,
     beside_baseline,
@@ -208,6 +208,28 @@ def test_redacted_pages_hold_no_text_of_the_documents_and_every_figure(
         assert "(note, …)" not in shown
         assert made.record["verdict"]["headline"] in shown
     assert "is not empty" in refused("audit", "redact", made.out, "-o", tmp_path / "shared")
+
+
+def test_redacted_pages_without_names_number_the_documents_as_the_record_does(
+    made, tmp_path, succeed
+):
+    said = succeed("audit", "redact", made.out, "-o", tmp_path / "shared", "--hide-names").out
+    assert f"Document N there is the Nth of {made.out / 'audit.json'}" in said
+    record = made.record
+    documents = [one["document"] for one in record["documents"]]
+    titles = titles_of(documents)
+    files = [*documents, *(one["document"] for one in record["skipped"]), *made.origins["in"]]
+    for name in ("report.html", "audit.html"):
+        page = (tmp_path / "shared" / name).read_text(encoding="utf-8")
+        shown, own = (words_of(one) for one in (page, (made.out / name).read_text("utf-8")))
+        assert not [one for one in files if Path(one).name in shown]
+        assert str(made.folder) not in page
+        assert shlex.join(record["command"]) not in shown
+        for number, row in enumerate(record["documents"], 1):
+            place = r" ?, (characters [\d,]+ to [\d,]+(?: ?\( ?lines? [\d to]+\))?)"
+            places = re.findall(rf"document {number}\b{place}", shown)
+            assert places == re.findall(re.escape(titles[row["document"]]) + place, own)
+            assert places or not row["recall_spans"]
 
 
 def test_what_the_reference_does_not_write_comes_first_whatever_survives_grafts():

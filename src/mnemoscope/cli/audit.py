@@ -73,7 +73,10 @@ TrustRemoteCode = Annotated[
 Revision = Annotated[
     str | None, Option("--revision", help="Hub revision of the model.", hidden=True)
 ]
-Case = Annotated[str | None, Option("--case", metavar="TEXT", help="A line on what it is for.")]
+Case = Annotated[
+    str | None,
+    Option("--case", metavar="TEXT", help="What it is for (--operator: who makes it)."),
+]
 Operator = Annotated[
     str | None, Option("--operator", metavar="NAME", help="Who makes it.", hidden=True)
 ]
@@ -403,18 +406,26 @@ def audit_verify(
 def audit_redact(
     folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
     out: Folder = None,
+    hide_names: Annotated[
+        bool, Option("--hide-names", help="Number the documents; leave the command out.")
+    ] = False,
     answer: JsonAnswer = ANSWER,
 ) -> None:
     """Write the pages of a finished audit without any text of its documents.
 
-    Names, positions, figures, verdicts and checksums stay.
+    Names (unless they are hidden), positions, figures, verdicts and checksums stay.
 
     Example: mnemoscope audit redact audit -o shared
     """
     from mnemoscope.audits.redact import redact_audit
 
-    pages = redact_audit(folder, needed_out(out, "audit redact"))
-    print(f"Wrote {' and '.join(map(str, pages))}. Names of documents and the command stand there.")
+    pages = redact_audit(folder, needed_out(out, "audit redact"), hide_names=hide_names)
+    stands = "Names of documents and the command stand there; --hide-names leaves them out."
+    if hide_names:
+        stands = (
+            f"Document N there is the Nth of {folder / 'audit.json'}. Case and models are named."
+        )
+    print(f"Wrote {' and '.join(map(str, pages))}. {stands}")
     answer.facts.update(folder=folder, pages=pages)
 
 

@@ -555,8 +555,8 @@ def _of_texts(frame: pl.DataFrame, where: str) -> pl.DataFrame:
         shown = ", ".join(names[: min(_NAMED, len(names) - 1)])  # never the whole of a record
         is_header = shown and are_names(names)
         way = (
-            "Take one with --column text=NAME (in a corpus, rename it), or read the file as it "
-            "stands, as one text, with --column 'text=*'."
+            "Take one with --column text=NAME (each row is then a document; in a corpus, rename "
+            "it), or read the file as it stands, as one text, with --column 'text=*'."
             if is_header
             else "Where each line is a record, have the file read as it stands, as one text, with "
             "--column 'text=*'; where the first line names columns, take one with --column "
