@@ -165,7 +165,9 @@ class GateResult(NamedTuple):
             each = [f"{name}: {why}" for name, why in self.unread.items()][:_NAMED]
             if n > _NAMED:
                 each.append(f"--junit FILE gives the reasons of all {n:,}.")
-            yield said, f"What to do: {' '.join(each)} Or leave {_IT[n > 1]} out of the documents."
+            files = [one for one, why in self.unread.items() if not why.startswith(UNDRAWN)]
+            way = how_to_exclude(files) if len(files) == n else "of the documents"
+            yield said, f"What to do: {' '.join(each)} Or leave {_IT[n > 1]} out {way}."
         if self.gate.in_each and self.drawn is not None:
             n, whole = self.drawn["windows"], self.drawn["of"]
             yield f"{n:,} of {whole:,} windows were drawn", "What to do: leave out --most."
@@ -239,6 +241,18 @@ class GateResult(NamedTuple):
             "drawn": self.drawn,
             "to_do": self.next_step,
         }
+
+
+def how_to_exclude(names: Sequence[str]) -> str:
+    """How documents are left out; a row of a table is no file, which a flag could name.
+
+    >>> how_to_exclude(["texts/short.txt"]), how_to_exclude(["table.csv#3"])
+    ('(--exclude texts/short.txt)', 'of the documents')
+    """
+    if any("#" in one for one in names):
+        return "of the documents"
+    flags = " ".join(f"--exclude {shlex.quote(one)}" for one in names)
+    return f"({flags if len(names) <= _NAMED else '--exclude PATTERN'})"
 
 
 def to_do_of(judged: Sequence[GateResult]) -> list[str]:

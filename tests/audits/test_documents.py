@@ -20,8 +20,10 @@ from transformers import PreTrainedTokenizerFast
 
 import mnemoscope as ms
 from mnemoscope.audits.documents import read_documents
+from mnemoscope.audits.library import verify
 from mnemoscope.audits.tokens import character_range, tokenize
 from mnemoscope.cli.options import parse_columns
+from mnemoscope.data.formats import find_excluded
 from mnemoscope.data.read import read_sequences
 from mnemoscope.embedded import model_path
 from mnemoscope.errors import UserError
@@ -335,6 +337,73 @@ def test_a_training_that_is_watched_calls_documents_as_an_audit_does(tmp_path, l
     assert {*read_sequences(own, lm.tokenizer).as_given("x").frame["document"]} == {
         *own["document"]
     }
+
+
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [
+        ("*.csv", ["drafts/t.csv", "t.csv"]),
+        ("drafts", ["drafts/a.txt", "drafts/t.csv"]),
+        ("drafts/*.txt", ["drafts/a.txt"]),
+        ("a.txt", ["a.txt"]),
+        (".env", [".env"]),
+        ("texts/[1].txt", ["[1].txt"]),
+    ],
+)
+def test_what_is_excluded_is_read_by_no_reader(tmp_path, monkeypatch, lm, pattern, left):
+    """By the path within the folder, as a glob or whole, or by the name that is printed."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "drafts/a.txt", "t.csv", "drafts/t.csv", ".env", "[1].txt"):
+        (path := Path("texts", name)).parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(" ".join(map(str, range(90))))
+    left = [f"texts/{one}" for one in left]
+    assert find_excluded(["texts"], [pattern]) == {pattern: left}
+    for find, others in ((read_documents, ["texts"]), (read_sequences, "texts")):
+        both = []
+        for exclude in ((), (pattern,)):
+            if find is read_documents:
+                read = read_documents(others, exclude=exclude)
+                both.append({one.name for one in (*read.documents, *read.skipped)})
+            else:
+                read = read_sequences(others, lm.tokenizer, exclude=exclude).as_given(others)
+                both.append({*read.frame["document"], *(one.name for one in read.unread)})
+        assert both[0] - both[1] == {*left}
+
+
+@pytest.mark.parametrize(
+    ("source", "pattern", "said"),
+    [
+        ("texts", "b.txt", "exclude b.txt: fits no file of texts. Did you mean 'a.txt'?"),
+        ("texts", "texts", "exclude texts: fits no file of texts."),
+        ("texts", "*", "exclude: leaves nothing of texts."),
+        ("texts/a.txt", "a.txt", "exclude: leaves nothing of texts/a.txt."),
+    ],
+)
+def test_to_exclude_nothing_or_all_is_refused(tmp_path, monkeypatch, source, pattern, said):
+    monkeypatch.chdir(tmp_path)
+    Path("texts").mkdir()
+    Path("texts", "a.txt").write_text("text")
+    with pytest.raises(UserError, match=re.escape(said)):
+        find_excluded([source], [pattern])
+
+
+@pytest.mark.whole
+def test_an_audit_records_what_was_left_out_and_is_verified_where_it_moved(tmp_path):
+    """Where an excluded file has a document's name, it is no edited copy of that document."""
+    (folder := tmp_path / "texts" / "drafts").mkdir(parents=True)
+    (tmp_path / "texts" / "a.txt").write_text("The lamp on the hill. " * 40)
+    (folder / "a.txt").write_text("A ferry crossed. " * 40)
+    options = {"edits": 0, "near_length": 0, "exclude": ["drafts"]}
+    made = ms.audit("embedded", tmp_path / "texts", tmp_path / "out", **options)
+    assert made.record["excluded"] == {"drafts": [str(folder / "a.txt")]}
+    assert f"<code>--exclude drafts</code>): {folder / 'a.txt'}." in re.sub(
+        "<(?!/?code).*?>|\u200b", "", (made.folder / "audit.html").read_text()
+    )
+    (tmp_path / "texts").rename(tmp_path / "moved")
+    found = verify(made.folder, documents=[tmp_path / "moved"])
+    assert (found.problems, found.unchecked) == ([], [])
+    with pytest.raises(UserError, match="exclude: texts were given by their names"):
+        ms.audit("embedded", {"a": "text"}, exclude=["a"])
 
 
 def test_a_csv_without_a_header_is_read_as_text_as_its_line_says(tmp_path):

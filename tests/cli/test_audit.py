@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -211,14 +212,15 @@ def test_a_dry_run_fails_for_strict_as_the_audit_would(call, document, tmp_path)
     (texts / "short.txt").write_text("few words")
     lax, strict = call(*plan), call(*plan, "--strict")
     assert (lax.status, strict.status) == (0, 3)
-    assert strict.out.splitlines()[-1] == (
+    failed, (way,) = strict.out.splitlines()[-1], re.findall(r" \((--exclude .*)\)", strict.out)
+    assert failed == (
         "Failed (--strict): of 2 documents nothing would be asked: "
-        f"{texts / 'b.bin'}, {texts / 'short.txt'}."
+        f"{texts / 'b.bin'}, {texts / 'short.txt'}. Mend them, or leave out ({way})."
     )
-    (texts / "b.bin").unlink()
-    (texts / "short.txt").unlink()
-    whole = call(*plan, "--strict")
+    whole = call(*plan, "--strict", *shlex.split(way))
     assert (whole.status, "Failed" in whole.out) == (0, False)
+    for name in ("b.bin", "short.txt"):
+        assert f"Left out (--exclude {texts / name}): {texts / name}.\n" in whole.out
 
 
 def terminated(*_, **__):

@@ -550,6 +550,23 @@ def test_documents_that_are_not_checked_are_named_and_counted(tiny, run, tmp_pat
     assert call(*shlex.split(words), "--scan", "-q").status == 0
 
 
+def test_what_a_strict_watch_fails_for_can_be_left_out_as_it_says(tiny, run, tmp_path, call):
+    """In the same folder: no window is another. The commands that it prints leave it out too."""
+    (texts := tmp_path / "texts").mkdir()
+    (texts / "whole.txt").write_text(" ".join(map(str, range(300))))
+    (texts / "short one.txt").write_text("1")
+    asked = ("watch", run / "checkpoint-200", "--sequences", texts, "--scan", "-q")
+    gate = ("--fail-if", "reproduced > 50%", "--strict", "-o", tmp_path / "w")
+    (way,) = re.findall(r"leave it out \((.*)\)", call(*asked, *gate).out)
+    assert call(*asked, *gate, *shlex.split(way)).status == 0
+    history = read_history(tmp_path / "w")
+    assert history.unread.is_empty()
+    assert shlex.join(history.command).endswith(way)
+    assert shlex.join(history.audit[200]).endswith(way)
+    made = call(*asked, *gate, "--exclude", "*.md")
+    assert (made.status, "--exclude *.md: fits no file of" in made.err) == (2, True)
+
+
 def test_a_command_that_the_page_prints_runs_and_a_folder_without_a_step_keeps_its_name(
     tiny, run, tmp_path, call, monkeypatch
 ):

@@ -18,6 +18,7 @@ from mnemoscope.data.formats import (
     AS_TEXT,
     Skipped,
     check_there,
+    is_excluded,
     is_written,
     table_ending,
     walk_files,
@@ -54,12 +55,16 @@ class Document:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read, in order, what was not; the encoding of text files, the columns of tables."""
+    """What was read, in order, what was not; the encoding of text files, the columns of tables.
+
+    `excluded` are the files that each pattern of `--exclude` left out.
+    """
 
     documents: list[Document]
     skipped: list[Skipped]
     encoding: str = "utf-8"
     columns: Mapping[str, str] = field(default_factory=dict)
+    excluded: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def read_documents(
@@ -69,13 +74,15 @@ def read_documents(
     encoding: str = "utf-8",
     columns: Mapping[str, str] | None = None,
     leave_out: Path | None = None,
+    exclude: Sequence[str] = (),
 ) -> Reading:
     """Read all documents; the same name twice is read once.
 
     `sources` are files, folders (read recursively, as `walk_files`), tables with a column
     `text` (`TABLE_ENDINGS`), data sets of the hub, or `-` for `stdin`. Files in `leave_out` are no
-    documents: the audit itself goes there. `columns` of tables are taken by their paths, as a
-    study's are (`take_columns`); with `AS_TEXT` they are texts. What a folder holds and cannot be
+    documents: the audit itself goes there; nor are those that `exclude` fits (`is_excluded`).
+    `columns` of tables are taken by their paths, as a study's are (`take_columns`); with `AS_TEXT`
+    they are texts. What a folder holds and cannot be
     read is passed over; what `sources` name themselves is refused. Raises UserError: that, a source
     that does not exist, an encoding nobody knows, or nothing readable.
     """
@@ -93,7 +100,7 @@ def read_documents(
     refused: list[Skipped] = []
     tables: list[Skipped] = []  # that lack what --column names
     has_rows = False
-    for name, path, reason in _files(sources, leave_out):
+    for name, path, reason in _files(sources, leave_out, exclude):
         shown = name.encode("utf-8", "backslashreplace").decode("utf-8")
         if shown != name:  # nothing that we write could name it
             skipped[shown] = Skipped(shown, "a name that is not UTF-8. Rename it.")
@@ -137,12 +144,14 @@ def check_sources(sources: Sequence[str]) -> None:
 
 
 def _files(
-    sources: Sequence[str], leave_out: Path | None
+    sources: Sequence[str], leave_out: Path | None, exclude: Sequence[str]
 ) -> Iterator[tuple[str, Path | None, str]]:
     """Names, their files, and why one that a folder holds is passed over."""
     for source in sources:
         path = Path(source)
         hub = parse_hub_name(source)
+        if not path.is_dir() and is_excluded(path, path.parent, exclude):
+            continue
         if source == "-":
             yield source, None, ""
         elif hub is not None:
@@ -154,7 +163,7 @@ def _files(
                 )
             yield source, tables[0], ""
         elif path.is_dir():
-            files, passed = walk_files(path)
+            files, passed = walk_files(path, exclude)
             for file, reason in [*((file, "") for file in files), *passed]:
                 if leave_out is None or not file.resolve().is_relative_to(leave_out.resolve()):
                     yield file.as_posix(), file, reason

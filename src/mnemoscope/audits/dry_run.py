@@ -21,6 +21,7 @@ from mnemoscope.audits.reference import WINDOWS, places_beside
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.tokens import Text, Tokens, tokenize
+from mnemoscope.data.formats import excluded_said
 from mnemoscope.data.read import WindowCutter
 from mnemoscope.study.cost import ASSUMED_FLOPS, device_kind
 from mnemoscope.words import about, plural
@@ -153,6 +154,7 @@ def plan_audit(
         )
     yield _time_said(n_windows + n_unread, asked, settings, timed, weights, device_kind(device))
     yield from (f"{one.name}: not read: {one.reason}" for one in reading.skipped)
+    yield from excluded_said(reading.excluded)
     yield "Nothing was written."
 
 

@@ -17,7 +17,7 @@ from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked
 from mnemoscope.audits.shares import estimate_of, number_of
-from mnemoscope.data.formats import is_there
+from mnemoscope.data.formats import excluded_said, find_excluded, is_there
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, a_kind, printable
 from mnemoscope.files import LOCK_FILE, as_path, hold_folder, made_folder, remove_torn
@@ -221,6 +221,7 @@ def audit(
     trust_remote_code: bool = False,
     encoding: str = "utf-8",
     columns: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
     case: str | None = None,
     operator: str | None = None,
     command: Sequence[str] = (),
@@ -250,6 +251,7 @@ def audit(
         trust_remote_code: run Python code that comes with a named model.
         encoding: of text files.
         columns: of tables, by their paths.
+        exclude: globs of files to leave out, on their paths within the documents.
         case: what the audit is for, a line that page, report and record show.
         operator: who makes it, likewise.
         command: recorded in `audit.json`.
@@ -280,7 +282,7 @@ def audit(
         _check(own, other, documents)
         _check_study(study, asked)
         stack.enter_context(kept_clean(folder))
-        reading = _read(documents, folder, encoding, columns)
+        reading = _read(documents, folder, encoding, columns, exclude)
         from mnemoscope.audits.unread import unread_documents
 
         unread = unread_documents(asked, reading)
@@ -307,6 +309,7 @@ def planned(
     revision: str | None = None,
     encoding: str = "utf-8",
     columns: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
     redo: bool = False,
     named: Mapping[str, Any],
     **settings: Any,
@@ -324,7 +327,7 @@ def planned(
 
     if out is not None:
         check_folder(out)
-    reading = _read(documents, out, encoding, columns)
+    reading = _read(documents, out, encoding, columns, exclude)
     from mnemoscope.audits.dry_run import plan_audit, time_pieces
     from mnemoscope.audits.run import check_same
     from mnemoscope.audits.tokens import cut_texts
@@ -440,6 +443,7 @@ def audit_api(
     dry_run: bool = False,
     encoding: str = "utf-8",
     columns: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
     case: str | None = None,
     operator: str | None = None,
     command: Sequence[str] = (),
@@ -461,7 +465,7 @@ def audit_api(
         from mnemoscope.audits.service import estimate_cost
         from mnemoscope.audits.tokens import cut_texts
 
-        reading = _read(documents, folder, encoding, columns)
+        reading = _read(documents, folder, encoding, columns, exclude)
         model = _served(service, asked, tokenizer, revision, folder)
         auditing = Auditing(model, cut_texts(model.splitter, reading.documents), asked)
         auditing.case, auditing.operator = lines
@@ -637,21 +641,30 @@ def kept_clean(out: Path | None) -> Iterator[None]:
 
 
 def _read(
-    documents: Documents, out: Path | None, encoding: str, columns: Mapping[str, str] | None
+    documents: Documents,
+    out: Path | None,
+    encoding: str,
+    columns: Mapping[str, str] | None,
+    exclude: Sequence[str] = (),
 ) -> "Reading":
     from mnemoscope.audits.documents import Reading, make_document, read_documents
 
     if isinstance(documents, Mapping):
+        if exclude:
+            raise UserError("exclude: texts were given by their names. Leave out those.")
         texts = [make_document(*one, is_extracted=True) for one in documents.items()]
         return Reading(texts, [])
     sources = _sources(documents)
+    excluded = find_excluded(sources, exclude)
     stdin = sys.stdin.buffer if "-" in sources else None
     reading = read_documents(
-        sources, stdin=stdin, encoding=encoding, leave_out=out, columns=columns
+        sources, stdin=stdin, encoding=encoding, leave_out=out, columns=columns, exclude=exclude
     )
+    for line in excluded_said(excluded):
+        say(line)
     for one in reading.skipped:
         say(printable(f"Not read: {one.name}: {one.reason}"))
-    return reading
+    return replace(reading, excluded=excluded)
 
 
 def _local_audit(

@@ -104,6 +104,7 @@ class AuditRecord(TypedDict):
     settings: dict[str, Value]
     encoding: str
     columns: NotRequired[dict[str, str]]
+    excluded: NotRequired[dict[str, list[str]]]  # files that each pattern of --exclude left out
     documents: list[DocumentRow]
     skipped: list[Skipped]
     summary: Summary

@@ -119,6 +119,7 @@ def make_audit(
         "settings": audit.settings.model_dump(),
         "encoding": reading.encoding,
         **({"columns": dict(reading.columns)} if reading.columns else {}),
+        **({"excluded": dict(reading.excluded)} if reading.excluded else {}),
         "documents": (rows := _document_rows(audit, tables.get("near"))),
         "skipped": skipped,
         "summary": (summary := overall(rows)),

@@ -361,6 +361,7 @@ def _not_looked_at(audit: Auditing, record: AuditRecord, *, search: bool) -> lis
     said.append(
         "date, case, operator, command, versions"
         + ", what was not read" * bool(record["skipped"])
+        + ", what --exclude left out" * ("excluded" in record)
         + ": they stand as they were written down."
     )
     return said
@@ -504,7 +505,11 @@ def _moved(out: Path, record: AuditRecord, elsewhere: Sequence[str]) -> list[Doc
     if not elsewhere:
         return []
     return read_documents(
-        elsewhere, encoding=record["encoding"], columns=record.get("columns"), leave_out=out
+        elsewhere,
+        encoding=record["encoding"],
+        columns=record.get("columns"),
+        leave_out=out,
+        exclude=[*record.get("excluded", ())],
     ).documents
 
 

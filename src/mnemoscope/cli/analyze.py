@@ -278,6 +278,24 @@ def _print_list() -> None:
     )
 
 
+WatchExclude = Annotated[
+    list[str] | None,
+    Option(
+        "--exclude",
+        metavar="PATTERN",
+        help="Leave out files of --sequences, by a path in it or a glob such as '*.csv'; "
+        "repeatable.",
+    ),
+]
+WatchFailIf = Annotated[
+    list[str] | None,
+    Option(
+        "--fail-if",
+        help="Status 3 if the last checkpoint reproduces too much: 'recalled > 1%' (of the windows "
+        "whose text does not give them away), 'reproduced >= 3 windows'; also guessed, and 'in "
+        "doc' for each document. Repeatable.",
+    ),
+]
 Threshold = Annotated[
     float | None,
     Option(
@@ -304,6 +322,7 @@ def watch(
         None, help="Texts that were kept out of training (default: those that the folder has)."
     ),
     column: Columns = None,
+    exclude: WatchExclude = None,
     out: Path | None = Option(
         None,
         "-o",
@@ -322,13 +341,7 @@ def watch(
     device: str = Option("auto", help="Where the model runs: auto, cpu, cuda, mps."),
     batch_size: int = Option(64, min=1, help="Windows in a forward pass."),
     trust_remote_code: TrustRemoteCode = False,
-    fail_if: list[str] | None = Option(
-        None,
-        "--fail-if",
-        help="Status 3 if the last checkpoint reproduces too much: 'recalled > 1%' (of the windows "
-        "whose text does not give them away), 'reproduced >= 3 windows'; also guessed, and 'in "
-        "doc' for each document. Repeatable.",
-    ),
+    fail_if: WatchFailIf = None,
     baseline: Path | None = Option(
         None, "--baseline", help="An older folder of watch: only texts that are new there count."
     ),
@@ -364,6 +377,7 @@ def watch(
             sequences=sequences,
             control=control,
             columns=parse_columns(column),
+            exclude=tuple(exclude or ()),
             most=most or WatchAsked.most,
             whole=most is None and any(one.in_each for one in gates),
             length=length,

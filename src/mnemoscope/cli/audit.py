@@ -21,6 +21,7 @@ from mnemoscope.cli.options import (
     GATE_FAILED,
     Device,
     Dtype,
+    Exclude,
     GateFlags,
     JsonAnswer,
     Quiet,
@@ -163,6 +164,7 @@ def audit(
     gate: GateFlags = GATE,
     encoding: Encoding = "utf-8",
     column: Column = None,
+    exclude: Exclude = None,
     revision: Revision = None,
     dtype: Dtype = None,
     device: Device = None,
@@ -193,6 +195,7 @@ def audit(
             revision=revision,
             encoding=encoding,
             columns=parse_columns(column),
+            exclude=exclude or (),
             redo=redo,
             named={**named, "trust_remote_code": trust_remote_code},
             **_settings(settings, **fields),
@@ -213,6 +216,7 @@ def audit(
             trust_remote_code=trust_remote_code,
             encoding=encoding,
             columns=parse_columns(column),
+            exclude=exclude or (),
             case=case,
             operator=operator,
             command=["mnemoscope", *sys.argv[1:]],
@@ -245,6 +249,7 @@ def audit_api(
     gate: GateFlags = GATE,
     encoding: Encoding = "utf-8",
     column: Column = None,
+    exclude: Exclude = None,
     revision: Revision = None,
     settings: SettingsFile = None,
     answer: JsonAnswer = ANSWER,
@@ -281,6 +286,7 @@ def audit_api(
             dry_run=dry_run,
             encoding=encoding,
             columns=parse_columns(column),
+            exclude=exclude or (),
             case=case,
             operator=operator,
             command=["mnemoscope", *sys.argv[1:]],
@@ -521,13 +527,16 @@ def _condition(flags: GateFlags, *, has_near: bool, out: Path | None) -> "list[G
 
 def _say_plan(plan: "Plan", gate: GateFlags, answer: JsonAnswer) -> None:
     """Say what a dry run found; with `--strict` it fails where the audit would fail anyway."""
+    from mnemoscope.conditions import how_to_exclude
     from mnemoscope.words import first_names, plural
 
     print(*map(printable, plan.said.splitlines()), sep="\n")
     answer.facts["estimate"] = plan.said
     if gate.strict and plan.unasked:
         said = f"of {plural(len(plan.unasked), 'document')} nothing would be asked"
-        print(printable(f"Failed (--strict): {said}: {first_names(plan.unasked)}."))
+        way = f"Mend {'it' if len(plan.unasked) == 1 else 'them'}, or leave out"
+        way = f"{way} {how_to_exclude(plan.unasked)}."
+        print(printable(f"Failed (--strict): {said}: {first_names(plan.unasked)}. {way}"))
         raise typer.Exit(GATE_FAILED)
 
 

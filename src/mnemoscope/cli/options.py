@@ -46,6 +46,15 @@ Columns = Annotated[
         "texts, too), held_out=meta.duplicates==0, group=@row; repeatable.",
     ),
 ]
+Exclude = Annotated[
+    list[str] | None,
+    Option(
+        "--exclude",
+        metavar="PATTERN",
+        help="Leave out files, by a path within the folder or a glob such as '*.csv'; repeatable.",
+        hidden=True,
+    ),
+]
 Split = Annotated[
     str | None,
     Option(

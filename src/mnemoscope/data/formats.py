@@ -8,10 +8,11 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, TextIO
 
 import polars as pl
@@ -26,7 +27,7 @@ from mnemoscope.errors import (
 )
 from mnemoscope.parse import MOST_TEXT_BYTES, open_regular, parse_json
 from mnemoscope.plugins import Plugin, call_plugin, find_plugins, load_plugin, lower
-from mnemoscope.words import plural
+from mnemoscope.words import first_names, plural
 
 TABLE_ENDINGS = (
     ".parquet",
@@ -115,18 +116,20 @@ _SYSTEM = re.compile(
 )
 
 
-def list_files(folder: Path) -> list[Path]:
+def list_files(folder: Path, exclude: Iterable[str] = ()) -> list[Path]:
     """Files of a folder and its subfolders, as `walk_files`."""
-    return walk_files(folder)[0]
+    return walk_files(folder, exclude)[0]
 
 
-def walk_files(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+def walk_files(
+    folder: Path, exclude: Iterable[str] = ()
+) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Files of a folder and its subfolders, and what else is there, with why it is passed over.
 
-    Both sorted by name. What is hidden is passed over, and not named where a system, a tool or this
-    program put it there (`_SYSTEM`). Links to files are followed; links to folders, as
-    they may lead in a circle, and to nothing are passed over, as are pipes, sockets and devices,
-    and folders that may not be read.
+    Both sorted by name, without what the patterns `exclude` leave out (`is_excluded`). What is
+    hidden is passed over, and not named where a system, a tool or this program put it there
+    (`_SYSTEM`). Links to files are followed; links to folders, as they may lead in a circle, and to
+    nothing are passed over, as are pipes, sockets and devices, and folders that may not be read.
     """
     found: list[Path] = []
     passed: list[tuple[Path, str]] = []
@@ -147,13 +150,60 @@ def walk_files(folder: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
                 passed.append((path, "a link to nothing."))
             else:
                 passed.append((path, _READ_ONCE))
+    found = [one for one in found if not is_excluded(one, folder, exclude)]
+    passed = [one for one in passed if not is_excluded(one[0], folder, exclude)]
     return sorted(found, key=lambda one: one.relative_to(folder).parts), sorted(passed)
 
 
 def name_below(path: Path, folder: Path) -> str:
     """A file's path below a folder; control characters and bytes that are not UTF-8 are escaped."""
-    name = path.relative_to(folder).as_posix().encode("utf-8", "backslashreplace").decode()
-    return printable(name)
+    return _name_of(path.relative_to(folder))
+
+
+def _name_of(path: Path) -> str:
+    return printable(path.as_posix().encode("utf-8", "backslashreplace").decode())
+
+
+def is_excluded(path: Path, folder: Path, patterns: Iterable[str]) -> bool:
+    """Whether a pattern leaves out a file: a glob on its path below a folder, or its whole path.
+
+    A glob that fits a folder leaves out all in it; `*` stands for `/` too.
+    """
+    below = PurePosixPath(name_below(path, folder))
+    parts = [str(one) for one in (below, *below.parents)][:-1]
+    return any(
+        glob == _name_of(path) or any(fnmatchcase(one, glob.rstrip("/")) for one in parts)
+        for glob in patterns
+    )
+
+
+def find_excluded(sources: Sequence[str], patterns: Iterable[str]) -> dict[str, list[str]]:
+    """The files of sources that each pattern leaves out (`is_excluded`).
+
+    Raises UserError: a pattern that fits none, or nothing is left.
+    """
+    places: list[tuple[Path, Path]] = []
+    for path in map(Path, sources):
+        files, passed = walk_files(path) if path.is_dir() else ([path], [])
+        folder = path if path.is_dir() else path.parent
+        places += ((one, folder) for one in (*files, *(one for one, _ in passed)))
+    found: dict[str, list[str]] = {}
+    for glob in patterns:
+        found[glob] = [_name_of(one) for one, at in places if is_excluded(one, at, [glob])]
+        if not found[glob]:
+            near = nearest(glob, [name_below(*one) for one in places])
+            raise UserError(
+                f"--exclude {glob}: fits no file of {', '.join(sources)}.{near} Give a path in "
+                "there, or a glob such as '*.csv'."
+            )
+    if found and all(is_excluded(*one, found) for one in places):
+        raise UserError(f"--exclude: leaves nothing of {', '.join(sources)}. Exclude less.")
+    return found
+
+
+def excluded_said(found: Mapping[str, Sequence[str]]) -> list[str]:
+    """What each pattern left out, a line each."""
+    return [f"Left out (--exclude {glob}): {first_names(names)}." for glob, names in found.items()]
 
 
 def table_ending(path: Path) -> str | None:

@@ -473,6 +473,7 @@ def read_sequences(
     limit: int | None = None,
     pad: Pad = False,
     columns: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
 ) -> ReadResult:
     """Read sequences from texts, tables, arrays or a frame; texts are cut into windows of tokens.
 
@@ -480,41 +481,41 @@ def read_sequences(
     `NAME_prefix.npy` and `NAME_suffix.npy` (its folder, or the first of the two), a data set of
     the hub (`owner/name[:config][@revision][#split]`), or a frame of Polars, pandas or `datasets`.
 
-    A folder is read recursively in the order of names, hidden files left out; `genre` is guessed
-    from a file's name. Of a table, `tokens` are taken as they are, else each `text` is cut
-    (`cut_rows`); a tokenizer is needed for texts alone. With `pad` shorter tokens, and texts
-    shorter than one sequence but longer than the prefix, are taken too, padded on the right; with
-    `left` they are padded there, so that all suffixes are whole and prefixes differ in length. A
-    table's other columns stay, except what a model or `add_features` said of it; `columns` gives it
-    more, by their paths (`take_columns`); `AS_TEXT` has tables read as texts. The first `prefix`
-    tokens, half unless given, are the prefix: a pair of arrays must agree. Raises UserError:
-    nothing there, nothing that is text, no text as long as a sequence, a file that would be
-    misread, or a table that `check_columns` refuses. DamagedDataError: a torn Parquet, packed or
-    array file.
+    A folder is read recursively in the order of names, hidden files left out and those that the
+    patterns `exclude` fit (`is_excluded`); `genre` is guessed from a file's name. Of a table,
+    `tokens` are taken as they are, else each `text` is cut (`cut_rows`); a tokenizer is needed for
+    texts alone. With `pad` shorter tokens, and texts shorter than one sequence but longer than the
+    prefix, are taken too, padded on the right; with `left` they are padded there, so that all
+    suffixes are whole and prefixes differ in length. A table's other columns stay, except what a
+    model or `add_features` said of it; `columns` gives it more, by their paths (`take_columns`);
+    `AS_TEXT` has tables read as texts. The first `prefix` tokens, half unless given, are the
+    prefix: a pair of arrays must agree. Raises UserError: nothing there, nothing that is text, no
+    text as long as a sequence, a file that would be misread, or a table that `check_columns`
+    refuses. DamagedDataError: a torn Parquet, packed or array file.
     """
     prefix = length // 2 if prefix is None else prefix
     fewest = {False: length, True: prefix + 1, "left": length - prefix + 1}
     least = fewest[pad]
     is_text = columns == AS_TEXT and isinstance(source, str | Path) and Path(source).exists()
-    rows = None if is_text else read_rows(source, columns or {}, prefix=prefix)
+    rows = None if is_text else read_rows(source, columns or {}, prefix=prefix, exclude=exclude)
     if rows is not None:
         result = _read_rows(rows.frame, rows.where, tokenizer, length, stride, limit, least, pad)
         unread: list[Skipped] = []  # what a folder holds that is no file
         if isinstance(source, str | Path) and (folder := Path(source)).is_dir():
-            unread = _skipped(folder, walk_files(folder)[1])
+            unread = _skipped(folder, walk_files(folder, exclude)[1])
         return replace(result, facts=rows.facts, labels=rows.labels, unread=tuple(unread))
     if columns and not is_text:
-        _refuse_columns(Path(source), columns)
+        _refuse_columns(Path(source), columns, exclude)
     path = Path(source)
     cutter = WindowCutter(_needed(tokenizer, path), length=length, stride=stride, least=least)
     collector = WindowCollector(cutter, limit=limit, pad=pad)
-    return _read_documents(path, collector, all_text=is_text)
+    return _read_documents(path, collector, exclude, all_text=is_text)
 
 
-def _refuse_columns(path: Path, columns: Mapping[str, str]) -> None:
+def _refuse_columns(path: Path, columns: Mapping[str, str], exclude: Sequence[str]) -> None:
     """Refuse `--column` for texts (UserError), and say how tables among them are read."""
     name, own = next(iter(columns.items()))
-    files = walk_files(path)[0] if path.is_dir() else []
+    files = walk_files(path, exclude)[0] if path.is_dir() else []
     said = f"{path}: --column {name}={own}: texts, and only tables have columns."
     if not (tables := [one for one in files if table_ending(one)]):
         raise UserError(f"{said} Leave out --column.")
@@ -624,11 +625,13 @@ def count_documents(frame: pl.DataFrame) -> int:
     return frame[name].n_unique()
 
 
-def _read_documents(path: Path, collector: WindowCollector, *, all_text: bool) -> ReadResult:
+def _read_documents(
+    path: Path, collector: WindowCollector, exclude: Sequence[str], *, all_text: bool
+) -> ReadResult:
     unread: list[Skipped] = []
     documents: list[Path] = []
     with track("reading", unit="texts") as progress:
-        for document, text in _texts(path, unread, all_text=all_text):
+        for document, text in _texts(path, unread, exclude, all_text=all_text):
             documents.append(document)
             collector.add(text)
             progress.advance()
@@ -663,7 +666,9 @@ def _names(path: Path, documents: Sequence[Path]) -> list[str]:
     return [name_below(file, root) for file in documents]
 
 
-def _texts(path: Path, unread: list[Skipped], *, all_text: bool) -> Iterator[tuple[Path, str]]:
+def _texts(
+    path: Path, unread: list[Skipped], exclude: Sequence[str], *, all_text: bool
+) -> Iterator[tuple[Path, str]]:
     """Every readable text with its path, with `all_text` tables too; others go on the list."""
     if path.is_file():
         if not all_text:
@@ -673,7 +678,7 @@ def _texts(path: Path, unread: list[Skipped], *, all_text: bool) -> Iterator[tup
             raise UserError(f"{path}: not a text in UTF-8. Convert it, or give a table.")
         yield path, text
         return
-    files, passed = walk_files(path)
+    files, passed = walk_files(path, exclude)
     unread += _skipped(path, passed)
     tables = set() if all_text else {file for file in files if table_ending(file)}
     if tables:

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,10 +45,13 @@ class Rows(NamedTuple):
     labels: frozenset[str]
 
 
-def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int | None) -> Rows | None:
+def read_rows(
+    source: Any, columns: Mapping[str, str], *, prefix: int | None, exclude: Iterable[str] = ()
+) -> Rows | None:
     """The rows of a source, with `columns` by their paths; None of texts.
 
-    A pair of arrays must agree with `prefix` where it is given.
+    Files of a folder that `exclude` fits are left out. A pair of arrays must agree with `prefix`
+    where it is given.
 
     Says which fields look like a count of duplicates and are passed over. Errors as
     `read_sequences`.
@@ -68,7 +71,7 @@ def read_rows(source: Any, columns: Mapping[str, str], *, prefix: int | None) ->
         if pair := find_pair(path):
             frame = read_pair(*pair, prefix=prefix)
             frame = conform(take_columns(frame, columns, where=where), where=where)
-        elif tables := find_tables(path):
+        elif tables := find_tables(path, exclude):
             frame = _read_tables(tables, columns)
             endings = {ending[1:] for table in tables if (ending := table_ending(table))}
             readers = [plugin_readers()[one].facts for one in sorted(endings & {*plugin_readers()})]
@@ -160,16 +163,16 @@ _DRESSING = re.compile(
 )
 
 
-def holds_rows(source: str) -> bool:
+def holds_rows(source: str, exclude: Iterable[str] = ()) -> bool:
     """Whether a source has columns: a table, a folder of tables, arrays, a data set of the hub.
 
     Errors as `find_tables`, `find_pair`.
     """
     path = Path(source)
-    return bool(parse_hub_name(source) or find_pair(path) or find_tables(path))
+    return bool(parse_hub_name(source) or find_pair(path) or find_tables(path, exclude))
 
 
-def find_tables(path: Path) -> list[Path]:
+def find_tables(path: Path, exclude: Iterable[str] = ()) -> list[Path]:
     """The table that a path is, or those of a folder that holds nothing else; else none.
 
     Beside tables a folder may hold a README, a licence and the like. UserError where one of them
@@ -177,7 +180,7 @@ def find_tables(path: Path) -> list[Path]:
     """
     if path.is_file():
         return [path] if table_ending(path) else []
-    files = list_files(path)
+    files = list_files(path, exclude)
     tables = [one for one in files if table_ending(one)]
     others = [one for one in files if one not in tables and not _DRESSING.fullmatch(one.name)]
     if others:

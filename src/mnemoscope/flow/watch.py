@@ -17,7 +17,7 @@ from mnemoscope.analysis.figures import Chart, Figure, HeatMap, Series, plain, s
 from mnemoscope.analysis.inputs import AnalysisResult
 from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.conditions import GateResult, refuse_same, to_do_of
-from mnemoscope.data.formats import AS_TEXT
+from mnemoscope.data.formats import AS_TEXT, excluded_said, find_excluded
 from mnemoscope.data.read import ReadResult, read_sequences
 from mnemoscope.data.rows import holds_rows
 from mnemoscope.data.table import token_matrix
@@ -66,6 +66,7 @@ class WatchAsked:
     control: str | None = None  # texts or a table kept out of training, or None
     # of either where it is a table, by their paths (`take_columns`)
     columns: Mapping[str, str] = field(default_factory=dict)
+    exclude: tuple[str, ...] = ()  # files of `sequences` to leave out (`is_excluded`)
     most: int | None = 2000  # windows to draw of each; None keeps all
     whole: bool = False  # keep all windows of `sequences`, whatever `most` says of the control
     length: int = 64  # tokens of a window
@@ -108,6 +109,9 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
             f"one model 'mnemoscope audit {EMBEDDED} {asked.sequences} -o audit' says what it "
             "repeats."
         )
+    excluded = find_excluded([asked.sequences], asked.exclude)
+    for line in excluded_said(excluded):
+        say(line)
     checkpoints = find_checkpoints(asked.checkpoints, least=1)
     keys = {one: digest([one.signature(), asked.dtype, asked.decode]) for one in checkpoints}
     if baseline is not None and all(is_checked(out, one.step, key) for one, key in keys.items()):
@@ -134,6 +138,7 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
             source=asked.sequences,
             control=asked.control,
             columns=dict(asked.columns),
+            excluded=excluded,
             stride=asked.stride,
             given=[*asked.checkpoints],
             threshold=asked.threshold,
@@ -192,10 +197,16 @@ def _windows(
     asked: WatchAsked, path: str, source: str, tokenizer: Any, most: int | None
 ) -> tuple[ReadResult, WatchedWindows]:
     length, stride = asked.length, asked.stride or asked.length
-    columns, other = asked.columns, asked.control if source != CONTROL else asked.sequences
-    if columns not in ({}, AS_TEXT) and other and not holds_rows(path) and holds_rows(other):
-        columns = {}  # they are of the other, which is a table
-    read = read_sequences(path, tokenizer, length=length, stride=stride, columns=columns)
+    sources = {asked.sequences: asked.exclude, asked.control: ()}
+    columns = asked.columns
+    if columns not in ({}, AS_TEXT):
+        has_rows = {one: holds_rows(one, exclude) for one, exclude in sources.items() if one}
+        if any(has_rows.values()) and not has_rows[path]:
+            columns = {}  # they are of the other, which is a table
+    exclude = sources[path]
+    read = read_sequences(
+        path, tokenizer, length=length, stride=stride, columns=columns, exclude=exclude
+    )
     read = read.as_given(path)
     frame = read.frame
     name = pl.format("{}:{}", pl.lit(source), "sequence_id").alias("sequence_id")

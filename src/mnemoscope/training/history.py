@@ -59,6 +59,7 @@ class _Watch(TypedDict):
     run: NotRequired[str | None]
     source: NotRequired[str | None]
     columns: NotRequired[dict[str, str] | None]
+    excluded: NotRequired[dict[str, list[str]] | None]
     stride: NotRequired[int | None]
     given: NotRequired[list[str]]
     threshold: float
@@ -303,6 +304,8 @@ def read_history(folder: Path | str) -> History:
         command = ("--sequences", source)
         for name, path in (facts.get("columns") or {}).items():
             command += ("--column", f"{name}={path}")
+        for glob in facts.get("excluded") or {}:
+            command += ("--exclude", glob)
         models = zip(_steps(folder), (one.get("model") for one in records), strict=True)
         if windows["document"].null_count() == 0:  # of texts, which an audit reads too
             audit = {step: (*words, *command[1:]) for step, words in models if words}
