@@ -85,7 +85,7 @@ Set = Annotated[
     ),
 ]
 Redo = Annotated[bool, Option("--redo", help="Redo stages that were made with other settings.")]
-Quiet = Annotated[bool, Option("-q", "--quiet", help="No progress, only the result.")]
+Quiet = Annotated[bool, Option("-q", "--quiet", help="No progress; the result is printed.")]
 TrustRemoteCode = Annotated[
     bool, Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]

@@ -519,8 +519,8 @@ def _further(steps: Sequence[int], followed: pl.DataFrame, history: History) -> 
         draws = f" Near duplicates are one: intervals draw {plural(n_groups, 'group')}."
     yield (
         f"{plural(len(steps), 'check')} of {plural(followed.height, 'window')}: {seen.height:,} "
-        f"were memorized at some check, {lost.height:,} of them forgotten at a later one. What "
-        f"happened between two checks is not seen.{draws}"
+        f"{'was' if seen.height == 1 else 'were'} memorized at some check, {lost.height:,} of them "
+        f"forgotten at a later one. What happened between two checks is not seen.{draws}"
     )
     if history.counts_from:
         yield f"A window counts where its suffix comes out{history.counts_from} (--threshold)."
