@@ -22,8 +22,8 @@ from mnemoscope.progress import say
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 BOS_MODES = ("auto", "always", "never")
 UNREACHABLE = (
-    "no such folder here, and the hub cannot be reached. Check the path (a study's or an audit's is "
-    "relative to where its command was given) or the connection."
+    "no such folder here, and the hub cannot be reached. Check the path (a study's or an audit's "
+    "is relative to where its command was given) or the connection."
 )
 NO_FILE = (
     "the hub has it, but without config.json or safetensors weights. Choose another revision or "
