@@ -25,7 +25,7 @@ from mnemoscope.audits.edit_search import chance_within
 from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.passages import join_passages, span_schema, with_verdicts
 from mnemoscope.audits.questions import EditSettings, audit_settings
-from mnemoscope.audits.reference import apart, beside_model
+from mnemoscope.audits.reference import apart
 from mnemoscope.audits.rule import VERDICTS
 from mnemoscope.audits.run import ask_questions, find_passages
 from mnemoscope.audits.sampling import sampling_logprobs, score_rows
@@ -287,29 +287,6 @@ def copy_of(lm, change):
 def noisy(lm, share):
     draw = torch.Generator().manual_seed(0)
     return copy_of(lm, lambda w: w + share * w.std() * torch.randn(w.shape, generator=draw))
-
-
-def test_a_model_and_a_reference_that_were_swapped_are_asked_about(lm, reference, trained, often):
-    settings = audit_settings(**BRIEF, stride=16)
-    texts = [make_document(f"{at}", text) for at, text in enumerate([*trained, *often])]
-    for own, other, n in ((reference, lm, 8), (lm, reference, 8), (reference, lm, 3)):
-        audit = local_audit(own, texts[:n], settings, reference=other)
-        find_passages(audit)
-        found = beside_model(audit)
-        if own is lm:
-            assert found is None  # it writes enough of them itself
-            continue
-        assert found["is_more"] == (n == 8)
-        assert found["model"] == 0 < found["reference"] <= found["windows"]
-        record = {"name": "y", "apart": 2.9, "beside": found}
-        beside = reference_beside("x", record, audit.passages)
-        said = f"Of {found['windows']} places where both were asked the reference writes on"
-        assert beside is None or beside["sentence"].startswith(said) == (n == 8)
-        assert (beside is not None) == (n == 8)
-        counts = dict.fromkeys(["recall_spans", "undecided_spans", "guess_spans"], 0)
-        counts |= {"documents": n, "recalled": {}}
-        meaning = verdict_of("x", record, counts, audit.passages)["meaning"]
-        assert meaning.startswith("model and reference may have been given in ") == (n == 8)
 
 
 def test_a_copy_of_the_model_is_no_control_and_the_rule_alone_decides(lm, reference, trained):

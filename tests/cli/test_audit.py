@@ -113,14 +113,15 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     for refused in call_light([(*plan, *alone), (*plan[:-1], *alone)]):
         assert (refused.status, "nothing but the audited documents" in refused.err) == (2, True)
     grafts, needs = "whether parts of the reference break it; ", "which earlier tokens it needs"
-    assert f"what the reference says; {grafts}{needs}" in planned
+    itself = "what the reference itself repeats"
+    assert f"what the reference says; {grafts}{needs}; {itself}" in planned
     said = call(*plan, "--study", "auto").out
     assert f"{grafts}what the CNNs of a study say; {needs}" in said
     assert "no such folder. Make a study" in call(*plan, "--study", tmp_path / "nowhere").err
     n_tokens = record["documents"][0]["tokens"]
     assert f": {len(coarse_starts(n_tokens, AuditSettings())):,} windows of 64 " in planned
-    beside = record["reference"]["beside"] or {"windows": -(-(n_tokens - 63) // 64)}  # none needed
-    assert f"The reference is asked up to {beside['windows']:,} windows more (to " in planned
+    assert record["reference"]["beside"]["windows"] == -(-(n_tokens - 63) // 64)
+    assert "The reference reads them all too, and is asked where it has most of a w" in planned
     names = f"{own}\n{own}"  # a gate would pass on a list of names, read as a text
     assert (
         f"{own} …: 2 names in one argument" in call(*("audit", "embedded", names), *plan[3:5]).err

@@ -108,9 +108,9 @@ class TokenScores(NamedTuple):
 
 
 class BesideModel(TypedDict):
-    """Of `windows` that both were asked how many the model reproduces, and the reference.
+    """Of `windows` that do not overlap how many the model reproduces, and the reference.
 
-    `is_more`: the reference so many more that the two may be swapped.
+    `is_more`: the reference repeats so much more that the two may be swapped.
     """
 
     windows: int

@@ -17,7 +17,7 @@ from mnemoscope.audits.asking import Auditing
 from mnemoscope.audits.documents import Document, Reading
 from mnemoscope.audits.questions import QUESTIONS, ReadSettings, asked_of
 from mnemoscope.audits.read import foreseen
-from mnemoscope.audits.reference import WINDOWS, places_beside
+from mnemoscope.audits.reference import WINDOWS
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.tokens import Text, Tokens, tokenize
@@ -125,12 +125,11 @@ def plan_audit(
         f"{n_windows:,} windows of {settings.length} tokens, at one token in {settings.stride}."
     )
     if reference is not None:
-        n_beside = len(places_beside(sizes, settings))
         yield (
-            f"The reference is asked up to {n_beside:,} windows more (to notice if model and "
-            "reference were swapped), and both models up to "
-            f"{min(WINDOWS, sum(sizes) // settings.length)} of shuffled tokens (to see how far "
-            "apart they are)."
+            "The reference reads them all too, and is asked where it has most of a window right "
+            "(does it repeat what the model does not, or were the two swapped?); both models are "
+            f"asked up to {min(WINDOWS, sum(sizes) // settings.length)} windows of shuffled tokens "
+            "(to see how far apart they are)."
         )
     n_unread = sum(
         len(coarse_starts(len(tokenize(one.text, cutter).ids), settings)) for one in unread

@@ -171,6 +171,12 @@ QUESTIONS: dict[str, Question] = {
         "what the CNNs of a study say", f"{_ROOM}.cnn", needs="cnn", template="cnn.html.j2"
     ),
     "needs": Question("which earlier tokens it needs", f"{_ROOM}.needs", template="needs.html.j2"),
+    "alone": Question(
+        "what the reference itself repeats",
+        f"{_ROOM}.alone",
+        needs="reference",
+        template="alone.html.j2",
+    ),
     "profile": Question(
         "the chance by position",
         f"{_ROOM}.profile",

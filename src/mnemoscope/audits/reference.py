@@ -1,22 +1,14 @@
 """What a model that never saw the documents writes in place of a passage, and how likely."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import polars as pl
 
-from mnemoscope.audits.asking import Answer, AskedModel, Auditing, BesideModel
+from mnemoscope.audits.asking import Answer, AskedModel, Auditing
 from mnemoscope.audits.rule import GUESS, RECALL
-from mnemoscope.audits.scan import ask_in_parts, passage_prompts, prompts_at
-from mnemoscope.audits.settings import AuditSettings
-from mnemoscope.audits.spans import coarse_starts, counts_as_hit
-from mnemoscope.audits.tokens import Place
+from mnemoscope.audits.scan import ask_in_parts, passage_prompts
 from mnemoscope.audits.verdict import is_nearly_same
 from mnemoscope.columns import Column
-from mnemoscope.pipeline.reference import repeats_more
 
-_MOST_WINDOWS, _ENOUGH = 300, 0.1
-"""Windows that the reference is asked beside the model, and of what share the model needs none."""
 WINDOWS = 32
 """Rows of shuffled tokens that `apart` asks both models for."""
 
@@ -65,46 +57,6 @@ def apart(audit: Auditing) -> float | None:
     if own is None or other is None:
         return None
     return float(np.nanmean(np.abs(own.logprobs - other.logprobs)))
-
-
-def places_beside(n_tokens: Sequence[int], settings: AuditSettings) -> list[Place]:
-    """Windows that `beside_model` may ask, of documents of so many tokens: apart, some hundreds."""
-    step = -(-settings.length // settings.stride)
-    places = [
-        (number, first)
-        for number, n in enumerate(n_tokens)
-        for first in coarse_starts(n, settings)[::step]
-    ]
-    return places[:: -(-len(places) // _MOST_WINDOWS) or 1]
-
-
-def beside_model(audit: Auditing) -> BesideModel | None:
-    """How much the reference reproduces of windows apart; None where the model has enough itself.
-
-    They do not overlap and are asked wherever they stand, not where the model begins right.
-    """
-    if audit.reference is None:
-        return None
-    settings = audit.settings
-    places = places_beside([len(text.tokens.ids) for text in audit.texts], settings)
-    hits = {
-        (document, first)
-        for document, first, score in audit.scanned.select("document", "first", "score").iter_rows()
-        if counts_as_hit(score, settings)
-    }
-    own = pl.Series([place in hits for place in places], dtype=pl.Boolean)
-    if own.sum() >= _ENOUGH * len(places):
-        return None
-    beside = Auditing(audit.reference, audit.texts, settings)
-    written = ask_in_parts(beside, prompts_at(audit, places), "miss", "Asking the reference")
-    found = [counts_as_hit(one.score, settings) for one in written]
-    others = pl.Series(found, dtype=pl.Boolean)
-    return {
-        "windows": len(places),
-        "model": int(own.sum()),
-        "reference": int(others.sum()),
-        "is_more": repeats_more(own, others),
-    }
 
 
 def ask(audit: Auditing) -> Answer:

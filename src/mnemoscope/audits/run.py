@@ -6,13 +6,13 @@ A folder with `audit.json` holds a whole audit.
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import polars as pl
 
@@ -46,11 +46,12 @@ from mnemoscope.audits.records import (
     read_audit,
     read_audit_record,
 )
-from mnemoscope.audits.reference import apart, beside_model
+from mnemoscope.audits.reference import apart
 from mnemoscope.audits.scan import check_long_enough, count_windows, extend, scan_windows
 from mnemoscope.audits.settings import AuditSettings, flag_of
 from mnemoscope.audits.shares import Sizes, count_document, overall
 from mnemoscope.audits.spans import spans_of
+from mnemoscope.audits.tokens import Place
 from mnemoscope.audits.verdict import verdict_of
 from mnemoscope.errors import DamagedDataError, MissingError, UserError
 from mnemoscope.files import json_bytes, made_folder
@@ -98,12 +99,13 @@ def make_audit(
     audit.apart = apart(audit)
     answers = ask_questions(audit)
     tables = {name: one.table for name, one in answers.items() if one.table is not None}
+    facts = {name: dict(one.facts) for name, one in answers.items() if one.facts is not None}
     reference = audit.reference.facts().record if audit.reference else None
+    beside: Any = facts.pop("alone", None)
     if reference is not None:
-        reference = {**reference, "apart": audit.apart, "beside": beside_model(audit)}
+        reference = {**reference, "apart": audit.apart, "beside": beside}
     others = {"reference": reference, "cnn": None}
     model = audit.model.facts()
-    facts = {name: dict(one.facts) for name, one in answers.items() if one.facts is not None}
     record = {
         "schema": "mnemoscope audit",
         "schema_version": SCHEMA_VERSION,
@@ -120,11 +122,16 @@ def make_audit(
         "encoding": reading.encoding,
         **({"columns": dict(reading.columns)} if reading.columns else {}),
         **({"excluded": dict(reading.excluded)} if reading.excluded else {}),
-        "documents": (rows := _document_rows(audit, tables.get("near"))),
+        "documents": (rows := _document_rows(audit, tables)),
         "skipped": skipped,
         "summary": (summary := overall(rows)),
         "verdict": verdict_of(
-            model.record["name"], others["reference"], summary, audit.passages, facts.get("unread")
+            model.record["name"],
+            reference,
+            summary,
+            audit.passages,
+            facts.get("unread"),
+            documents=rows,
         ),
         **facts,
     }
@@ -193,7 +200,12 @@ def _extended(
     facts = {name: dict(one.facts) for name, one in answers.items() if one.facts is not None}
     unread = facts.get("unread") or earlier.get("unread")
     said = verdict_of(
-        earlier["model"]["name"], reference, earlier["summary"], audit.passages, unread
+        earlier["model"]["name"],
+        reference,
+        earlier["summary"],
+        audit.passages,
+        unread,
+        documents=earlier["documents"],
     )
     record = {
         **{name: one for name, one in earlier.items() if name != "sha256"},
@@ -227,10 +239,13 @@ def _founded(out: Path, key: str) -> str:
         return date
 
 
-def find_passages(audit: Auditing) -> None:
-    """Scan the documents and join hits to passages, with the verdict of the rule."""
+def find_passages(audit: Auditing, is_asked: Callable[[Place], bool] = lambda _: True) -> None:
+    """Scan the documents and join hits to passages, with the verdict of the rule.
+
+    `is_asked` says which windows, as in `scan.scan_windows`.
+    """
     _say_step(audit, "passages", "which passages come out")
-    audit.scanned = scan_windows(audit)
+    audit.scanned = scan_windows(audit, is_asked)
     spans = spans_of(
         audit.tokenizer,
         audit.texts,
@@ -441,7 +456,7 @@ def check_no_other(out: Path, *, redo: bool) -> None:
         raise other_audit(out)
 
 
-def _document_rows(audit: Auditing, near: pl.DataFrame | None) -> list[DocumentRow]:
+def _document_rows(audit: Auditing, tables: Mapping[str, pl.DataFrame]) -> list[DocumentRow]:
     """Documents with their shares."""
     rows: list[DocumentRow] = []
     for number, text in enumerate(audit.texts):
@@ -452,7 +467,8 @@ def _document_rows(audit: Auditing, near: pl.DataFrame | None) -> list[DocumentR
             "tokens": n_tokens,
             "windows": n_windows,
         }
-        counts = count_document(text.name, sizes, audit.passages, near)
+        asked = tables.get("near"), tables.get("alone")
+        counts = count_document(text.name, sizes, audit.passages, *asked)
         file = f"texts/{number + 1:05d}.txt" if document.is_extracted else None
         is_short = n_tokens < audit.settings.length
         rows.append(

@@ -1,6 +1,6 @@
 """Ask a model at every stride-th window of documents, and around every find."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import polars as pl
@@ -37,12 +37,18 @@ def check_long_enough(audit: Auditing) -> None:
         )
 
 
-def scan_windows(audit: Auditing) -> pl.DataFrame:
+def scan_windows(
+    audit: Auditing, is_asked: Callable[[Place], bool] = lambda _: True
+) -> pl.DataFrame:
     """Continue every stride-th window, then every window around a find, in their order.
 
-    Columns are `spans.WINDOW_COLUMNS`.
+    Columns are `spans.WINDOW_COLUMNS`. Of the former those that are not `is_asked` count as wrong
+    from the first token on.
     """
-    coarse = _continued(audit, coarse_places(audit), "Asking")
+    places = coarse_places(audit)
+    left = [(*one, 0, None, None, None) for one in places if not is_asked(one)]
+    asked = _continued(audit, [one for one in places if is_asked(one)], "Asking")
+    coarse = pl.concat([asked, pl.DataFrame(left, schema=WINDOW_COLUMNS, orient="row")])
     places = [
         (number, first)
         for number, text in enumerate(audit.texts)

@@ -101,6 +101,8 @@ class Counts(Sizes):
     undecided: Share
     recalled: Share
     near: NotRequired[Share]
+    alone: NotRequired[Share]
+    alone_spans: NotRequired[NonNegativeInt]
 
 
 class DocumentCounts(Counts):
@@ -249,18 +251,24 @@ def passage_numbers(places: Iterable[tuple[str, int, int]]) -> list[int]:
 
 
 def count_document(
-    name: str, sizes: Sizes, passages: pl.DataFrame, near: pl.DataFrame | None = None
+    name: str,
+    sizes: Sizes,
+    passages: pl.DataFrame,
+    near: pl.DataFrame | None = None,
+    alone: pl.DataFrame | None = None,
 ) -> DocumentCounts:
     """`summarize` a document from the passages and near copies of all.
 
-    A column `passage` says which rows are pieces of one; without it those that touch are.
+    A column `passage` says which rows are pieces of one; without it those that touch are. `alone`
+    are passages that the reference repeats and the model does not.
     """
     place = ("start", "end", "verdict", "otherwise")
-    own, nearly = (
-        None if one is None else one.filter(pl.col("document") == name) for one in (passages, near)
+    own, nearly, others = (
+        None if one is None else one.filter(pl.col("document") == name)
+        for one in (passages, near, alone)
     )
     assert own is not None
-    return summarize(
+    counts = summarize(
         name,
         n_characters=sizes["characters"],
         n_tokens=sizes["tokens"],
@@ -269,6 +277,12 @@ def count_document(
         near=None if nearly is None else nearly.select(place).rows(),
         numbers=own["passage"].to_list() if "passage" in own.columns else None,
     )
+    if others is not None:
+        n = covered(at for one in others.select(place).iter_rows() for at in Passage(*one).written)
+        share = n / sizes["characters"] if sizes["characters"] else 0.0
+        counts["alone"] = {"characters": n, "share": share}
+        counts["alone_spans"] = others.height
+    return counts
 
 
 def covered(ranges: Iterable[tuple[int, int]]) -> int:
@@ -291,7 +305,7 @@ def overall(documents: Iterable[Counts]) -> Summary:
     asked = sum(row["windows"] > 0 for row in rows)
     wholes = [row["characters"] for row in rows]
     whole, shares = sum(wholes), {}
-    kinds = [kind for kind in KINDS if rows and kind in rows[0]]
+    kinds = [kind for kind in (*KINDS, "alone") if rows and kind in rows[0]]
     for kind in kinds:
         parts = [share_of(row, kind)["characters"] for row in rows]
         part = sum(parts)
@@ -317,6 +331,7 @@ def overall(documents: Iterable[Counts]) -> Summary:
             key: sum(row[key] or 0 for row in rows) if "near" in shares else None
             for key in ("near_spans", "near_recall_spans")
         },
+        **({"alone_spans": sum(row["alone_spans"] for row in rows)} if "alone" in shares else {}),
         **shares,
     }
     return cast(Summary, made)

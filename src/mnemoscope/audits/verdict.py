@@ -12,12 +12,15 @@ import polars as pl
 from typing_extensions import TypedDict
 
 from mnemoscope.audits.asking import ModelRecord
+from mnemoscope.audits.documents import titles_of
 from mnemoscope.audits.passages import GROUNDS, whole_passages
 from mnemoscope.audits.repeats import repeats
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
-from mnemoscope.audits.shares import Summary, share_words
+from mnemoscope.audits.shares import DocumentCounts, Summary, share_words
 from mnemoscope.benchmark.membership import TOLD
+from mnemoscope.errors import printable
 from mnemoscope.stats import clopper_pearson
+from mnemoscope.study.settings import EMBEDDED
 from mnemoscope.version import page_address
 from mnemoscope.words import plural
 
@@ -146,14 +149,15 @@ def verdict_of(
     summary: Summary,
     passages: pl.DataFrame,
     unread: Mapping[str, Any] | None = None,
+    documents: Sequence[DocumentCounts] = (),
 ) -> Verdict:
     """The verdict on documents, from their sums and the passages with what each ground says.
 
     `name` is what the model is called; `reference` None: none was asked; `unread` is what
-    `audit.json` says of the documents of `--unread`.
+    `audit.json` says of the documents of `--unread`, and `documents` what of each audited one.
     """
     rule = decided_by(passages)
-    beside = reference_beside(name, reference, passages)
+    beside = reference_beside(name, reference, passages, documents)
     headline, meaning = said_of(name, summary)
     if n := len(repeats(whole_passages(passages))):
         meaning += (
@@ -219,12 +223,16 @@ def said_of(name: str, summary: Summary) -> tuple[str, str]:
 
 
 def reference_beside(
-    name: str, reference: ModelRecord | None, passages: pl.DataFrame
+    name: str,
+    reference: ModelRecord | None,
+    passages: pl.DataFrame,
+    documents: Sequence[DocumentCounts] = (),
 ) -> ReferenceEvidence | None:
-    """What the reference wrote of the passages; None where there are none."""
+    """What the reference wrote of the passages, and alone; None where there is nothing to say."""
     said_of_copy = None if reference is None else copy_said(reference.get("apart"))
     swapped = _swapped_said(reference)
-    if not passages.height and said_of_copy is None and swapped is None:
+    alone = _alone_said(reference, documents)
+    if not passages.height and all(one is None for one in (said_of_copy, swapped, alone)):
         return None
     did = _written_by_reference(passages)
     in_recalled = len(did[UNDECIDED]) - sum(
@@ -232,7 +240,7 @@ def reference_beside(
     )
     said = [said_of_copy] if said_of_copy else [*_of_reference(name, reference, did, in_recalled)]
     return {
-        "sentence": " ".join([swapped, *said] if swapped else said),
+        "sentence": " ".join(filter(None, [swapped, *said, alone])),
         "recalled": len(did[RECALL]),
         "wrote_recalled": None if reference is None else sum(did[RECALL]),
         "undecided": len(did[UNDECIDED]),
@@ -250,6 +258,34 @@ def _swapped_said(reference: ModelRecord | None) -> str | None:
         f"Of {plural(found['windows'], 'place')} where both were asked the reference writes on as "
         f"the document does at {found['reference']:,}, the model at {found['model']:,}. Check that "
         "the model to be audited was not given as --reference, and the reference as the model."
+    )
+
+
+def _alone_said(reference: ModelRecord | None, documents: Sequence[DocumentCounts]) -> str | None:
+    """What the reference repeats and the model does not; None where nothing, or it is no control.
+
+    What to check is said too, unless `_swapped_said` says it.
+    """
+    found = [row for row in documents if row.get("alone_spans")]
+    if reference is None or not found or not is_control(reference):
+        return None
+    most = max(found, key=lambda row: row["alone"]["share"])
+    title = printable(titles_of([row["document"] for row in documents])[most["document"]])
+    share, n = share_words(most["alone"]["share"]), sum(row["alone_spans"] for row in found)
+    where, these = f"{share} of {title}", "that document, and is no control for it then."
+    if len(found) > 1:
+        where = f"in {len(found):,} documents, most in {title}: {share} of it"
+        these = "those documents, and is no control for them then."
+    why = f"may have read {these}"
+    if reference["name"] == EMBEDDED:
+        why = "was trained on other passages of the same files as the shipped model."
+    elif _swapped_said(reference) is None:
+        why += (
+            " Check that it never saw the documents, and that model and reference were not swapped."
+        )
+    return (
+        f"The reference itself repeats {plural(n, 'passage')} that the model does not ({where}): "
+        f"it {why}"
     )
 
 

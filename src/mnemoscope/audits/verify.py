@@ -318,7 +318,7 @@ def _what_holds(
         "their checksums.",
         "the counts follow from the passages.",
     ]
-    if has_passages and record["reference"] is not None:  # which is asked for passages alone
+    if record["reference"] is not None and (has_passages or counts.get("alone_spans")):
         said.append(
             "what the reference and its parts wrote: by checksum alone, it was not asked again "
             "(--reference MODEL asks it)."
@@ -338,7 +338,7 @@ def _what_holds(
 
 def _not_looked_at(audit: Auditing, record: AuditRecord, *, search: bool) -> list[str]:
     """What else the record holds that nothing here compared, in sentences."""
-    again = {"reference", "grafts", "near", "profile", "read", "unread"}
+    again = {"reference", "grafts", "alone", "near", "profile", "read", "unread"}
     alone = [one.title for name, one in audit.asked().items() if name not in again]
     said = []
     if not search:
@@ -355,8 +355,8 @@ def _not_looked_at(audit: Auditing, record: AuditRecord, *, search: bool) -> lis
         said.append("the bits of --read, since the reference was not asked.")
     if record["reference"] is not None:
         said.append(
-            "how likely the reference finds the passages, and whether model and reference were "
-            "swapped: by checksum alone."
+            "how likely the reference finds the passages, whether it repeats more alone than is "
+            "listed, and whether the two were swapped: by checksum alone."
         )
     said.append(
         "date, case, operator, command, versions"
@@ -384,15 +384,14 @@ def _not_following(
     for row in record["documents"]:
         name = row["document"]
         sized: DocumentRow = {**row, "characters": len(texts[name])}
-        counts = count_document(name, sized, frame, tables.get("near"))
+        counts = count_document(name, sized, frame, tables.get("near"), tables.get("alone"))
         rows.append(cast(DocumentRow, {**row, **counts}))
     again: list[Any] = [rows, summary := overall(rows)]
     said: list[Any] = [record["documents"], record["summary"]]
     if with_pages:
         beside = record.get("unread")
-        again.append(
-            verdict_of(record["model"]["name"], record["reference"], summary, frame, beside)
-        )
+        name, reference = record["model"]["name"], record["reference"]
+        again.append(verdict_of(name, reference, summary, frame, beside, documents=rows))
         said.append(record["verdict"])
     if json.loads(json.dumps(again)) != json.loads(json.dumps(said)):
         yield f"{RECORD}: its counts or its sentence do not follow from the passages."

@@ -30,7 +30,7 @@ _NOT_ASKED = "No reference was asked, so whether another model repeats these too
 _FEW = 0.1
 """Share of the sequences below which the reference is asked of others too: is it not the model?"""
 _MOST_OTHERS = 500
-_SWAPPED = 5  # times as many as the model repeats, from which the two may have been swapped
+SWAPPED = 5  # times as many as the model repeats, from which the two may have been swapped
 _FEWEST = 6
 _LABEL = "Asking the reference"
 
@@ -165,7 +165,7 @@ def repeats_more(own: pl.Series, others: pl.Series) -> bool:
     False
     """
     n_only, n_apart = int((others & ~own).sum()), int((others != own).sum())
-    if not n_apart or others.sum() < _SWAPPED * own.sum():
+    if not n_apart or others.sum() < SWAPPED * own.sum():
         return False
     low = clopper_pearson(n_only, n_apart).low
     return low is not None and low > 1 / 2
@@ -182,7 +182,7 @@ def repeats_more_of(own: pl.Series, others: pl.Series) -> bool:
     (False, True, False)
     """
     n = [int(one.sum()) for one in (own, others)]
-    if not len(own) or n[1] < _FEWEST or n[1] * len(own) < _SWAPPED * n[0] * len(others):
+    if not len(own) or n[1] < _FEWEST or n[1] * len(own) < SWAPPED * n[0] * len(others):
         return False
     high, low = clopper_pearson(n[0], len(own)).high, clopper_pearson(n[1], len(others)).low
     return high is not None and low is not None and low > high
