@@ -170,7 +170,8 @@ class GateResult(NamedTuple):
             yield said, f"What to do: {' '.join(each)} Or leave {_IT[n > 1]} out {way}."
         if self.gate.in_each and self.drawn is not None:
             n, whole = self.drawn["windows"], self.drawn["of"]
-            yield f"{n:,} of {whole:,} windows were drawn", "What to do: leave out --most."
+            how = f"watch anew, into another folder, with --most {whole} (in Python most={whole})"
+            yield f"{n:,} of {whole:,} windows were drawn", f"What to do: {how}."
         yield from self._void()
 
     def _void(self) -> Iterator[tuple[str, str]]:
