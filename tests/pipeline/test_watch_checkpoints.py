@@ -711,6 +711,18 @@ def test_windows_that_overlap_find_what_begins_between_those_side_by_side(tmp_pa
     over = call(*asked, "-o", tmp_path / "over", "--stride", 4, *gate, "--verbose")
     assert (beside.status, over.status) == (0, 3)
     assert "times" not in beside.err
+    (line,) = re.findall(
+        "Not looked at: what begins between its windows, .* Both: mnemoscope (.*)", beside.out
+    )
+    assert line.endswith(
+        "--strict --fail-if 'reproduced >= 1 passage' --fail-if 'near >= 1 passage'"
+    )
+    words = shlex.split(line)
+    words[words.index("-o") + 1] = str(tmp_path / "audit")
+    assert call(*words, "-q").status == 3
+    several = call("watch", tmp_path / "beside", *gate, "--fail-if", "recalled >= 1 window")
+    assert several.out.count("Not looked at") == 1
+    assert several.out.rstrip().endswith("--strict --fail-if 'near >= 1 passage'")
     n = len(read_history(tmp_path / "over").windows)
     assert f"--stride 4 makes {n} windows, up to 16 times as many as side by side" in over.err
     assert "--stride 4 --control HELD_OUT" in over.out
