@@ -113,7 +113,8 @@ class GateResult(NamedTuple):
     a baseline the near copies that are new. `swapped`: whether model and reference, or texts and
     control, look swapped. `drawn`: how many of all windows were asked, where a draw left some out.
     `advice`: what the line of a gate that passes ends with, by the kind that it advises a condition
-    on. `to_do`: what to do where it holds, and `further` the rest, which a build's log leaves out.
+    on; `unseen`: behind it, what was not looked at, and the command that does. `to_do`: what to do
+    where it holds, and `further` the rest, which a build's log leaves out.
     `most_in`: documents with the most of it, and the amount in words, the worst first.
     """
 
@@ -134,6 +135,7 @@ class GateResult(NamedTuple):
     swapped: bool = False
     drawn: Mapping[str, int] | None = None
     advice: Mapping[str, str] = {}
+    unseen: str = ""
     to_do: str = ""
     further: str = ""
     most_in: Mapping[str, str] = {}
@@ -170,7 +172,8 @@ class GateResult(NamedTuple):
             yield said, f"What to do: {' '.join(each)} Or leave {_IT[n > 1]} out {way}."
         if self.gate.in_each and self.drawn is not None:
             n, whole = self.drawn["windows"], self.drawn["of"]
-            yield f"{n:,} of {whole:,} windows were drawn", "What to do: leave out --most."
+            how = f"watch anew, into another folder, with --most {whole} (in Python most={whole})"
+            yield f"{n:,} of {whole:,} windows were drawn", f"What to do: {how}."
         yield from self._void()
 
     def _void(self) -> Iterator[tuple[str, str]]:
@@ -207,7 +210,7 @@ class GateResult(NamedTuple):
         word, end = "Failed" if self.is_failed else "Passed", "" if said[-1:] == "?" else "."
         first = "" if self.is_failed else self.unchecked  # what was not asked comes first
         said = said.replace(first, "") if first else said
-        more = [] if self.is_failed else self.advice.values()
+        more = [] if self.is_failed else filter(None, [*self.advice.values(), self.unseen])
         return " ".join([f"{word} ({of}){first}: {said}{end}", *more])
 
     @property

@@ -224,6 +224,34 @@ def test_a_dry_run_fails_for_strict_as_the_audit_would(call, document, tmp_path)
         assert f"Left out (--exclude {texts / name}): {texts / name}.\n" in whole.out
 
 
+def test_a_column_by_its_bare_name_and_one_of_texts_are_refused_with_what_to_write(
+    refused, tmp_path
+):
+    """As it is read: the example names a column that the table has."""
+    (folder := tmp_path / "texts").mkdir()
+    (folder / "a.txt").write_text("a text")
+    (table := tmp_path / "t.csv").write_text("Name,Note\nHugo,takes omeprazole\n")
+    out = ("-o", tmp_path / "out")
+    both = [
+        ("audit", "embedded", table, *out),
+        ("watch", model_path(), "--sequences", table, *out),
+    ]
+    for verb in both:
+        said = refused(*verb, "--column", "Note")
+        assert "--column Note: needs NAME=PATH, for example --column text=Note." in said
+        said = refused(*verb, "--column", "Nota")
+        assert "such as text=NAME. " in said
+        assert "no 'Nota'. Did you mean 'Note'? There are: Name, Note." in said
+    columns = ("--column", "text=Name")
+    assert "only tables have columns. Leave out" in refused(
+        "audit", "embedded", folder, *out, *columns
+    )
+    shutil.copy(table, folder)
+    left = ("--exclude", "*.csv")
+    assert "only tables have" in refused("audit", "embedded", folder, *out, *columns, *left)
+    assert not (tmp_path / "out").exists()
+
+
 def terminated(*_, **__):
     signal.raise_signal(signal.SIGTERM)
 

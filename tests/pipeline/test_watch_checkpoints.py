@@ -106,6 +106,9 @@ def test_a_copy_as_baseline_is_refused_before_anything_is_read(
     tiny, run, tracked, tmp_path, stopped_at, refused
 ):
     copy, new = (shutil.copytree(tracked, tmp_path / one) for one in ("copy", "new"))
+    other = tmp_path / "other"  # of the same second, perhaps
+    watch_checkpoints(asked(tiny, run), other)
+    assert read_history(other).sums != read_history(tracked).sums
     with stopped_at(watch, "load_tokenizer") as read:
         with pytest.raises(UserError, match="a copy of what is judged"):
             watch_checkpoints(asked(tiny, run), new, copy)
@@ -411,6 +414,9 @@ def test_a_condition_on_each_document_asks_all_and_a_draw_says_what_it_left_out(
         assert suite.find("properties/property[@name='drawn']").get("value") == said
         assert len(suite.findall("testcase/failure[@type='unread']")) == 1 + left
         assert suite.find(f"testcase[@name='{watch_gate.NOT_DRAWN}']/failure") is not None
+        (most,) = re.findall(r"watch anew, .* with (--most \d+) ", found["to_do"])
+        new = call(*asked, *most.split(), *gate, tmp_path / f"{out}-anew")
+        assert new.status == 0
         again = call("watch", tmp_path / out, *gate[:-2])
         assert (again.status, f"; {said}" in again.out) == (made.status, True)
 
@@ -589,6 +595,55 @@ def test_a_command_that_the_page_prints_runs_and_a_folder_without_a_step_keeps_i
     assert set(read_history(words[-1]).windows["source"]) == {"document", "control"}
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["one"], ["one"]),
+        (["one", "one/base one/tuned-2026"], ["one/base", "one/tuned-2026"]),
+        (["'run dir'"], ["run dir"]),
+        (["'run dir'/checkpoint-5", "'run dir'"], ["run dir/checkpoint-5", "run dir/checkpoint-6"]),
+        (["one/base", "'run dir'/checkpoint-5"], ["run dir/checkpoint-5"]),
+    ],
+)
+def test_the_control_is_advised_beside_what_is_a_run_by_its_names(
+    tiny, run, tmp_path, call, monkeypatch, asked, said
+):
+    """A folder first, or one after another; the last alone where no command names them all."""
+    monkeypatch.chdir(tmp_path)
+    pl.read_parquet(tiny.table).head(9).write_parquet("read.parquet")
+    pl.read_parquet(tiny.table).tail(9).write_parquet("held.parquet")
+    shutil.copytree(run / "checkpoint-100", "one/base")
+    for step in (5, 6):
+        shutil.copytree(run / "checkpoint-100", f"run dir/checkpoint-{step}")
+    for names in asked:
+        if "/tuned" in names:
+            shutil.copytree(run / "checkpoint-100", "one/tuned-2026")
+        names = shlex.split(names)
+        made = call("watch", *names, "--sequences", "read.parquet", "-o", "w", "--scan", "-q")
+    (line,) = re.findall(r"beside them: mnemoscope (.*)", made.out)
+    words = [{"HELD_OUT": "held.parquet"}.get(one, one) for one in shlex.split(line)]
+    assert words[1 : words.index("--sequences")] == said
+    assert call(*words, "--scan", "-q").status == 0
+
+
+def test_an_audit_that_a_watch_advises_takes_its_texts_alone(tiny, run, tmp_path, call, refused):
+    """Of a table its text, and none of tokens alone, which no audit reads."""
+    rows = {"note": [" ".join(map(str, range(n, n + 90))) for n in (0, 50)], "n": [1, 2]}
+    pl.DataFrame(rows).write_csv(table := tmp_path / "t.csv")
+    columns = ("--column", "text=note", "--column", "duplicates=n")
+    asked = ("watch", run / "checkpoint-200", "--scan", "-q", "-o")
+    call(*asked, tmp_path / "w", "--sequences", table, *columns)
+    (words,) = read_history(tmp_path / "w").audit.values()
+    assert words == (str(run / "checkpoint-200"), str(table), "--column", "text=note")
+    said = refused("watch", "embedded", "--sequences", table, *columns)
+    (line,) = re.findall(r"of one model 'mnemoscope (.*)' says", said)
+    assert call(*shlex.split(line), "--dry-run").status == 0
+    named = pl.read_parquet(tiny.table).head(9).with_columns(document=pl.lit("a"))
+    named.write_parquet(tmp_path / "tokens.parquet")
+    call(*asked, tmp_path / "t", "--sequences", tmp_path / "tokens.parquet")
+    assert read_history(tmp_path / "t").audit == {}
+
+
 def _history(steps, classes, came_out):
     """A callback's history; windows of these classes, and at which steps each came out."""
     names = [f"document:{n}" for n in range(len(classes))]
@@ -656,6 +711,18 @@ def test_windows_that_overlap_find_what_begins_between_those_side_by_side(tmp_pa
     over = call(*asked, "-o", tmp_path / "over", "--stride", 4, *gate, "--verbose")
     assert (beside.status, over.status) == (0, 3)
     assert "times" not in beside.err
+    (line,) = re.findall(
+        "Not looked at: what begins between its windows, .* Both: mnemoscope (.*)", beside.out
+    )
+    assert line.endswith(
+        "--strict --fail-if 'reproduced >= 1 passage' --fail-if 'near >= 1 passage'"
+    )
+    words = shlex.split(line)
+    words[words.index("-o") + 1] = str(tmp_path / "audit")
+    assert call(*words, "-q").status == 3
+    several = call("watch", tmp_path / "beside", *gate, "--fail-if", "recalled >= 1 window")
+    assert several.out.count("Not looked at") == 1
+    assert several.out.rstrip().endswith("--strict --fail-if 'near >= 1 passage'")
     n = len(read_history(tmp_path / "over").windows)
     assert f"--stride 4 makes {n} windows, up to 16 times as many as side by side" in over.err
     assert "--stride 4 --control HELD_OUT" in over.out

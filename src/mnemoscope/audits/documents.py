@@ -136,6 +136,20 @@ def read_documents(
     raise UserError(f"{first.name}: {first.reason}{more}")
 
 
+def check_columns(
+    sources: Sequence[str], columns: Mapping[str, str] | None, exclude: Sequence[str]
+) -> None:
+    """Raise UserError where columns are named, and none of the sources is or holds a table."""
+    if not columns or columns == AS_TEXT:
+        return
+    if not any(path and table_ending(path) for _, path, _ in _files(sources, None, exclude)):
+        name, own = next(iter(columns.items()))
+        raise UserError(
+            f"{', '.join(sources)}: --column {name}={own}: texts, and only tables have columns. "
+            "Leave out --column."
+        )
+
+
 def check_sources(sources: Sequence[str]) -> None:
     """Raise UserError where one of the sources does not exist."""
     for source in sources:

@@ -647,7 +647,7 @@ def _read(
     columns: Mapping[str, str] | None,
     exclude: Sequence[str] = (),
 ) -> "Reading":
-    from mnemoscope.audits.documents import Reading, make_document, read_documents
+    from mnemoscope.audits.documents import Reading, check_columns, make_document, read_documents
 
     if isinstance(documents, Mapping):
         if exclude:
@@ -656,6 +656,7 @@ def _read(
         return Reading(texts, [])
     sources = _sources(documents)
     excluded = find_excluded(sources, exclude)
+    check_columns(sources, columns, exclude)
     stdin = sys.stdin.buffer if "-" in sources else None
     reading = read_documents(
         sources, stdin=stdin, encoding=encoding, leave_out=out, columns=columns, exclude=exclude

@@ -376,7 +376,7 @@ def watch(
             checkpoints=tuple(checkpoints),
             sequences=sequences,
             control=control,
-            columns=parse_columns(column),
+            columns=parse_columns(column, [one for one in (sequences, control) if one]),
             exclude=tuple(exclude or ()),
             most=most or WatchAsked.most,
             whole=most is None and any(one.in_each for one in gates),

@@ -183,6 +183,7 @@ def results_of(
         one._replace(advice={kind: said for kind, said in one.advice.items() if kind not in has})
         for one in results
     ]
+    results = [*(one._replace(unseen="") for one in results[:-1]), *results[-1:]]
     return [one.strictly() for one in results] if flags.strict else results
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Exit, Option
 
 from mnemoscope.cnn.presets import GRIDS
-from mnemoscope.errors import UserError, nearest, printable
+from mnemoscope.errors import MnemoscopeError, UserError, nearest, printable
 from mnemoscope.parse import parse_yaml
 from mnemoscope.study.settings import StudySettings, parse_settings
 from mnemoscope.version import __version__
@@ -300,19 +300,41 @@ def merge_flags(
     return parse_settings(values, where="settings")
 
 
-def parse_columns(given: list[str] | None) -> dict[str, str]:
-    """Texts of `--column` by the column that each makes; empty where none is given."""
+def parse_columns(given: list[str] | None, sources: Sequence[str] = ()) -> dict[str, str]:
+    """Texts of `--column` by the column that each makes; empty where none is given.
+
+    `sources` are those whose texts are taken from a column, for what to write in place of a bare
+    name.
+    """
     columns = {}
     for text in given or []:
         name, separator, path = text.partition("=")
         if not separator or not name.strip() or not path.strip():
-            raise UserError(
-                f"--column {text}: needs NAME=PATH, for example --column duplicates=meta.count."
-            )
+            example = "for example --column duplicates=meta.count."
+            example = _column_of(text.strip(" ="), sources) if sources else example
+            raise UserError(f"--column {text}: needs NAME=PATH, {example}")
         if path.strip() == "*" and name.strip() != "text":
             raise UserError(f"--column {text}: * stands for the lines of a file. Give 'text=*'.")
         columns[name.strip()] = path.strip()
     return columns
+
+
+def _column_of(name: str, sources: Sequence[str]) -> str:
+    """How texts are taken from a column of this name; which there are, where a table lacks it."""
+    from mnemoscope.data.formats import list_files, table_ending
+    from mnemoscope.data.table import read_table
+
+    files = (list_files(path) if path.is_dir() else [path] for path in map(Path, sources))
+    tables = (one for found in files for one in found if table_ending(one) and one.is_file())
+    said = "for example --column text=NAME."
+    for table in tables:
+        try:
+            read_table(table, {"text": name})
+        except MnemoscopeError as error:
+            said = f"such as text=NAME. {str(error).removeprefix(f'--column text={name}: ')}"
+        else:
+            return f"for example --column text={name}."
+    return said
 
 
 def assignment(text: str) -> tuple[str, Any]:

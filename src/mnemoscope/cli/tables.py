@@ -1,5 +1,6 @@
 """Verbs that also work on a table, and those that make a table or a model folder."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -529,7 +530,8 @@ def _describe_watch(target: Path, answer: options.JsonAnswer) -> None:
             f"{source}, {name}: {reproduced:,} of {plural(n, 'window')} "
             f"reproduced{read.counts_from} at the last."
         )
-    print(f"Next: mnemoscope watch {folder} (draws watch.html); --fail-if makes it a gate.")
+    shown = shlex.quote(str(folder))
+    print(f"Next: mnemoscope watch {shown} (draws watch.html); --fail-if makes it a gate.")
     answer.facts.update(kind="watch", folder=folder, run=read.run, steps=read.steps, last=counts)
 
 

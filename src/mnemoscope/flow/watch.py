@@ -5,6 +5,7 @@ Each checkpoint is loaded once and its results are written at once, so a killed 
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -45,6 +46,7 @@ from mnemoscope.training.history import (
     kept_controls,
     read_history,
     survival,
+    text_words,
     turnover,
 )
 from mnemoscope.training.watch import judge
@@ -104,10 +106,11 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
             "of training."
         )
     if EMBEDDED in asked.checkpoints and not Path(EMBEDDED).exists():
+        texts = text_words(asked.sequences, asked.columns, asked.exclude)
+        audit = shlex.join(("mnemoscope", "audit", EMBEDDED, *texts, "-o", "audit"))
         raise UserError(
             f"watch {EMBEDDED}: the shipped model has no checkpoints. Name a folder of them; of "
-            f"one model 'mnemoscope audit {EMBEDDED} {asked.sequences} -o audit' says what it "
-            "repeats."
+            f"one model '{audit}' says what it repeats."
         )
     excluded = find_excluded([asked.sequences], asked.exclude)
     for line in excluded_said(excluded):
@@ -137,7 +140,7 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
             run=run,
             source=asked.sequences,
             control=asked.control,
-            columns=dict(asked.columns),
+            columns=dict(_columns_of(asked, asked.sequences)),
             excluded=excluded,
             stride=asked.stride,
             given=[*asked.checkpoints],
@@ -197,15 +200,13 @@ def _windows(
     asked: WatchAsked, path: str, source: str, tokenizer: Any, most: int | None
 ) -> tuple[ReadResult, WatchedWindows]:
     length, stride = asked.length, asked.stride or asked.length
-    sources = {asked.sequences: asked.exclude, asked.control: ()}
-    columns = asked.columns
-    if columns not in ({}, AS_TEXT):
-        has_rows = {one: holds_rows(one, exclude) for one, exclude in sources.items() if one}
-        if any(has_rows.values()) and not has_rows[path]:
-            columns = {}  # they are of the other, which is a table
-    exclude = sources[path]
     read = read_sequences(
-        path, tokenizer, length=length, stride=stride, columns=columns, exclude=exclude
+        path,
+        tokenizer,
+        length=length,
+        stride=stride,
+        columns=_columns_of(asked, path),
+        exclude=asked.exclude if source != CONTROL else (),
     )
     read = read.as_given(path)
     frame = read.frame
@@ -214,6 +215,15 @@ def _windows(
     return read, WatchedWindows.from_table(
         frame, tokenizer, source=source, most=most, seed=asked.seed, tails=read.tails
     )
+
+
+def _columns_of(asked: WatchAsked, path: str) -> Mapping[str, str]:
+    """The columns that are taken of texts or control; none where they are of the other, a table."""
+    sources = {asked.sequences: asked.exclude, asked.control: ()}
+    if asked.columns in ({}, AS_TEXT):
+        return asked.columns
+    has_rows = {one: holds_rows(one, exclude) for one, exclude in sources.items() if one}
+    return {} if any(has_rows.values()) and not has_rows[path] else asked.columns
 
 
 def _scores(model: Any, windows: WatchedWindows, batch_size: int) -> pl.Series:
@@ -552,6 +562,16 @@ def _further(steps: Sequence[int], followed: pl.DataFrame, history: History) -> 
         )
 
 
+def _checkpoints_of(history: History) -> Sequence[str]:
+    """What to name so that all checkpoints of a history are asked again; else the last one."""
+    named = [history.named[step] for step in history.steps if step in history.named]
+    for names in ([*history.given], named)[len(history.given) != 1 :]:  # one folder, or by name
+        with suppress(UserError):
+            if {*history.steps} <= {one.step for one in find_checkpoints(names, least=1)}:
+                return names
+    return named[-1:] or ["CHECKPOINTS"]
+
+
 def _how_to_control(history: History) -> str:
     """How to watch held-out texts beside those that are watched."""
     if not history.command:
@@ -559,7 +579,7 @@ def _how_to_control(history: History) -> str:
             "Add windows of held-out texts to those that the callback watches: "
             "WatchedWindows.from_texts(HELD_OUT, tokenizer, source='control')."
         )
-    checkpoints = history.given or ("CHECKPOINTS",)
+    checkpoints = _checkpoints_of(history)
     other = history.folder.with_name(f"{history.folder.resolve().name}-with-control")
     words = ("mnemoscope", "watch", *checkpoints, *history.command, "--control", "HELD_OUT")
     if history.threshold < 1:

@@ -38,6 +38,7 @@ from mnemoscope.words import line_ranges, lines_said, plural
 
 _CLASSES = {"reproduced": "", "guessed": GUESS, "recalled": RECALL}
 _NAMED = 20  # windows in a JUnit report
+_FAIL = "--fail-if"
 
 NOT_DRAWN = "windows that were not drawn"
 """The test of a JUnit report that they fail with `--strict`, under a condition on each document."""
@@ -83,6 +84,8 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     figures: dict[str, Any] = {"baseline": older_is, "drawn": history.drawn}
     to_do, further = _to_do(history, rows.filter("is_memorized"), gate)
     figures |= {"swapped": bool(swapped), "to_do": to_do, "further": further}
+    unseen = _unseen_said(history, gate, is_new=baseline is not None)
+    figures["unseen"] = "" if swapped else unseen
     parts = {str(name): part for (name,), part in rows.group_by("document", maintain_order=True)}
     amounts = {one: _amount(gate, part) for one, part in parts.items()}
     shown = {one: f"{_amount_said(gate, part)}{which}{done}" for one, part in parts.items()}
@@ -137,12 +140,31 @@ def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> tuple[str, st
     last = history.say_step(before[-1])
     exactly = "" if history.counts_from else ", and for every token exactly"
     more += f" A watch alone does not clear {last}: it asks at fewer places{exactly}. Audit it."
-    if words := history.audit.get(before[-1]):
-        model = Path(words[2] if words[1:2] == ("--revision",) else words[0]).name
-        asked = (*words, "-o", f"audit-{model}", "--strict", "--fail-if", "near >= 1 passage")
-        more = f"{more[:-1]}: {shlex.join(('mnemoscope', 'audit', *asked))}"
+    if audit := _audit_of(history, before[-1], "--strict", "--fail-if", "near >= 1 passage"):
+        more = f"{more[:-1]}: {audit}"
     where = f"{last}, the last check where none of these windows came out"
     return TO_DO.format(where), more
+
+
+def _audit_of(history: History, step: int, *gate: str) -> str:
+    """The command that audits a checkpoint; empty where it is not known, or reads no texts."""
+    if not (words := history.audit.get(step)):
+        return ""
+    model = Path(words[2] if words[1:2] == ("--revision",) else words[0]).name
+    return shlex.join(("mnemoscope", "audit", *words, "-o", f"audit-{model}", *gate))
+
+
+def _unseen_said(history: History, gate: Gate, *, is_new: bool) -> str:
+    """What a gate that passes did not look at, and the command that does.
+
+    With the same condition, as an audit has it; not beside a baseline, which is a watch.
+    """
+    wanted = gate.text.replace("window", "passage")
+    near = wanted.replace(gate.kind, "near", 1)
+    conditions = [near] if gate.kind == RECALL.lower() + "ed" else [wanted, near]
+    asked = [] if is_new else ["--strict", *(word for one in conditions for word in (_FAIL, one))]
+    audit = _audit_of(history, history.steps[-1], *asked) or "an audit of its texts."
+    return f"Not looked at: what begins between its windows, and near copies. Both: {audit}"
 
 
 def worst_windows(judged: Sequence[GateResult]) -> list[Shown]:

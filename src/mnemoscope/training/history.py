@@ -12,13 +12,14 @@ were decoded, `memorization_score`.
 import re
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
+from time import time_ns
 from typing import Any, NotRequired, cast
 
 import numpy as np
@@ -96,6 +97,7 @@ class History:
     # by step the words of 'mnemoscope audit' that name the checkpoint and these texts
     audit: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     given: tuple[str, ...] = ()  # checkpoints, as the user named them
+    named: Mapping[int, str] = field(default_factory=dict)  # by step, as `find_checkpoints` has it
     folder: Path = Path()
     # of the documents that were to be watched, those without a window: `document`, `reason`
     unread: pl.DataFrame = field(default_factory=partial(pl.DataFrame, schema=_UNREAD_SCHEMA))
@@ -242,7 +244,8 @@ class HistoryWriter:
         step; `model` are the words of a command that name the model.
         """
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        said = {"date": date, "fingerprint": fingerprint, "folder": name, "model": [*model]}
+        said: dict[str, object] = {"date": date, "fingerprint": fingerprint, "folder": name}
+        said |= {"model": [*model], "nanoseconds": time_ns()}  # which a copy alone shares
         self._store.put(_name(step), {f"{_name(step)}.parquet": check}, key=key, **said)
 
     def steps_after(self, step: int) -> list[int]:
@@ -300,15 +303,20 @@ def read_history(folder: Path | str) -> History:
     windows = placed(store.frame(WATCH, _WINDOWS))
     command: tuple[str, ...] = ()
     audit: dict[int, tuple[str, ...]] = {}
+    models = {
+        step: words
+        for step, one in zip(_steps(folder), records, strict=True)
+        if (words := one.get("model"))
+    }
     if source := facts.get("source"):
         command = ("--sequences", source)
         for name, path in (facts.get("columns") or {}).items():
             command += ("--column", f"{name}={path}")
         for glob in facts.get("excluded") or {}:
             command += ("--exclude", glob)
-        models = zip(_steps(folder), (one.get("model") for one in records), strict=True)
-        if windows["document"].null_count() == 0:  # of texts, which an audit reads too
-            audit = {step: (*words, *command[1:]) for step, words in models if words}
+        if windows["start"].null_count() == 0:  # of texts, which an audit reads too
+            texts = text_words(source, facts.get("columns") or {}, facts.get("excluded") or ())
+            audit = {step: (*words, *texts) for step, words in models.items()}
         if (length := len(windows["tokens"][0])) != LENGTH:
             command += ("--length", str(length))
         if (stride := facts.get("stride")) is not None:
@@ -320,6 +328,7 @@ def read_history(folder: Path | str) -> History:
         command,
         audit,
         tuple(facts.get("given") or ()),
+        {step: "@".join(words[::2]) for step, words in models.items()},
         folder,
         unread=store.frame(WATCH, _UNREAD),
         n_documents=facts["documents"],
@@ -334,6 +343,12 @@ def read_history(folder: Path | str) -> History:
         },
         kept_threshold=facts["threshold"],
     )
+
+
+def text_words(source: str, columns: Mapping[str, str], exclude: Iterable[str]) -> tuple[str, ...]:
+    """The words of 'mnemoscope audit' that name texts; it takes no column but theirs."""
+    column = ("--column", f"text={columns['text']}") if "text" in columns else ()
+    return source, *column, *(word for one in exclude for word in ("--exclude", one))
 
 
 def check_holds_history(folder: Path) -> None:
@@ -369,7 +384,7 @@ def _read_record(folder: Path) -> _Watch:
     if not holds_history(folder):
         raise UserError(
             f"{folder}: holds no history of memorization (no watch.json). To look at checkpoints, "
-            f"name what is watched: mnemoscope watch {folder} --sequences PATH."
+            f"name what is watched: mnemoscope watch {shlex.quote(str(folder))} --sequences PATH"
         )
     return cast(_Watch, _store_of(folder).record(WATCH, shape=_Watch))
 
