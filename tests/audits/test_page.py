@@ -40,9 +40,11 @@ from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.records import (
     WINDOWS_LINES,
     near_alone,
+    read_audit,
     read_audit_record,
     silent_documents,
 )
+from mnemoscope.audits.redact import redact_audit
 from mnemoscope.audits.rule import UNDECIDED as OPEN
 from mnemoscope.audits.rule import VERDICTS, decide
 from mnemoscope.audits.shares import (
@@ -230,6 +232,19 @@ def test_redacted_pages_without_names_number_the_documents_as_the_record_does(
             places = re.findall(rf"document {number}\b{place}", shown)
             assert places == re.findall(re.escape(titles[row["document"]]) + place, own)
             assert places or not row["recall_spans"]
+
+
+def test_files_that_were_left_out_are_named_unless_names_are_hidden(made, tmp_path, monkeypatch):
+    record, spans = read_audit(made.out)
+    left = record | {"excluded": {"private/*": ["private/a.txt"], "Keller*": ["Keller <1>.txt"]}}
+    monkeypatch.setattr("mnemoscope.audits.redact.read_audit", lambda _: (left, spans))
+    pages = {}
+    for hides in (False, True):
+        redact_audit(made.out, tmp_path / str(hides), hide_names=hides)
+        pages[hides] = words_of((tmp_path / str(hides) / "audit.html").read_text("utf-8"))
+    assert all(one in pages[False] for one in ("private/*", "Keller <1>.txt"))
+    assert not re.search("private|Keller", pages[True])
+    assert "file left out 1, file left out 2" in pages[True]
 
 
 def test_what_the_reference_does_not_write_comes_first_whatever_survives_grafts():

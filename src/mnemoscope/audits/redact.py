@@ -32,6 +32,7 @@ _UNSAID = "audit.json has the reason"
 """In place of why a file was not read: a table's first line, which may be a record, is named."""
 _OF_FILES = {"unread", "corpus", "ordinary"}  # settings that may name files
 _OF_NAMES = {"document", "in", "uri", *_OF_FILES}  # what is a name, whole; sentences hold some
+_UNNAMED = "(not named)"
 _SHORTEST = 3  # characters of a name that is looked for in a sentence
 
 
@@ -62,6 +63,8 @@ def redact_audit(folder: Path, out: Path, *, hide_names: bool = False) -> list[P
         addresses = {address_of(old): address_of(new) for old, new in names.items()}
         record, log = _renamed(record, names), _renamed(log, addresses)
         record["command"] = []
+        if n_left := sum(map(len, record.get("excluded", {}).values())):
+            record["excluded"] = {_UNNAMED: [f"file left out {n + 1}" for n in range(n_left)]}
         spans, *rest = (_of_others(one, names) for one in (spans, *tables.values()))
         tables = dict(zip(tables, rest, strict=True))
     texts = {one["document"]: HIDDEN * one["characters"] for one in record["documents"]}
@@ -85,7 +88,7 @@ def _new_names(record: AuditRecord, tables: Mapping[str, pl.DataFrame]) -> dict[
         "text of the corpus": [*dict.fromkeys(corpus)],
     }
     settings = (str(record["settings"].get(one)) for one in _OF_FILES)
-    names = {one: "(not named)" for one in settings if one not in (SHIPPED, str(None))}
+    names = {one: _UNNAMED for one in settings if one not in (SHIPPED, str(None))}
     for kind, own in found.items():
         titles = titles_of(own)
         for number, name in enumerate(own, 1):
