@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=2 python benchmarks/bench_audit_speed.py [--model FOLDER] [--characters N ...]
     python benchmarks/bench_vocabulary.py --write big       # 262,144 tokens, 270 million weights
     python benchmarks/bench_audit_speed.py --model big --documents 54 --characters 10000 --sample 0
+    python benchmarks/bench_audit_speed.py --reference embedded --sample 0    # what `alone` adds
 
 The text is this Python's standard library, in the order of its file names, or with `--new` the
 sentences of a grammar, in which nothing is found. The naive loop runs on
@@ -14,6 +15,7 @@ import random
 import sysconfig
 import tempfile
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +25,7 @@ import torch
 
 from benchmarks.measured import forget_peak, memory
 from experiments.audits.finds import write_new, write_texts
+from mnemoscope.audits import alone
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.audits.local import local_audit
 from mnemoscope.audits.passages import passage_table
@@ -32,7 +35,7 @@ from mnemoscope.audits.scan import extend, scan_windows
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import spans_of
 from mnemoscope.audits.tokens import Tokens
-from mnemoscope.embedded import model_path
+from mnemoscope.embedded import model_path, place_of
 from mnemoscope.lm.load import load_model
 from mnemoscope.lm.model import LanguageModel
 
@@ -52,7 +55,7 @@ def standard_library(n_characters: int) -> str:
 
 
 def measure(
-    lm: LanguageModel, text: str, n_documents: int
+    lm: LanguageModel, text: str, n_documents: int, reference: LanguageModel | None
 ) -> tuple[Tokens, pl.DataFrame, float, float]:
     """Audit a text; seconds by the clock and of all threads for windows and for the rest."""
     settings = audit_settings()
@@ -62,7 +65,7 @@ def measure(
         documents = read_documents(write_texts(Path(folder), parts)).documents
         forget_peak()
         before, began = memory("VmRSS"), time.process_time()
-        audit = local_audit(lm, documents, settings)
+        audit = local_audit(lm, documents, settings, reference=reference)
         cut = time.process_time() - began
         audit.kept = Path(folder)
         tokens = [one.tokens for one in audit.texts]
@@ -75,6 +78,12 @@ def measure(
         audit.passages = passage_table(audit.texts, spans, settings, audit.tokenizer)
         ask_questions(audit)
         clocks.append((time.perf_counter(), time.process_time()))
+        if reference is not None:
+            table = alone.ask(replace(audit, kept=None)).table
+            again = time.process_time() - clocks[-1][1]
+            share = again / (clocks[-1][1] - clocks[0][1] - again)
+            n_alone = 0 if table is None else table.height
+            print(f"alone: {n_alone} passages, {again:.1f} s of CPU, {share:.0%} of all else")
     (scan, scan_cpu), (rest, rest_cpu) = (
         [after - before for before, after in zip(*pair, strict=True)] for pair in pairwise(clocks)
     )
@@ -166,14 +175,17 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=1, help="the text is cut into so many")
     parser.add_argument("--new", action="store_true", help="sentences of a grammar")
     parser.add_argument("--sample", type=int, default=48, help="0: no naive loop")
+    parser.add_argument("--reference", help="a model that is asked too; 'embedded': the shipped")
     wanted = parser.parse_args()
-    lm = load_model(wanted.model, device="cpu")
+    lm, reference = load_model(wanted.model, device="cpu"), None
+    if wanted.reference:
+        reference = load_model(place_of(wanted.reference, "reference"), device="cpu")
     print(f"{Path(wanted.model).name}, {torch.get_num_threads()} threads")
     for n_characters in wanted.characters:
         text = standard_library(n_characters)
         if wanted.new:
             text = write_new(random.Random(1), n_characters // 20)[:n_characters]
-        tokens, windows, clock, cpu = measure(lm, text, wanted.documents)
+        tokens, windows, clock, cpu = measure(lm, text, wanted.documents, reference)
         plain(lm, tokens, windows.height, cpu)
         if wanted.sample:
             seconds, seconds_cpu = naive(lm, tokens, windows, wanted.sample)

@@ -77,8 +77,8 @@ def _of_reference(audit: Auditing) -> Auditing:
 def mostly_right(audit: Auditing) -> Callable[[Place], bool]:
     """Whether a model has three quarters of the tokens that a hit needs, given the text up to each.
 
-    One forward pass for as many tokens as a suffix has tells it of all windows. They are 21 of 32,
-    and 129 hits of four models have 25 or more; so windows up to 4 tokens from a hit are asked too.
+    One forward pass for as many tokens as a suffix has tells it of all windows: 21 of 32 must be
+    right. A hit has nearly all of them right so too, and the windows next to one are asked as well.
     """
     from mnemoscope.lm.continue_ import right_tokens
 
