@@ -149,13 +149,28 @@ _noters: list[Opener] = []
 _is_verbose = False
 
 
+_unit = "sequences"
+
+
 @contextmanager
-def track(label: str, *, total: int | None = None, unit: str = "sequences") -> Iterator[Progress]:
+def counted_as(unit: str) -> Iterator[None]:
+    """Call what is followed inside this block so, where it has no name of its own."""
+    global _unit
+    before, _unit = _unit, unit
+    try:
+        yield
+    finally:
+        _unit = before
+
+
+@contextmanager
+def track(label: str, *, total: int | None = None, unit: str = "") -> Iterator[Progress]:
     """Follow one computation of `total` units; `advance(n)` is called as they are finished.
 
+    They are sequences unless named here or by `counted_as`.
     A bar in a terminal and a notebook, lines elsewhere, nothing where nobody asked.
     """
-    opened = [one(label, total, unit) for one in (*_openers[-1:], *_noters[-1:])]
+    opened = [one(label, total, unit or _unit) for one in (*_openers[-1:], *_noters[-1:])]
     try:
         yield _All([progress for progress, _ in opened])
     finally:

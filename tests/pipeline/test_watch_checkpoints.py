@@ -18,6 +18,7 @@ from mnemoscope.errors import UserError
 from mnemoscope.files import digest
 from mnemoscope.flow import watch, watch_gate
 from mnemoscope.flow.watch import WatchAsked, watch_checkpoints, watch_results, write_watch_page
+from mnemoscope.progress import counted_as, noted, track
 from mnemoscope.training.history import FOLDER, WINDOWS, History, read_history
 from mnemoscope.training.windows import placed
 from mnemoscope.words import lines_words
@@ -642,6 +643,57 @@ def test_an_audit_that_a_watch_advises_takes_its_texts_alone(tiny, run, tmp_path
     named.write_parquet(tmp_path / "tokens.parquet")
     call(*asked, tmp_path / "t", "--sequences", tmp_path / "tokens.parquet")
     assert read_history(tmp_path / "t").audit == {}
+
+
+def test_a_dry_run_says_what_a_watch_takes_and_writes_nothing(tiny, run, tmp_path, call, refused):
+    (texts := tmp_path / "texts").mkdir()
+    (texts / "whole.txt").write_text(" ".join(map(str, range(300))))
+    (texts / "short.txt").write_text("1")
+    out, gate = tmp_path / "w", ("--fail-if", "reproduced > 50%")
+    asked = ("watch", run, "--sequences", texts, "-o", out, "--scan", *gate)
+    plan = call(*asked, "--dry-run")
+    n = len(read_windows(call, asked, out))
+    for line in (
+        f"{texts / 'whole.txt'}: {n} windows",
+        f"In all {n} windows of 64 tokens.",
+        f"3 checkpoints ({', '.join(str(run / f'checkpoint-{n}00') for n in (1, 2, 3))}).",
+        f"{texts / 'short.txt'}: not checked: shorter than one window (64 tokens).",
+        "Nothing was written.",
+    ):
+        assert f"{line}\n" in plan.out
+    assert re.search(r"\nTime: about .* a checkpoint; measured here\.\n", plan.out)
+    assert "3 of them checked already.\n" in call(*asked, "--dry-run").out
+    strict = call(*asked, "--dry-run", "--strict")
+    (way,) = re.findall(r"leave out \((--exclude .*)\)\.", strict.out)
+    assert strict.status == 3
+    assert call(*asked, "--dry-run", "--strict", *shlex.split(way)).status == 0
+    assert "holds a history of other windows" in refused(*asked, "--dry-run", "--stride", "32")
+    assert "nothing to ask" in refused("watch", out, "--dry-run")
+
+
+def read_windows(call, asked, out):
+    """What was not there after the dry run is made; its log speaks of windows."""
+    assert not out.exists()
+    made = call(*asked)
+    assert (made.status, "sequences in" in made.err) == (0, False)
+    return read_history(out).windows
+
+
+def test_a_folder_without_a_checkpoint_says_where_they_are(tiny, run, tmp_path, refused):
+    (tmp_path / "deep").mkdir()
+    asked = ("--sequences", tiny.table, "-o", tmp_path / "w")
+    assert "Name the folder that holds them" in refused("watch", tmp_path / "deep", *asked)
+    (tmp_path / "deep" / "run").symlink_to(run)
+    said = refused("watch", tmp_path / "deep", *asked)
+    assert said.endswith(f"Did you mean {tmp_path / 'deep' / 'run'}?")
+
+
+def test_what_is_followed_is_called_as_the_verb_calls_it(tmp_path):
+    with noted(tmp_path / "note"), counted_as("windows"):
+        for unit, named in (("", "windows"), ("texts", "texts")):
+            with track("Scanning", total=2, unit=unit) as progress:
+                progress.advance(1)
+            assert named in (tmp_path / "note").read_text()
 
 
 def _history(steps, classes, came_out):

@@ -22,12 +22,14 @@ from mnemoscope.cli.options import (
 )
 from mnemoscope.cli.study import shown
 from mnemoscope.errors import UserError, nearest, printable
+from mnemoscope.progress import counted_as
 
 if TYPE_CHECKING:
     from mnemoscope.analysis.registry import Entry
     from mnemoscope.conditions import Gate
     from mnemoscope.flow.analyze import AnalysisRequest, Outcome
     from mnemoscope.flow.distill import Card, DistillAsked
+    from mnemoscope.flow.watch import WatchAsked
     from mnemoscope.study.folder import Study
 
 _DOCUMENTS = 10  # of a watch that are printed, the most reproduced first
@@ -287,6 +289,19 @@ WatchExclude = Annotated[
         "repeatable.",
     ),
 ]
+WatchOut = Annotated[
+    Path | None,
+    Option(
+        "-o",
+        "--out",
+        help="Folder for history, tables and page (default: watch, or the callback's folder).",
+    ),
+]
+WatchBaseline = Annotated[
+    Path | None,
+    Option("--baseline", help="An older folder of watch: only texts that are new there count."),
+]
+WatchDryRun = Annotated[bool, Option("--dry-run", help="Only say what it asks and takes.")]
 WatchFailIf = Annotated[
     list[str] | None,
     Option(
@@ -323,12 +338,7 @@ def watch(
     ),
     column: Columns = None,
     exclude: WatchExclude = None,
-    out: Path | None = Option(
-        None,
-        "-o",
-        "--out",
-        help="Folder for history, tables and page (default: watch, or the callback's folder).",
-    ),
+    out: WatchOut = None,
     most: MostWindows = None,
     length: int = Option(64, min=2, help="Tokens in a window."),
     stride: WatchStride = None,
@@ -342,13 +352,12 @@ def watch(
     batch_size: int = Option(64, min=1, help="Windows in a forward pass."),
     trust_remote_code: TrustRemoteCode = False,
     fail_if: WatchFailIf = None,
-    baseline: Path | None = Option(
-        None, "--baseline", help="An older folder of watch: only texts that are new there count."
-    ),
+    baseline: WatchBaseline = None,
     strict: bool = Option(
         False, "--strict", help="Also fail on documents not asked, or roles mixed up."
     ),
     junit: Path | None = Option(None, "--junit", help="Write a JUnit report."),
+    dry_run: WatchDryRun = False,
     answer: JsonAnswer = ANSWER,
     quiet: Quiet = False,
     verbose: Wordy = False,
@@ -366,6 +375,8 @@ def watch(
     from mnemoscope.flow.watch import WatchAsked, refuse_copy, watch_checkpoints
 
     if sequences is None:
+        if dry_run:
+            raise UserError("watch --dry-run: nothing to ask. Name the texts with --sequences.")
         if len(checkpoints) > 1 or control is not None:
             raise UserError("watch: --sequences is missing. Name the texts or the table to watch.")
         _check_shown(history, Path(checkpoints[0]), out)
@@ -390,9 +401,30 @@ def watch(
             batch_size=batch_size,
             trust_remote_code=trust_remote_code,
         )
-        with shown(quiet):
+        with shown(quiet), counted_as("windows"):
+            if dry_run:
+                _say_watch_plan(asked, history, baseline, flags, answer)
+                return
             watch_checkpoints(asked, history, baseline)
     _show_history(history, out or history, gates, flags, answer, threshold, verbose=verbose)
+
+
+def _say_watch_plan(
+    asked: "WatchAsked",
+    history: Path,
+    baseline: Path | None,
+    flags: GateFlags,
+    answer: JsonAnswer,
+) -> None:
+    """Say what a watch would take; with `--strict` it fails where the watch would anyway."""
+    from mnemoscope.cli.gates import say_plan
+    from mnemoscope.flow.watch import prepare_watch
+    from mnemoscope.flow.watch_plan import plan_watch
+
+    found = prepare_watch(asked, history, baseline)
+    said = "\n".join(plan_watch(asked, found, history))
+    unasked = [*(name for name, _ in found.unread), *found.windows.unasked]
+    say_plan(said, unasked, flags, answer)
 
 
 def _history_of(

@@ -14,7 +14,7 @@ from typer import Argument, Option
 
 from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked, flag_of
-from mnemoscope.cli.gates import gated_audits, judge_found, read_gate, results_of
+from mnemoscope.cli.gates import gated_audits, judge_found, read_gate, results_of, say_plan
 from mnemoscope.cli.options import (
     ANSWER,
     GATE,
@@ -34,7 +34,7 @@ from mnemoscope.errors import UserError, check_installed, printable
 from mnemoscope.parse import parse_yaml, read_bounded
 
 if TYPE_CHECKING:
-    from mnemoscope.audits.library import Audit, Plan
+    from mnemoscope.audits.library import Audit
     from mnemoscope.audits.records import AuditRecord
     from mnemoscope.audits.shares import Share
     from mnemoscope.conditions import Gate
@@ -200,7 +200,7 @@ def audit(
             named={**named, "trust_remote_code": trust_remote_code},
             **_settings(settings, **fields),
         )
-        _say_plan(plan, gate, answer)
+        say_plan(plan.said, plan.unasked, gate, answer)
         return
     folder = needed_out(out, "audit")
     with shown(quiet):
@@ -294,7 +294,7 @@ def audit_api(
             **given,
         )
     if isinstance(made, Plan):
-        _say_plan(made, gate, answer)
+        say_plan(made.said, made.unasked, gate, answer)
         return
     _report(made, condition, gate, answer, verbose=verbose)
 
@@ -523,21 +523,6 @@ def _condition(flags: GateFlags, *, has_near: bool, out: Path | None) -> "list[G
     if not has_near and any(one.kind == "near" for one in gates):
         raise UserError("--fail-if near: near copies are not looked for here. Choose recalled.")
     return gates
-
-
-def _say_plan(plan: "Plan", gate: GateFlags, answer: JsonAnswer) -> None:
-    """Say what a dry run found; with `--strict` it fails where the audit would fail anyway."""
-    from mnemoscope.conditions import how_to_exclude
-    from mnemoscope.words import first_names, plural
-
-    print(*map(printable, plan.said.splitlines()), sep="\n")
-    answer.facts["estimate"] = plan.said
-    if gate.strict and plan.unasked:
-        said = f"of {plural(len(plan.unasked), 'document')} nothing would be asked"
-        way = f"Mend {'it' if len(plan.unasked) == 1 else 'them'}, or leave out"
-        way = f"{way} {how_to_exclude(plan.unasked)}."
-        print(printable(f"Failed (--strict): {said}: {first_names(plan.unasked)}. {way}"))
-        raise typer.Exit(GATE_FAILED)
 
 
 def _report(

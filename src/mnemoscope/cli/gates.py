@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mnemoscope.cli.options import GateFlags, JsonAnswer, is_failed, judged
+from typer import Exit
+
+from mnemoscope.cli.options import GATE_FAILED, GateFlags, JsonAnswer, is_failed, judged
 from mnemoscope.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -133,6 +135,21 @@ def check_file(flag: str, file: Path | None, results: Sequence[Path]) -> None:
 _OF_RESULTS = {".html", ".json", ".parquet"}
 _FOLDERS = ("texts", "parts", "study")  # of an audit
 _WITH_SARIF = ("audit", "items", "forget", "images")
+
+
+def say_plan(said: str, unasked: Sequence[str], gate: GateFlags, answer: JsonAnswer) -> None:
+    """Say what a dry run found; with `--strict` it fails where the work would fail anyway."""
+    from mnemoscope.conditions import how_to_exclude
+    from mnemoscope.words import first_names, plural
+
+    print(*map(printable, said.splitlines()), sep="\n")
+    answer.facts["estimate"] = said
+    if gate.strict and unasked:
+        why = f"of {plural(len(unasked), 'document')} nothing would be asked"
+        way = f"Mend {'it' if len(unasked) == 1 else 'them'}, or leave out"
+        way = f"{way} {how_to_exclude(unasked)}."
+        print(printable(f"Failed (--strict): {why}: {first_names(unasked)}. {way}"))
+        raise Exit(GATE_FAILED)
 
 
 def judge_found(

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -25,8 +25,9 @@ from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError, printable
 from mnemoscope.files import digest, hold_file, made_folder, write_parquet
 from mnemoscope.library.sequences import scan
-from mnemoscope.lm.hub import NAMED_STEP, describe_lacking, find_checkpoints
+from mnemoscope.lm.hub import NAMED_STEP, Checkpoint, describe_lacking, find_checkpoints
 from mnemoscope.lm.load import load_model
+from mnemoscope.lm.model import LanguageModel
 from mnemoscope.lm.placement import check_dtype, find_device
 from mnemoscope.lm.tokenizer import load_tokenizer
 from mnemoscope.pipeline.reference import repeats_more_of
@@ -90,15 +91,19 @@ def refuse_copy(baseline: Path, history: Path) -> None:
         refuse_same(baseline, older.last.get("date"))
 
 
-def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None) -> None:
-    """Check every checkpoint that has not been checked yet; `out` is the history's folder.
+class Prepared(NamedTuple):
+    """What is watched, before a model is loaded."""
 
-    A `baseline` that is a copy of it is refused before, where there is nothing to check.
+    checkpoints: list[Checkpoint]
+    keys: dict[Checkpoint, str]  # of each check
+    tokenizer: Any
+    windows: WatchedWindows
+    unread: list[tuple[str, str]]  # documents without a window, and why
+    excluded: dict[str, list[str]]
 
-    Raises UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints with
-    different tokenizers; controls that are what is watched; a folder with a history of other
-    windows, or one that another process makes.
-    """
+
+def prepare_watch(asked: WatchAsked, out: Path, baseline: Path | None = None) -> Prepared:
+    """Find checkpoints and cut windows; errors as `watch_checkpoints`."""
     watched = Path(asked.sequences).resolve()
     if asked.control is not None and Path(asked.control).resolve() == watched:
         raise UserError(
@@ -131,6 +136,36 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
         windows += _windows(asked, asked.control, CONTROL, tokenizer, asked.most)[1]
     elif (kept := kept_controls(out)) is not None:
         windows += WatchedWindows(kept, windows.bos_id)
+    return Prepared(checkpoints, keys, tokenizer, windows, unread, excluded)
+
+
+def load_checkpoint(asked: WatchAsked, one: Checkpoint) -> LanguageModel:
+    """A checkpoint as it was asked for."""
+    return load_model(
+        one.name,
+        revision=one.revision,
+        dtype=asked.dtype,
+        device=asked.device,
+        trust_remote_code=asked.trust_remote_code,
+    )
+
+
+def check_of(asked: WatchAsked, model: LanguageModel, windows: WatchedWindows) -> pl.DataFrame:
+    """One check of a model, with scores where windows are decoded."""
+    check = judge(model, windows, batch_size=asked.batch_size)
+    return check.with_columns(_scores(model, windows, asked.batch_size)) if asked.decode else check
+
+
+def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None) -> None:
+    """Check every checkpoint that has not been checked yet; `out` is the history's folder.
+
+    A `baseline` that is a copy of it is refused before, where there is nothing to check.
+
+    Raises UserError: as `find_checkpoints`, `read_sequences`, `load_model`; checkpoints with
+    different tokenizers; controls that are what is watched; a folder with a history of other
+    windows, or one that another process makes.
+    """
+    checkpoints, keys, tokenizer, windows, unread, excluded = prepare_watch(asked, out, baseline)
     run = ", ".join(dict.fromkeys(one.run for one in checkpoints))
     made_folder(out.absolute().parent)
     with hold_file(out.absolute()):
@@ -156,21 +191,13 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
             for one in checkpoints:
                 key = keys[one]
                 if not history.has(one.step, key):
-                    model = load_model(
-                        one.name,
-                        revision=one.revision,
-                        dtype=asked.dtype,
-                        device=asked.device,
-                        trust_remote_code=trust,
-                    )
+                    model = load_checkpoint(asked, one)
                     if model.tokenizer.get_vocab() != tokenizer.get_vocab():
                         raise UserError(
                             f"watch: step {one.step} ({one.name}) has another tokenizer than step "
-                            f"{first.step}. Give checkpoints of one run."
+                            f"{checkpoints[0].step}. Give checkpoints of one run."
                         )
-                    check = judge(model, windows, batch_size=asked.batch_size)
-                    if asked.decode:
-                        check = check.with_columns(_scores(model, windows, asked.batch_size))
+                    check = check_of(asked, model, windows)
                     is_step = one.revision or NAMED_STEP.search(Path(one.name).name)
                     name = None if is_step else Path(one.name).name
                     words = [one.name, *(["--revision", one.revision] if one.revision else [])]

@@ -470,7 +470,10 @@ def _inside(folder: Path) -> list[str]:
         )
     models = [str(path) for path in children if _holds_model(path)]
     if not models:
-        raise UserError(f"{folder}: holds no checkpoint (a folder with config.json).")
+        deeper = next(iter(sorted(folder.glob("*/*/config.json"))), None)
+        where = f"Did you mean {deeper.parent.parent}?" if deeper else "Name the folder that holds"
+        more = "" if deeper else " them, or each as saved by save_pretrained, with its tokenizer."
+        raise UserError(f"{folder}: holds no checkpoint (a folder with config.json). {where}{more}")
     return models
 
 

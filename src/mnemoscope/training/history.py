@@ -206,11 +206,7 @@ class HistoryWriter:
         }
         if self._store.record_path(WATCH).exists():
             kept = _read_record(self.folder)
-            if kept["windows"] != windows.digest:
-                raise UserError(
-                    f"{self.folder}: holds a history of other windows. Give another folder, or "
-                    "watch the same texts, as many windows of them, with the same tokenizer."
-                )
+            refuse_other(self.folder, windows)
             counts["copied"] = kept["copied"]  # the control may now be the one that is kept
             counts["threshold"] = threshold or kept["threshold"]
             if threshold not in (None, kept["threshold"]) and _steps(self.folder):
@@ -259,6 +255,15 @@ class HistoryWriter:
             self._store.forget(_name(one))
             (self.folder / f"{_name(one)}.parquet").unlink(missing_ok=True)
         return len(late)
+
+
+def refuse_other(folder: Path, windows: WatchedWindows) -> None:
+    """Refuse a folder that holds a history of other windows (UserError)."""
+    if holds_history(folder) and _read_record(folder)["windows"] != windows.digest:
+        raise UserError(
+            f"{folder}: holds a history of other windows. Give another folder, or watch the same "
+            "texts, as many windows of them, with the same tokenizer."
+        )
 
 
 def is_checked(folder: Path, step: int, key: str = "") -> bool:
