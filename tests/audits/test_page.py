@@ -203,7 +203,10 @@ def test_redacted_pages_hold_no_text_of_the_documents_and_every_figure(
             assert [one for one in runs if one in shown] == []
         places = [re.findall(r"characters [\d,]+ to [\d,]+", one) for one in (shown, own)]
         assert places[0] == places[1] != []
-        assert "is shown as █. Positions, figures, verdicts and checksums are those of" in shown
+        figures = "Positions, figures, verdicts and checksums are those of"
+        assert f"is shown as █, so the lengths of words can be seen. {figures}" in shown
+        folder = "The folder of the audit, of which this page is a redacted copy, holds every"
+        assert (folder in shown, folder in own) == (name == "report.html", False)
         assert sha256 in shown
         assert "Redacted" not in own
         assert ("(note, …)" in own) == (name == "audit.html")

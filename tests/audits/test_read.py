@@ -252,6 +252,7 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     assert f"(median; at most {record['read']['unread_bits_a_token']['largest']:,.2f})" in report
     assert "A model that is better at such texts saves bits too: " in report
     assert "comes out (evidence of all together, and of none alone): see below." in report
+    assert "Evidence that a document was read is no more than that it scores higher" in report
     assert pl.read_parquet(out / "read.parquet")["is_unread"].sum() == 10 * 2
     assert record["verdict"]["sentence"].endswith(record["unread"]["sentence"])
     for shown in (page, report):

@@ -116,7 +116,7 @@ def plan_audit(
     for name in (name for name, _, n in counts if not n):
         tell_short(name)
     for name, characters, n in counts[:_NAMED]:
-        said = f"{n:,} windows" if n else "shorter than one window, not asked"
+        said = plural(n, "window") if n else "shorter than one window, not asked"
         yield f"{name}: {characters:,} characters, {said}"
     if len(counts) > _NAMED:
         yield f"... and {plural(len(counts) - _NAMED, 'more document')}."

@@ -4,8 +4,10 @@ They are asked as the audited documents are, by the same grounds. What is recall
 wrong accusation, or they were read after all.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 import polars as pl
@@ -134,8 +136,29 @@ def facts_of(audit: Auditing, passages: pl.DataFrame) -> Mapping[str, Any]:
                 has_near="near" in audit.asked(),
             )
         ),
-        "sentence": sentence_of(counts, titles_of([one.name for one in audit.texts])),
+        "sentence": sentence_of(counts, titles_of([one.name for one in audit.texts]))
+        + _of_other_types([one.name for one in audit.texts], [one.name for one in texts]),
     }
+
+
+def _of_other_types(documents: Sequence[str], unread: Sequence[str]) -> str:
+    """How many documents are of file types of which none is unread; empty where all are of these.
+
+    >>> _of_other_types(["a.txt", "b.py", "c.csv#7"], ["d.txt"])
+    ' 2 of 3 documents are of other file types (.csv, .py), for which this may not hold.'
+    """
+    types, own = (
+        [PurePath(re.sub(r"#\d+$", "", one)).suffix.lower() for one in names]
+        for names in (documents, unread)
+    )
+    others = [one for one in types if one and one not in own]
+    if not others or not own:
+        return ""
+    verb = "is" if len(others) == 1 else "are"
+    return (
+        f" {len(others):,} of {plural(len(types), 'document')} {verb} "
+        f"of other file types ({', '.join(sorted({*others}))}), for which this may not hold."
+    )
 
 
 def counts_of(

@@ -114,7 +114,8 @@ def verify_audit(
         notes.append("the weights behind an API cannot be checked, only what it writes now.")
     elif fingerprint != record["model"]["fingerprint"]:
         problems.append(
-            f"{record['model']['name']}: other weights than those that were audited. Nothing that "
+            f"{model.facts().record['name']}: other weights than those of "
+            f"{record['model']['name']}, which were audited. Nothing that "
             "the model writes was compared: say where the audited one is with --model DIR."
         )
         sha256 = hashlib.sha256((out / RECORD).read_bytes()).hexdigest()
