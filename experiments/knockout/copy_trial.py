@@ -35,14 +35,14 @@ from mnemoscope.localize.cut import (
 from mnemoscope.maps.shape import copy_edges
 from mnemoscope.study.models import Models
 
-PRASHANTH, PAPER = "Non-Memo, Recite[5], Reconstruct, Recollect", "Non-Memo, Guess, Recall"
+PRASHANTH, PAPER = "Non-Memo, Recite[16], Reconstruct, Recollect", "Non-Memo, Guess, Recall"
 NATURAL = pl.col("genre") != "template"
 GROUPS = {
     "Guess": pl.col(PAPER) == "Guess",
     "Guess, natural": (pl.col(PAPER) == "Guess") & NATURAL,
     "Reconstruct": pl.col(PRASHANTH) == "Reconstruct",
     "Recall": pl.col(PAPER) == "Recall",
-    "Recite[5]": pl.col(PRASHANTH) == "Recite[5]",
+    "Recite[16]": pl.col(PRASHANTH) == "Recite[16]",
     "Recollect": pl.col(PRASHANTH) == "Recollect",
 }
 CONTROLS = ("random keys", "equal mass")
