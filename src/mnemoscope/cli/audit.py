@@ -428,9 +428,8 @@ def audit_redact(
     pages = redact_audit(folder, needed_out(out, "audit redact"), hide_names=hide_names)
     stands = "Names of documents and the command stand there; --hide-names leaves them out."
     if hide_names:
-        stands = (
-            f"Document N there is the Nth of {folder / 'audit.json'}. Case and models are named."
-        )
+        stands = f"Document N there is the Nth of {folder / 'audit.json'}. "
+        stands += "Case, operator and models are named."
     print(f"Wrote {' and '.join(map(str, pages))}. {stands}")
     answer.facts.update(folder=folder, pages=pages)
 
