@@ -114,6 +114,19 @@ def test_the_way_to_a_reference_that_is_advised_leads_to_grafts(
 
 
 @pytest.mark.whole
+def test_of_two_texts_that_the_reference_repeats_no_swap_is_asked_about(
+    tiny, study_at, tmp_path, succeed
+):
+    rows = Study(study_at("continue")).sequences.filter("is_memorized").select("tokens").head(2)
+    rows.write_parquet(tmp_path / "two.parquet")
+    given = ("--sequences", tmp_path / "two.parquet", "-o", tmp_path / "two", "-q")
+    said = succeed("run", "--model", tiny.reference, "--reference", tiny.model, *given).out
+    others = "does not repeat the reference repeats 2, which it may have read, or guess."
+    assert others in " ".join(said.split())
+    assert "did you swap" not in said
+
+
+@pytest.mark.whole
 def test_of_a_few_texts_a_swap_is_asked_about_too(tiny, study_at, tmp_path, succeed):
     """Too few for a test; the way back comes first, and what follows it is said all the same."""
     rows = Study(study_at("continue")).sequences.filter("is_memorized").select("tokens").head(4)

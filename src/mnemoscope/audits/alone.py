@@ -18,12 +18,10 @@ from mnemoscope.audits.scan import BATCHES_A_PART, ask_in_parts, prompts_at
 from mnemoscope.audits.spans import coarse_starts, counts_as_hit
 from mnemoscope.audits.tokens import Place
 from mnemoscope.files import made_folder
-from mnemoscope.pipeline.reference import SWAPPED, repeats_more
+from mnemoscope.pipeline.reference import FEWEST_ALONE, SWAPPED, repeats_more
 from mnemoscope.progress import Progress
 from mnemoscope.store import kept_in_parts
 
-_FEWEST = 3
-"""Passages that a reference repeats alone from which the two may have been swapped."""
 TABLE = {
     name: PASSAGE[name]
     for name in (
@@ -130,7 +128,7 @@ def _beside(audit: Auditing, other: Auditing, alone: pl.DataFrame) -> BesideMode
     own, others = hits(audit), hits(other)
     recalled = audit.passages.filter(rule_says=RECALL)
     n_own, n_alone = (int((one["end"] - one["start"]).sum()) for one in (recalled, alone))
-    is_more = alone.height >= _FEWEST and n_alone >= SWAPPED * n_own
+    is_more = alone.height >= FEWEST_ALONE and n_alone >= SWAPPED * n_own
     return {
         "windows": len(places),
         "model": int(own.sum()),

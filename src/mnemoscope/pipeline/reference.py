@@ -32,6 +32,8 @@ _FEW = 0.1
 _MOST_OTHERS = 500
 SWAPPED = 5  # times as many as the model repeats, from which the two may have been swapped
 _FEWEST = 6
+FEWEST_ALONE = 3
+"""Texts that a reference repeats alone from which it is asked whether the two were swapped."""
 _LABEL = "Asking the reference"
 
 
@@ -123,7 +125,7 @@ class _Beside(NamedTuple):
 
     n: int = 0
     n_asked: int = 0
-    is_more: bool = False  # than the model repeats in all
+    is_more: bool = False  # than the model repeats in all, and more than one or two
 
 
 def _repeated_beside(study: Study) -> _Beside:
@@ -133,7 +135,9 @@ def _repeated_beside(study: Study) -> _Beside:
         return _Beside()
     others = study.sequences.filter(~pl.col("is_memorized")).join(found, on="sequence_id")
     n = int(others["is_repeated"].sum())
-    return _Beside(n, others.height, n > study.sequences["is_memorized"].sum())
+    return _Beside(
+        n, others.height, n >= FEWEST_ALONE and n > study.sequences["is_memorized"].sum()
+    )
 
 
 def is_swapped(study: Study) -> bool:
