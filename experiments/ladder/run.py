@@ -24,8 +24,8 @@ from mnemoscope.study.settings import parse_settings
 from mnemoscope.taxonomy.sample import SampleKey
 
 PAPER = "Non-Memo, Guess, Recall"
-PRASHANTH = "Non-Memo, Recite[5], Reconstruct, Recollect"
-RECITE = "Non-Memo, Recite[5], Recollect"
+PRASHANTH = "Non-Memo, Recite[16], Reconstruct, Recollect"
+RECITE = "Non-Memo, Recite[16], Recollect"
 INPUTS = ["mean", "max", "both", "heads", "difference"]
 
 
