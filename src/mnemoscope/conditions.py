@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from mnemoscope.errors import UserError, nearest
 from mnemoscope.stats import Estimate
-from mnemoscope.words import first_names, plain_figure, plural
+from mnemoscope.words import first_names, first_words, plain_figure, plural
 
 if TYPE_CHECKING:
     import polars as pl
@@ -293,8 +293,7 @@ def build_log(
         of = f"the worst {_SHOWN} of {whole}" if len(shown) > _SHOWN else whole
         yield f"What the model repeats of the documents ({of}):"
     for place, text in shown[:_SHOWN]:
-        words = " ".join(text.split())
-        yield f"  {place}: {words[:_BEGINNING]}{'…' * (len(words) > _BEGINNING)}"
+        yield f"  {place}: {first_words(text, _BEGINNING)}"
     yield f"All of it, with the evidence: {page}"
     failed = [one for one in judged if one.is_failed]
     is_named = any(one.is_only_strict for one in failed)

@@ -343,6 +343,16 @@ def operations(n: float) -> str:
     return f"{scaled:.{0 if scaled >= 10 or not n else 1}f} {'MGTPE'[power - 2]}FLOP"
 
 
+def first_words(text: str, most: int) -> str:
+    r"""The beginning of a text in a line, of at most so many characters.
+
+    >>> first_words("one\n  two", 7), first_words("one\n  two", 5)
+    ('one two', 'one t…')
+    """
+    words = " ".join(text.split())
+    return words[:most] + "…" * (len(words) > most)
+
+
 def whole_characters(text: str) -> str:
     """A text without halves of surrogate pairs (JSON can hold one), which are no characters."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -250,6 +250,18 @@ def test_files_that_were_left_out_are_named_unless_names_are_hidden(made, tmp_pa
     assert "file left out 1, file left out 2" in pages[True]
 
 
+def test_a_study_whose_cnn_was_asked_is_not_named_where_names_are_hidden(
+    made, tmp_path, monkeypatch
+):
+    record, spans = read_audit(made.out)
+    asked = record | {"cnn": {"study": "cases/Keller", "reason": "too few"}}
+    monkeypatch.setattr("mnemoscope.audits.redact.read_audit", lambda _: (asked, spans))
+    for hides in (False, True):
+        redact_audit(made.out, tmp_path / str(hides), hide_names=hides)
+        page = words_of((tmp_path / str(hides) / "audit.html").read_text("utf-8"))
+        assert ("Keller" in page) is not hides
+
+
 def test_what_the_reference_does_not_write_comes_first_whatever_survives_grafts():
     rows = [
         {"verdict": "recall", "tokens": 32, "score": 1.0, "suffix_pieces": [""] * 32}

@@ -27,7 +27,7 @@ from mnemoscope.audits.page import (
 from mnemoscope.audits.passages import GROUNDS
 from mnemoscope.audits.records import AuditRecord, Sarif
 from mnemoscope.audits.rule import RECALL, UNDECIDED
-from mnemoscope.words import lines_said, lines_words
+from mnemoscope.words import first_words, lines_said, lines_words
 
 REPORT = "report.html"
 
@@ -37,10 +37,8 @@ _QUOTED = 2  # passages or else near copies, which fit on the two sheets
 _BEFORE = 110  # characters of what stands before
 _DOCUMENTS, _WHOLE = 20, 6
 """Documents that are listed, and up to how many have their whole checksums in a line below."""
-_LISTED, _WORDS = (
-    24,
-    40,
-)  # passages of the list at the end, which fit on a sheet; characters of each
+_LISTED = 24  # passages of the list at the end, which fit on a sheet
+_WORDS = 40  # characters of each
 
 
 def render_brief(
@@ -84,7 +82,7 @@ def render_brief(
             {**row, **_shortened(row)._asdict(), "lines": _lines_of(row, places)} for row in first
         ],
         listed=[
-            {**row, "begins": _first_words(row["text"]), "lines": _lines_of(row, places)}
+            {**row, "begins": first_words(row["text"], _WORDS), "lines": _lines_of(row, places)}
             for row in listed[: _LISTED if len(listed) > len(first) else 0]
         ],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
@@ -135,11 +133,6 @@ def _shortened(row: Mapping[str, Any]) -> Quotation:
     left_out = sum(one["end"] > reached for one in row["otherwise"] if one["written"])
     is_cut = row["window_start"] > 0 or len(end) < len(before)
     return Quotation(("…" if is_cut else "") + end, parts + more, left_out)
-
-
-def _first_words(text: str) -> str:
-    words = " ".join(text.split())
-    return words if len(words) <= _WORDS else f"{words[:_WORDS].rstrip()} …"
 
 
 def _begins(pieces: Sequence[Mapping[str, str]]) -> Iterator[Mapping[str, str]]:

@@ -389,7 +389,8 @@ def passage_tests(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     names = {"rule_says": "rule", "reference_says": "reference", **THIRD}
     for column, name in names.items():
         if says := row[column]:
-            shown, is_idle = says, says == GUESS != row["reference_says"] and column in THIRD
+            shown = says
+            is_idle = column in THIRD and says == GUESS and row["reference_says"] != GUESS
             if column == "grafts_say":
                 shown = f"comes out in {row['grafts_survived']} of {row['grafts']} exchanges"
                 shown += ", as what was learned often does: no sign against recall" * is_idle

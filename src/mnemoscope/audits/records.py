@@ -62,6 +62,7 @@ class Skipped(TypedDict):
 
 
 class _Cnn(TypedDict):
+    study: str
     reason: str | None
 
 

@@ -31,7 +31,8 @@ from mnemoscope.files import file_sha256, made_folder, write_text
 _UNSAID = "audit.json has the reason"
 """In place of why a file was not read: a table's first line, which may be a record, is named."""
 _OF_FILES = {"unread", "corpus", "ordinary"}  # settings that may name files
-_OF_NAMES = {"document", "in", "uri", *_OF_FILES}  # what is a name, whole; sentences hold some
+_OF_NAMES = {"document", "in", "uri", "study", *_OF_FILES}
+"""Where a name stands whole; sentences hold some."""
 _UNNAMED = "(not named)"
 _SHORTEST = 3  # characters of a name that is looked for in a sentence
 
@@ -87,8 +88,9 @@ def _new_names(record: AuditRecord, tables: Mapping[str, pl.DataFrame]) -> dict[
         "unread document": [one["document"] for one in unread],
         "text of the corpus": [*dict.fromkeys(corpus)],
     }
-    settings = (str(record["settings"].get(one)) for one in _OF_FILES)
-    names = {one: _UNNAMED for one in settings if one not in (SHIPPED, str(None))}
+    others = [record["settings"].get(one) for one in _OF_FILES]
+    others += [record["cnn"]["study"]] if record["cnn"] else []
+    names = {one: _UNNAMED for one in others if isinstance(one, str) and one != SHIPPED}
     for kind, own in found.items():
         titles = titles_of(own)
         for number, name in enumerate(own, 1):

@@ -118,8 +118,6 @@ def prepare_watch(asked: WatchAsked, out: Path, baseline: Path | None = None) ->
             f"one model '{audit}' says what it repeats."
         )
     excluded = find_excluded([asked.sequences], asked.exclude)
-    for line in excluded_said(excluded):
-        say(line)
     checkpoints = find_checkpoints(asked.checkpoints, least=1)
     keys = {one: digest([one.signature(), asked.dtype, asked.decode]) for one in checkpoints}
     if baseline is not None and all(is_checked(out, one.step, key) for one, key in keys.items()):
@@ -166,6 +164,8 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
     windows, or one that another process makes.
     """
     checkpoints, keys, tokenizer, windows, unread, excluded = prepare_watch(asked, out, baseline)
+    for line in excluded_said(excluded):
+        say(line)
     run = ", ".join(dict.fromkeys(one.run for one in checkpoints))
     made_folder(out.absolute().parent)
     with hold_file(out.absolute()):

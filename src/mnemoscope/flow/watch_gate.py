@@ -38,7 +38,6 @@ from mnemoscope.words import line_ranges, lines_said, plural
 
 _CLASSES = {"reproduced": "", "guessed": GUESS, "recalled": RECALL}
 _NAMED = 20  # windows in a JUnit report
-_FAIL = "--fail-if"
 
 NOT_DRAWN = "windows that were not drawn"
 """The test of a JUnit report that they fail with `--strict`, under a condition on each document."""
@@ -161,8 +160,9 @@ def _unseen_said(history: History, gate: Gate, *, is_new: bool) -> str:
     """
     wanted = gate.text.replace("window", "passage")
     near = wanted.replace(gate.kind, "near", 1)
-    conditions = [near] if gate.kind == RECALL.lower() + "ed" else [wanted, near]
-    asked = [] if is_new else ["--strict", *(word for one in conditions for word in (_FAIL, one))]
+    conditions = [near] if gate.kind == "recalled" else [wanted, near]
+    flags = (word for one in conditions for word in ("--fail-if", one))
+    asked = [] if is_new else ["--strict", *flags]
     audit = _audit_of(history, history.steps[-1], *asked) or "an audit of its texts."
     return f"Not looked at: what begins between its windows, and near copies. Both: {audit}"
 
