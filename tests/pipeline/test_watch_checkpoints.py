@@ -669,6 +669,9 @@ def test_a_dry_run_says_what_a_watch_takes_and_writes_nothing(tiny, run, tmp_pat
     assert call(*asked, "--dry-run", "--strict", *shlex.split(way)).status == 0
     assert "holds a history of other windows" in refused(*asked, "--dry-run", "--stride", "32")
     assert "nothing to ask" in refused("watch", out, "--dry-run")
+    early = ("watch", run / "checkpoint-100", *asked[2:])
+    begun_anew = "holds step 300, and the last checkpoint named is step 100"
+    assert all(begun_anew in refused(*early, *more) for more in ((), ("--dry-run",)))
 
 
 def read_windows(call, asked, out):

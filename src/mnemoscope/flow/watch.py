@@ -46,6 +46,7 @@ from mnemoscope.training.history import (
     is_checked,
     kept_controls,
     read_history,
+    steps_after,
     survival,
     text_words,
     turnover,
@@ -122,6 +123,11 @@ def prepare_watch(asked: WatchAsked, out: Path, baseline: Path | None = None) ->
     keys = {one: digest([one.signature(), asked.dtype, asked.decode]) for one in checkpoints}
     if baseline is not None and all(is_checked(out, one.step, key) for one, key in keys.items()):
         refuse_copy(baseline, out)
+    if late := steps_after(out, last := checkpoints[-1].step):
+        raise UserError(
+            f"watch: {out} holds step {late[-1]:,}, and the last checkpoint named is step "
+            f"{last:,}: a training that was begun anew. Give another folder with -o."
+        )
     check_dtype(asked.dtype)
     find_device(asked.device)
     first, trust = checkpoints[0], asked.trust_remote_code
@@ -181,12 +187,6 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
             given=[*asked.checkpoints],
             threshold=asked.threshold,
         )
-        if late := history.steps_after(checkpoints[-1].step):
-            raise UserError(
-                f"watch: {out} holds step {late[-1]:,}, and the last checkpoint named is step "
-                f"{checkpoints[-1].step:,}: a training that was begun anew. Give another folder "
-                "with -o."
-            )
         with show_track("Checkpoints", total=len(checkpoints), unit="checkpoints") as progress:
             for one in checkpoints:
                 key = keys[one]

@@ -244,13 +244,9 @@ class HistoryWriter:
         said |= {"model": [*model], "nanoseconds": time_ns()}  # which a copy alone shares
         self._store.put(_name(step), {f"{_name(step)}.parquet": check}, key=key, **said)
 
-    def steps_after(self, step: int) -> list[int]:
-        """Steps behind this one that have been looked at."""
-        return sorted(found for found in _steps(self.folder) if found > step)
-
     def drop_after(self, step: int) -> int:
         """Forget checks after a step from which a run begins anew; gives how many they were."""
-        late = self.steps_after(step)
+        late = steps_after(self.folder, step)
         for one in late:
             self._store.forget(_name(one))
             (self.folder / f"{_name(one)}.parquet").unlink(missing_ok=True)
@@ -264,6 +260,11 @@ def refuse_other(folder: Path, windows: WatchedWindows) -> None:
             f"{folder}: holds a history of other windows. Give another folder, or watch the same "
             "texts, as many windows of them, with the same tokenizer."
         )
+
+
+def steps_after(folder: Path, step: int) -> list[int]:
+    """Steps behind this one that a folder holds a check of; none without a history."""
+    return sorted(found for found in _steps(folder) if found > step)
 
 
 def is_checked(folder: Path, step: int, key: str = "") -> bool:
