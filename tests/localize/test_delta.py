@@ -18,6 +18,7 @@ from mnemoscope.localize.delta import (
     average,
     class_means,
     decisiveness,
+    decisiveness_of_each,
     normalized_gradients,
     pooled,
     randomized,
@@ -200,6 +201,42 @@ def test_a_gradient_is_that_of_what_moves_an_edge(pooling, preset, within):
     ones = TensorMaps(torch.ones(12, N_LAYERS, 64 * 65 // 2))
     alone = decisiveness(trained, maps, labels, max_maps=ones, correct_only=False)
     torch.testing.assert_close(means.weights.tril(), alone.delta, rtol=2**-23, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "preset", "attribution"),
+    [
+        ("mean", "as_run", "gradient"),
+        ("mean", "small", "guided"),
+        ("both", "small", "gradient"),
+        ("mean", "rows", "gradient"),  # one by one
+        ("mean", "as_run", "occlusion"),  # one by one
+    ],
+)
+def test_cnns_asked_as_one_give_the_delta_of_each_alone(pooling, preset, attribution):
+    """To 1e-6, rounding; filters may differ, and so may what each gets right."""
+    heads = some_heads(12)
+    poolings = [POOL["mean"], POOL["max"]][: 2 if pooling == "both" else 1]
+    maps = TensorMaps(pack_triangle(torch.cat([pool(heads) for pool in poolings], dim=1)))
+    largest = TensorMaps(pack_triangle(heads.amax(2)))
+    scaling = RAW if preset == "as_run" else fit_scaling(maps, PRESETS[preset])
+    cnns, over_rows = [], preset == "rows"
+    for seed, filters in enumerate((10, 6, 10)):
+        torch.manual_seed(seed)
+        network = AttentionCnn(
+            maps.n_layers, N_CLASSES, kernel=6, filters=filters, over_rows=over_rows
+        )
+        cnns.append(trained_of(network.eval(), scaling, pooling))
+    labels = torch.arange(12) % N_CLASSES
+    asked = {"max_maps": largest, "attribution": attribution}
+    together = decisiveness_of_each(cnns, maps, labels, **asked)
+    for found, cnn in zip(together, cnns, strict=True):
+        alone = decisiveness(cnn, maps, labels, **asked)
+        assert alone.n_used.sum() > 0
+        torch.testing.assert_close(found.delta, alone.delta, rtol=0, atol=1e-6)
+        for name in ("n_used", "n_skipped", "n_wrong"):
+            assert torch.equal(getattr(found, name), getattr(alone, name))
+    assert len({tuple(one.n_wrong.tolist()) for one in together}) > 1
 
 
 SHAPE = (4, 2, 8, 8)  # classes, layers, query, key
@@ -401,7 +438,11 @@ def test_a_batch_waits_once_for_the_device(monkeypatch, preset: str, fits: bool)
         trained, network=trained.network.to(DEVICE), scaling=trained.scaling.to(DEVICE)
     )
     found = {}
-    for ask in (decisiveness, class_means):
+
+    def of_three(one, *arguments, **asked):
+        return decisiveness_of_each([one] * 3, *arguments, **asked)
+
+    for ask in (decisiveness, of_three, class_means):
         for n in (8, 16, 48):  # places of the triangle are sent once and kept
             some = TensorMaps(packed[:n])
             with count_waits(monkeypatch) as counted:
@@ -414,7 +455,7 @@ def test_a_batch_waits_once_for_the_device(monkeypatch, preset: str, fits: bool)
                     batch_size=8,
                 )
             found[ask.__name__, n] = counted.n
-    for name, n_waits in (("decisiveness", 1), ("class_means", 0)):
+    for name, n_waits in (("decisiveness", 1), ("of_three", 1), ("class_means", 0)):
         few, many = found[name, 16], found[name, 48]
         assert (many["from"] - few["from"]) / 4 == n_waits
         assert many["wait"] == few["wait"] == 0

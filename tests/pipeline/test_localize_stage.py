@@ -13,7 +13,7 @@ from mnemoscope.flow.run import run_stage
 from mnemoscope.library.reader import in_halves
 from mnemoscope.maps.store import MapStore
 from mnemoscope.maps.triangle import unpack_triangle
-from mnemoscope.pipeline import localize
+from mnemoscope.pipeline import localize, train
 from mnemoscope.pipeline.deltas import load_deltas, pack_deltas
 from mnemoscope.pipeline.localize import rows_read
 from mnemoscope.pipeline.train import load_outcome, sample_rows
@@ -85,6 +85,21 @@ def test_every_source_has_its_delta_of_all_sequences_and_the_models_is_the_defau
     every = [one for source in localize.SOURCES for one in load_deltas(done, source)]
     made = {pack_deltas(every) for _ in range(20)}
     assert made == {(done.folder / "decisiveness.safetensors").read_bytes()}
+
+
+def test_cnns_that_a_gpu_asks_as_one_say_what_they_say_alone(done, tmp_path, monkeypatch) -> None:
+    """To float32 rounding; each keeps a result of its own, and those kept are not made again."""
+    study = Study(shutil.copytree(done.folder, tmp_path / "study"))
+    monkeypatch.setattr(train, "trains_together", lambda _: True)
+    as_if_trained(monkeypatch)
+    units = localize._localizations(study, list(localize.jobs_of(study)))
+    groups = localize._together(units)
+    assert [len(one.units) for one in groups] == [2, 2, 2]  # the seeds of each source
+    run_stage(study, "localize", settings_with(study, localize=OF_CNNS), redo=True)
+    for source in localize.SOURCES:
+        for one, other in zip(load_deltas(study, source), load_deltas(done, source), strict=True):
+            np.testing.assert_allclose(one.delta, other.delta, rtol=0, atol=1e-6)
+            assert (one.n_used, one.n_wrong) == (other.n_used, other.n_wrong)
 
 
 def evaluated(study: Study) -> pl.DataFrame:
@@ -219,9 +234,11 @@ def test_attributions_are_compared_on_the_sequences_that_all_of_them_read(
     as_if_trained(monkeypatch)
     # The same attribution under two names, one costly: on the same sequences they are one.
     monkeypatch.setattr(localize, "COSTLY", ("guided",))
-    asked = localize.decisiveness
+    asked = localize.decisiveness_of_each
     monkeypatch.setattr(
-        localize, "decisiveness", lambda *a, **k: asked(*a, **k | {"attribution": "gradient"})
+        localize,
+        "decisiveness_of_each",
+        lambda *a, **k: asked(*a, **k | {"attribution": "gradient"}),
     )
     wanted = settings_with(study, localize=EVERY_ROW | {"attribution_sequences": 3})
     run_stage(study, "localize", wanted, redo=True)

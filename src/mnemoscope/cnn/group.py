@@ -38,6 +38,9 @@ class CnnGroup(nn.Module):
             {name.replace(".", "_"): nn.Parameter(one) for name, one in stacked.items()}
         )
         self._pools = networks[0].features[3], networks[0].features[7]
+        self._relus = nn.ModuleList(
+            nn.ReLU() for _ in range(3)
+        )  # modules: guided attribution hooks them
         self._dropouts = [one.dropouts for one in networks]
 
     def forward(self, maps: Tensor, *, causal: bool = False) -> Tensor:
@@ -48,10 +51,11 @@ class CnnGroup(nn.Module):
         """
         n, batch = len(self.networks), len(maps)
         units = self._convolve(maps, "features_0", maps.shape[1] // self._n_channels, causal)
-        units = self._pools[0](self._drop(units.relu(), 0))
-        units = self._pools[1](self._drop(self._convolve(units, "features_4", n).relu(), 1))
+        units = self._pools[0](self._drop(self._relus[0](units), 0))
+        units = self._relus[1](self._convolve(units, "features_4", n))
+        units = self._pools[1](self._drop(units, 1))
         rows = units.reshape(batch, n, -1).transpose(0, 1)
-        rows = self._drop(self._linear(rows, "classifier_1").relu(), 2)
+        rows = self._drop(self._relus[2](self._linear(rows, "classifier_1")), 2)
         return self._linear(rows, "classifier_4")
 
     @property

@@ -10,11 +10,13 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from mnemoscope.cnn.group import CnnGroup
 from mnemoscope.cnn.inputs import NetworkInputs, Scaling
 from mnemoscope.cnn.training import TrainedCnn, evaluation_mode
 from mnemoscope.errors import UserError, check_installed, nearest
@@ -29,7 +31,11 @@ _BATCH = 32  # a sixth faster than 64, in half the memory
 
 
 class Contrast(NamedTuple):
-    """Logits (b, classes) float32, and attributions of the contrasts (b, layers, query, key)."""
+    """Logits (b, classes) float32, and attributions of the contrasts (b, layers, query, key).
+
+    Of a `CnnGroup` that is given a stream for each network: logits (networks, b, classes), and the
+    attributions of the streams, one behind the other in the axis of the layers.
+    """
 
     logits: Tensor
     gradients: Tensor
@@ -70,9 +76,9 @@ def check_attributions(names: Iterable[str]) -> None:
 
 
 def class_contrast(logits: Tensor, classes: Tensor) -> Tensor:
-    """Each row's logit of its class minus the mean of its other logits: (b, classes) to (b,)."""
-    own = logits.gather(1, classes[:, None])[:, 0]
-    return own - (logits.sum(dim=1) - own) / (logits.shape[1] - 1)
+    """Each row's logit of its class minus the mean of its others: (…, b, classes) to (…, b)."""
+    own = logits.gather(-1, classes.expand(logits.shape[:-1])[..., None])[..., 0]
+    return own - (logits.sum(dim=-1) - own) / (logits.shape[-1] - 1)
 
 
 def _by_captum(network: nn.Module, inputs: Tensor, classes: Tensor, attribution: str) -> Contrast:
@@ -168,6 +174,35 @@ def decisiveness(
 ) -> Decisiveness:
     """Δ of one trained CNN, on its device.
 
+    `decisiveness_of_each` with one CNN; see there for arguments and errors.
+    """
+    (found,) = decisiveness_of_each(
+        [trained],
+        maps,
+        labels,
+        max_maps=max_maps,
+        attribution=attribution,
+        batch_size=batch_size,
+        correct_only=correct_only,
+    )
+    return found
+
+
+def decisiveness_of_each(
+    trained: Sequence[TrainedCnn],
+    maps: MapSource,
+    labels: Tensor,
+    *,
+    max_maps: MapSource,
+    attribution: str = "gradient",
+    batch_size: int | None = None,
+    correct_only: bool = True,
+) -> list[Decisiveness]:
+    """Δ of CNNs that read the same maps, scaled alike, with one reading of these.
+
+    Those of one kernel that see maps are asked by one backward pass, which rounds otherwise than
+    one each.
+
     Nothing per head is needed. The gradient through mean pooling is the same for every head,
     through max pooling it is nonzero at the largest head only, and D ≥ 0, so the published
     max over heads of (D · A) is D · (max over heads of A), for both poolings. Where a CNN sees
@@ -193,50 +228,61 @@ def decisiveness(
     if not len(maps) == len(labels) == len(max_maps):
         raise ValueError(f"{len(maps)} maps, {len(labels)} labels, {len(max_maps)} maxima")
     ask = _Asked(trained, maps, max_maps, attribution)
-    total = _Total(trained.network.n_classes, max_maps.n_layers, maps.length, ask.device)
+    shape = trained[0].network.n_classes, max_maps.n_layers, maps.length
+    totals = [_Total(*shape, ask.device) for _ in trained]
     labels = labels.to("cpu", torch.int64)
     for rows, found, maxima in ask.batches(labels, batch_size):
         truth = labels[rows]
-        is_right = found.logits.argmax(dim=1) == truth.to(ask.device)
-        largest = found.gradients.amax(dim=(1, 2, 3))  # over the whole square, as published
+        is_right = torch.stack([one.logits for one in found]).argmax(dim=2) == truth.to(ask.device)
+        # Over the whole square, as published.
+        largest = torch.stack([one.gradients.amax(dim=(1, 2, 3)) for one in found])
         # The batch's one wait for an accelerator: from here on what counts is known.
-        is_right, has_evidence = torch.stack([is_right, largest > 0]).cpu()
-        counts = is_right if correct_only else torch.ones_like(is_right)
-        total.wrong += torch.bincount(truth[~is_right], minlength=len(total.wrong))
-        total.skipped += torch.bincount(truth[counts & ~has_evidence], minlength=len(total.wrong))
-        used = (counts & has_evidence).nonzero()[:, 0]
-        used = used[truth[used].argsort(stable=True)]  # those of a class side by side
-        total.add(found.gradients, largest, truth, used, maxima(used))
-    return total.mean()
+        flags = torch.stack([is_right, largest > 0]).cpu()
+        for number, total in enumerate(totals):
+            is_right, has_evidence = flags[:, number]
+            counts = is_right if correct_only else torch.ones_like(is_right)
+            n_classes = len(total.wrong)
+            total.wrong += torch.bincount(truth[~is_right], minlength=n_classes)
+            total.skipped += torch.bincount(truth[counts & ~has_evidence], minlength=n_classes)
+            used = (counts & has_evidence).nonzero()[:, 0]
+            used = used[truth[used].argsort(stable=True)]  # those of a class side by side
+            total.add(found[number].gradients, largest[number], truth, used, maxima(used))
+    return [total.mean() for total in totals]
 
 
 class _Asked:
-    """A CNN's contrasts of maps by their edges, whatever it reads of them."""
+    """The contrasts of CNNs of maps by their edges, whatever they read of them."""
 
     def __init__(
-        self, trained: TrainedCnn, maps: MapSource, max_maps: MapSource, attribution: str
+        self, trained: Sequence[TrainedCnn], maps: MapSource, max_maps: MapSource, attribution: str
     ) -> None:
-        self.device = next(trained.network.parameters()).device
-        self.network: nn.Module = trained.network
-        scaling = trained.scaling
+        first, scaling = trained[0].network, trained[0].scaling
+        self.device = next(first.parameters()).device
+        self.networks: list[nn.Module] = [one.network for one in trained]
+        self.group: CnnGroup | None = None
         if scaling.over_rows:
-            self.network, scaling = _OfMaps(trained), Scaling(None, None, 0.0)
+            self.networks = [_OfMaps(one) for one in trained]
+            scaling = Scaling(None, None, 0.0)
+        elif len(trained) > 1 and attribution not in OF_CAPTUM:
+            self.group = CnnGroup([one.network for one in trained]).eval()
         self.inputs = NetworkInputs(maps, scaling, device=self.device)
         is_far = self.device.type != "cpu"
         self.maxima = hold_maps(max_maps, self.device) if is_far else max_maps
         self.n_layers, self.attribution = max_maps.n_layers, attribution
-        self.by_share = trained.scaling.over_rows and attribution != "occlusion"
+        self.by_share = trained[0].scaling.over_rows and attribution != "occlusion"
 
     def batches(
         self, labels: Tensor, size: int | None
-    ) -> Iterator[tuple[Tensor, Contrast, Callable[[Tensor], Tensor]]]:
-        """Rows int64 (b,), their contrasts, and what gives the packed maxima of some of them.
+    ) -> Iterator[tuple[Tensor, list[Contrast], Callable[[Tensor], Tensor]]]:
+        """Rows int64 (b,), each CNN's contrasts of them, and what gives the packed maxima of some.
 
         Of places (n,) within the batch; rows and places are on the CPU, all else on the device.
         """
         if size is None:
             is_many = self.attribution not in COSTLY  # those make batches of their own
             size = n_at_once(self.maxima, self.device, least=_BATCH) if is_many else _BATCH
+            if self.group is not None:
+                size = max(size // len(self.networks), _BATCH)
         rows = torch.arange(len(labels))
         parts = torch.split(rows, size)
         ahead: Iterator[Tensor] = iter(())
@@ -245,7 +291,7 @@ class _Asked:
         each = self.inputs.batches(rows[None].to(self.device), size)
         for part, (_, fetched) in zip(parts, each, strict=True):
             truth = labels[part].to(self.device)
-            yield part, self._contrast(fetched, truth), self._maxima(part, next(ahead, None))
+            yield part, self._contrasts(fetched, truth), self._maxima(part, next(ahead, None))
 
     def _maxima(self, part: Tensor, sent: Tensor | None) -> Callable[[Tensor], Tensor]:
         if sent is not None:
@@ -253,18 +299,27 @@ class _Asked:
         where = self.device if isinstance(self.maxima, HeldMaps) else "cpu"
         return lambda places: self.maxima.read(part[places].to(where))
 
-    def _contrast(self, fetched: Tensor, truth: Tensor) -> Contrast:
+    def _contrasts(self, fetched: Tensor, truth: Tensor) -> list[Contrast]:
         """Logits, and gradients (b, layers, query, key) summed over what is seen of a layer."""
-        seen = self.inputs.scaled(fetched)
-        logits, gradients = contrast_gradients(
-            self.network, seen, truth, attribution=self.attribution
-        )
+        seen, n = self.inputs.scaled(fetched), len(self.networks)
+        ask = partial(contrast_gradients, classes=truth, attribution=self.attribution)
+        if self.group is not None:
+            logits, gradients = ask(self.group, seen.repeat(1, n, 1, 1))
+            each = torch.split(gradients, seen.shape[1], dim=1)
+            return [
+                Contrast(one, self._by_layer(own)) for one, own in zip(logits, each, strict=True)
+            ]
+        made = [ask(one, seen) for one in self.networks]
         if self.by_share:
-            gradients = gradients * seen
-        if gradients.shape[1] > self.n_layers:
-            shape = len(seen), -1, self.n_layers, *seen.shape[2:]
-            gradients = gradients.reshape(shape).sum(dim=1)
-        return Contrast(logits, gradients)
+            made = [Contrast(one, gradients * seen) for one, gradients in made]
+        return [Contrast(one, self._by_layer(gradients)) for one, gradients in made]
+
+    def _by_layer(self, gradients: Tensor) -> Tensor:
+        """Summed over the channels that a layer has."""
+        if gradients.shape[1] == self.n_layers:
+            return gradients
+        shape = len(gradients), -1, self.n_layers, *gradients.shape[2:]
+        return gradients.reshape(shape).sum(dim=1)
 
 
 class _OfMaps(nn.Module):
@@ -380,10 +435,10 @@ def class_means(
     """Attribute every sequence to its true class and average; arguments as `decisiveness`."""
     n_classes = trained.network.n_classes
     shape = (n_classes, max_maps.n_layers, maps.length, maps.length)
-    ask = _Asked(trained, maps, max_maps, attribution)
+    ask = _Asked([trained], maps, max_maps, attribution)
     where = torch.device("cpu") if ask.device.type == "mps" else ask.device
     sums = [torch.zeros(shape, dtype=torch.float64, device=where) for _ in ClassMeans._fields]
-    for rows, found, maxima in ask.batches(labels, batch_size):
+    for rows, (found,), maxima in ask.batches(labels, batch_size):
         weights = normalized_gradients(found.gradients).to(where).double()
         attention = unpack_triangle(maxima(torch.arange(len(rows)))).to(where).double()
         for total, values in zip(sums, (weights, weights * attention, attention), strict=True):

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 
 from mnemoscope.benchmark.baselines import BLIND_CHANNELS
 from mnemoscope.cluster.run import run_units
-from mnemoscope.cluster.units import Result, Share
+from mnemoscope.cluster.units import Result, Share, Together, Unit
 from mnemoscope.cnn.presets import INPUTS
 from mnemoscope.cnn.training import TrainedCnn
 from mnemoscope.columns import schema_of
@@ -36,7 +36,7 @@ from mnemoscope.localize.delta import (
     average,
     check_attributions,
     class_means,
-    decisiveness,
+    decisiveness_of_each,
     pooled,
     randomized,
 )
@@ -79,6 +79,8 @@ from mnemoscope.pipeline.train import (
     SampleRows,
     cnn_store,
     device_here,
+    finds_gpu,
+    group_units,
     held_maps,
     job_maps,
     job_rows,
@@ -87,6 +89,7 @@ from mnemoscope.pipeline.train import (
     needs_of_cnns,
     opened,
     sample_rows,
+    shared,
     trained_cnn,
 )
 from mnemoscope.progress import Progress
@@ -126,12 +129,7 @@ class Localization:
 
     def run(self, study: Study, progress: Progress) -> dict[str, bytes]:
         """Δ and counts of the parts of each attribution; nothing of a CNN that does not count."""
-        made: dict[str, torch.Tensor] = {}
-        for attribution, parts in _of_cnn(study, self.job, self.device):
-            for part, found in parts.items():
-                made |= {f"{attribution} {part} {name}": one for name, one in vars(found).items()}
-            progress.advance()
-        return {"safetensors": save(made)}
+        return _localize_together([self], study, progress)[0]
 
     def read(self, result: Result, attributions: Sequence[str]) -> Iterator[LocalizedCnn]:
         """What `run` made."""
@@ -150,6 +148,19 @@ class Localization:
             yield LocalizedCnn(self.job, attribution, halves, whole, parts.get("shared", whole))
 
 
+def _localize_together(
+    units: Sequence[Localization], study: Study, progress: Progress
+) -> list[dict[str, bytes]]:
+    """What each of the CNNs gives, which read the same maps."""
+    made: list[dict[str, torch.Tensor]] = [{} for _ in units]
+    jobs = [unit.job for unit in units]
+    for attribution, part, number, found in _of_cnns(study, jobs, units[0].device):
+        values = vars(found).items()
+        made[number] |= {f"{attribution} {part} {name}": one for name, one in values}
+    progress.advance(sum(unit.size for unit in units))
+    return [{"safetensors": save(one)} for one in made]
+
+
 def localize_stage(study: Study, models: Models) -> None:
     """Write Δ of each sample, source and attribution, its regions, and checks of it.
 
@@ -166,7 +177,7 @@ def localize_stage(study: Study, models: Models) -> None:
         units = _localizations(study, jobs)
         stored: list[StoredDelta] = []
         agreements: list[dict[str, object]] = []
-        results = zip(units, _localized(study, units), strict=True)
+        results = _localized(study, _together(units))
         for sample, parts in groupby(results, lambda one: one[0].job.sample):
             found = [one for unit, made in parts for one in unit.read(made, attributions)]
             stored += _averaged(study, sample, found)
@@ -198,7 +209,8 @@ def localize_share(study: Study, models: Models, share: Share) -> None:  # noqa:
     """Find Δ of a share of the CNNs; errors as `localize_stage`."""
     study.require("train")
     check_attributions(study.settings.localize.attributions)
-    for _ in _localized(study, share.of(_localizations(study, list(jobs_of(study))))):
+    units = _localizations(study, list(jobs_of(study)))
+    for _ in _localized(study, share.of(_together(units))):
         pass
 
 
@@ -216,10 +228,23 @@ def _localizations(study: Study, jobs: Sequence[Job]) -> list[Localization]:
     ]
 
 
-def _localized(study: Study, units: Sequence[Localization]) -> Iterator[Result]:
-    store = unit_store(study, "localize")
-    noun, needs = "CNNs and attributions", needs_of_cnns(study, units[0].device if units else "cpu")
-    yield from run_units(units, store, opened(study), label="Localizing", noun=noun, needs=needs)
+def _together(units: Sequence[Localization]) -> list[Unit]:
+    """The units of these CNNs; on a GPU those that are trained as one are asked as one."""
+    on_gpu = bool(units) and finds_gpu(units[0].device)
+    return group_units(units, lambda one: shared(one.job) if on_gpu else None, _localize_together)
+
+
+def _localized(study: Study, units: Sequence[Unit]) -> Iterator[tuple[Localization, Result]]:
+    """Each CNN with what it gives."""
+    store, device = unit_store(study, "localize"), device_here(study)
+    noun, needs = "CNNs and attributions", needs_of_cnns(study, device)
+    made = run_units(units, store, opened(study), label="Localizing", noun=noun, needs=needs)
+    for unit, result in zip(units, made, strict=True):
+        if not isinstance(unit, Together):
+            yield cast(Localization, unit), result
+            continue
+        for one in unit.units:
+            yield cast(Localization, one), cast(Result, store.get(one.key))
 
 
 # Δ of each CNN, from the sequences that its attribution uses.
@@ -255,35 +280,50 @@ def rows_read(study: Study, rows: pl.DataFrame, *attributions: str) -> pl.DataFr
     return rows.with_columns(lot).filter(place <= wanted.attribution_sequences).drop("lot")
 
 
-def _of_cnn(study: Study, job: Job, device: str) -> Iterator[tuple[str, dict[str, Decisiveness]]]:
-    """Δ of one CNN by every attribution, from each half of its sequences and from the shared ones.
+def _of_cnns(
+    study: Study, jobs: Sequence[Job], device: str
+) -> Iterator[tuple[str, str, int, Decisiveness]]:
+    """Δ of CNNs that read the same maps: attribution, part, number of the CNN, and Δ of that.
 
-    Nothing if it did not train, unless rows are as run; nothing shared where all are shared.
+    Parts are the halves of the sequences, and the shared ones where not all are. Nothing of a CNN
+    that did not train, unless rows are as run.
     """
-    if study.settings.localize.rows != "as_run" and not load_outcome(job).facts.did_train:
+    needs_trained = study.settings.localize.rows != "as_run"
+    counted = [
+        number
+        for number, job in enumerate(jobs)
+        if not needs_trained or load_outcome(job).facts.did_train
+    ]
+    if not counted:
         return
-    trained, where = trained_cnn(job), find_cnn_device(device)
-    trained = replace(trained, network=trained.network.to(where), scaling=trained.scaling.to(where))
+    where = find_cnn_device(device)
+    cnns = [trained_cnn(jobs[number]) for number in counted]
+    cnns = [
+        replace(one, network=one.network.to(where), scaling=one.scaling.to(where)) for one in cnns
+    ]
     attributions = study.settings.localize.attributions
-    asked = localized_rows(study, job)
+    asked = localized_rows(study, jobs[0])
     for_all = rows_read(study, asked, *attributions)
     for attribution in attributions:
         rows = rows_read(study, asked, attribution)
-        ask = partial(_delta_of, study, job, trained, attribution)
-        parts = {name: ask(half) for name, half in zip(_HALVES, in_halves(rows), strict=True)}
-        yield attribution, parts if len(rows) == len(for_all) else parts | {"shared": ask(for_all)}
+        parts = dict(zip(_HALVES, in_halves(rows), strict=True))
+        if len(rows) != len(for_all):
+            parts["shared"] = for_all
+        for name, part in parts.items():
+            found = _delta_of(study, jobs[0], cnns, attribution, part)
+            yield from ((attribution, name, *one) for one in zip(counted, found, strict=True))
 
 
 def _delta_of(
-    study: Study, job: Job, trained: TrainedCnn, attribution: str, rows: pl.DataFrame
-) -> Decisiveness:
-    device = next(trained.network.parameters()).device
+    study: Study, job: Job, cnns: Sequence[TrainedCnn], attribution: str, rows: pl.DataFrame
+) -> list[Decisiveness]:
+    device = next(cnns[0].network.parameters()).device
     seen, maxima = (
         held_maps(study, one, rows, job_maps(study, one, rows), device, most=_MOST_HELD)
         for one in (job, _of_maxima(job))
     )
-    return decisiveness(
-        trained,
+    return decisiveness_of_each(
+        cnns,
         seen,
         torch.from_numpy(rows["class_index"].to_numpy().copy()),
         attribution=attribution,

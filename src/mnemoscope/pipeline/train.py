@@ -5,7 +5,7 @@ Several train at once, each in a process with one thread; the numbers do not dep
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -99,6 +99,7 @@ CHOICE_COLUMNS = {
 }
 _MOST_ON_ACCELERATOR = 4
 _T = TypeVar("_T")
+_U = TypeVar("_U", bound=Unit)
 _ROLES = {"maps": "model", "reference": "reference", "tokens": TOKENS}
 """Whose maps a source reads."""
 _LOGPROBS = {"logprobs": "logprobs", "prefix": "prefix_best"}
@@ -343,24 +344,37 @@ def together(study: Study, jobs: Sequence[Job]) -> list[Unit]:
     They are the same whatever is trained already and wherever units run, in the order of their
     first jobs. A CNN trained so has a result of its own.
     """
-    wanted = study.settings.train.device
-    if _is_local():
-        on_gpu = trains_together(find_cnn_device(wanted))
-    else:
-        on_gpu = current_executor().gpus(wanted) > 0
-    groups: dict[object, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(_shared(job) if on_gpu and job.setting else job.key, []).append(job)
-    units: list[Unit] = []
+    on_gpu = finds_gpu(study.settings.train.device)
+    return group_units(jobs, lambda job: shared(job) if on_gpu else None, _train_together)
+
+
+def group_units(
+    units: Sequence[_U],
+    group: Callable[[_U], object | None],
+    make: Callable[[Sequence[_U], Study, Progress], Sequence[Mapping[str, object]]],
+) -> list[Unit]:
+    """Units of one group as a unit, made in one go; where the group is None each for itself."""
+    groups: dict[object, list[_U]] = {}
+    for unit in units:
+        groups.setdefault(group(unit) or unit.key, []).append(unit)
+    found: list[Unit] = []
     for own in groups.values():
-        those = tuple({job.key: job for job in own}.values())
-        units += [Together(those, _train_together)] if len(those) > 1 else own
-    return units
+        those = tuple({unit.key: unit for unit in own}.values())
+        found += [Together(those, make)] if len(those) > 1 else own
+    return found
 
 
-def _shared(job: Job) -> tuple[object, ...]:
-    """What CNNs have in common that a GPU trains as one."""
-    assert job.setting is not None
+def finds_gpu(device: str) -> bool:
+    """Whether a unit of `needs_of_cnns` finds a GPU, here or on a cluster."""
+    if _is_local():
+        return trains_together(find_cnn_device(device))
+    return current_executor().gpus(device) > 0
+
+
+def shared(job: Job) -> tuple[object, ...] | None:
+    """What CNNs have in common that a GPU trains and asks as one; None of a baseline."""
+    if job.setting is None:
+        return None
     rows = job.sample, job.fold, job.n_folds, tuple(job.rows.digests) if job.rows else ()
     return rows, in_common(job.source, job.setting), job.preset
 
