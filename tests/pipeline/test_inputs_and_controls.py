@@ -296,13 +296,14 @@ def test_delta_is_of_inputs_by_layer_weighed_by_the_maxima_over_heads(
 ) -> None:
     copied = Study(shutil.copytree(study.folder, tmp_path / "study"))
     copied.forget("localize")
-    plain, asked = localize.decisiveness, []
+    plain, asked = localize.decisiveness_of_each, []
 
     def watched(trained, *arguments, max_maps, **options):
-        asked.append((trained.setting.pooling, getattr(max_maps, "pooling", "of the tokens")))
+        (one,) = trained
+        asked.append((one.setting.pooling, getattr(max_maps, "pooling", "of the tokens")))
         return plain(trained, *arguments, max_maps=max_maps, **options)
 
-    monkeypatch.setattr(localize, "decisiveness", watched)
+    monkeypatch.setattr(localize, "decisiveness_of_each", watched)
     run_stage(copied, "localize")
     by_layer = {(name, "max") for name, one in INPUTS.items() if one.is_by_layer}
     assert set(asked) == by_layer | {("mean", "of the tokens")}

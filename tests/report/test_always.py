@@ -11,6 +11,7 @@ import yaml
 
 import mnemoscope as ms
 from mnemoscope.embedded import sequences_path
+from mnemoscope.report import advice
 from mnemoscope.study.folder import Study
 from pages import words_of as text_of
 
@@ -140,8 +141,8 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
     assert Study(tmp_path / "study-2").settings.reference == str(tiny.reference)
     again = advised(succeed("status", folder).out)
     assert again[0] == f"audit verify {folder}-audit"  # which is there
-    assert again[1].endswith(f"-o {folder}-32-tokens-2")
-    assert again[2].endswith(f"-o {folder}-3")
+    assert again[1].endswith(f"-o {folder}-3")
+    assert not any("-tokens" in one for one in again)  # which was tried
     said = succeed("report", folder, "-q") and (folder / "report.html").read_text()
     assert '<a href="../study-audit/report.html">' in said
     assert "An audit of the same texts finds more, as it begins at many more places" in said
@@ -150,6 +151,24 @@ def test_what_is_advised_of_few_texts_runs_and_keeps_what_was_given(tiny, tmp_pa
     assert shorter.len() >= 2 * Study(folder).sequences.height
     audit = json.loads((tmp_path / "study-audit" / "audit.json").read_text())
     assert str(tiny.reference) in json.dumps(audit)
+
+
+def test_sequences_as_long_as_the_blocks_that_were_read_can_be_asked(
+    tiny, tmp_path, succeed, monkeypatch
+):
+    """As if every second window were repeated: the advised command works, where the model can."""
+    texts, folder = tmp_path / "texts", tmp_path / "study"
+    texts.mkdir()
+    (texts / "a.txt").write_text(" ".join(map(str, range(400))))
+    given = ("--model", tiny.model, "--sequences", texts, "--set", "sequences.length=32")
+    succeed("run", *given, "-o", folder, "-q")
+    monkeypatch.setattr(advice, "block_of", lambda _: (2, 30))
+    first, *_ = advised(succeed("status", folder).out)
+    assert first == f"run {folder}/study.yaml --set sequences.length=64 -o {folder}-64-tokens"
+    succeed(*shlex.split(first), "-q")
+    assert Study(tmp_path / "study-64-tokens").settings.sequences.length == 64
+    monkeypatch.setattr(advice, "block_of", lambda _: (999, 30))
+    assert not any("-tokens" in one for one in advised(succeed("status", folder).out))
 
 
 @pytest.mark.whole

@@ -1,9 +1,12 @@
 """What is repeated is counted by folder and document, and folders that differ are named."""
 
+import numpy as np
 import polars as pl
 import pytest
 
 from mnemoscope.report.documents import (
+    block_of,
+    block_sentence,
     by_document,
     document_sentence,
     document_tables,
@@ -119,3 +122,32 @@ def test_where_few_come_out_word_for_word_it_says_how_many_come_out_nearly(n_who
     assert nearly_sentence(table).startswith(said)
     assert bool(nearly_sentence(table)) == bool(said)
     assert nearly_sentence(table.drop("memorization_score")) == ""
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_windows_that_are_repeated_one_in_n_show_the_blocks_that_a_model_read(n: int) -> None:
+    """Documents begin at other places; one repeated window in ten may stand elsewhere."""
+    rows = [
+        (f"{document}.txt", 100 * document + 7 * at, at % n == 0 or (document, at) == (1, 1))
+        for document in range(4)
+        for at in range(8 * n)
+    ]
+    table = pl.DataFrame(rows, schema=["document", "start", "is_memorized"], orient="row")
+    table = table.sample(fraction=1.0, shuffle=True, seed=0)  # in whatever order
+    assert block_of(table) == (n, 32)
+    which = {2: "second", 3: "third", 4: "4th"}[n]
+    said = block_sentence(table, 64)
+    assert said.startswith(f"32 of these 33 are every {which} window of their document: ")
+    assert f"blocks of {64 * n} tokens" in said
+
+
+def test_no_blocks_are_seen_where_any_window_may_come_out_or_few_do() -> None:
+    rng = np.random.default_rng(0)
+    rows = [(str(n), at, bool(rng.random() < 0.4)) for n in range(20) for at in range(20)]
+    table = pl.DataFrame(rows, schema=["document", "start", "is_memorized"], orient="row")
+    assert table["is_memorized"].sum() > 100
+    few = table.with_columns(is_memorized=(pl.col("document") == "1") & (pl.col("start") % 2 == 0))
+    every = table.with_columns(is_memorized=pl.lit(True))
+    for one in (table, few, every, table.drop("start"), table.drop("document")):
+        assert block_of(one) is None
+        assert block_sentence(one, 64) == ""

@@ -260,7 +260,7 @@ def test_what_cannot_be_asked_of_small_classes_is_said_with_the_number(content, 
     parts, badge = lead.badges
     (cost,) = parts.beside
     assert cost.answer.startswith("with the MLP of layer 1 the loss of text not repeated rises by")
-    assert cost.answer.endswith(", so more than memory breaks")
+    assert cost.answer.endswith("or text that was read and does not come out")
     assert parts.answer.startswith("more of Recall breaks with the MLP of layer 1 than with")
     assert ": 20 % of its 30 sequences are left, with those 90 %" in parts.answer
     assert parts.standing is Standing.UNDECIDED

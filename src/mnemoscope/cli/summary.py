@@ -19,7 +19,7 @@ from mnemoscope.pipeline.reference import control_words
 from mnemoscope.pipeline.trainings import chooses_reader
 from mnemoscope.plan import Plan
 from mnemoscope.report.content import ReportContent, report_content
-from mnemoscope.report.documents import document_sentence, nearly_sentence
+from mnemoscope.report.documents import block_sentence, document_sentence, nearly_sentence
 from mnemoscope.report.lead import grafts_said
 from mnemoscope.report.published import console
 from mnemoscope.stats import Estimate, rows_of
@@ -64,7 +64,8 @@ def print_summary(study: Study, *, verbose: bool = False) -> None:
     numbers = {key: f"{number}  " if several else "" for number, key in enumerate(samples, 1)}
     trained = [key for key, entry in samples.items() if not entry.impossible]
     if trained and rows:
-        table = Table("", "reader", "model", *_COLUMNS, "excess", title="min-F1, %")
+        first = [""] if several else []
+        table = Table(*first, "reader", "model", *_COLUMNS, "excess", title="min-F1, %")
         for key in trained:
             found = rows.get(key, {})
             for reader in [one for one in ATTENTION if one in found]:
@@ -72,7 +73,7 @@ def print_summary(study: Study, *, verbose: bool = False) -> None:
                 own = {one: found[one]["min_f1"] for one in sources}
                 best = [percent(_best(own, one), unit=False) for one in _COLUMNS]
                 table.add_row(
-                    numbers[key].strip() if reader == ATTENTION[0] else "",
+                    *([numbers[key].strip() if reader == ATTENTION[0] else ""] if several else []),
                     TABLE[reader].name + (" *" if reader == headline_of(found) else ""),
                     figure(found[reader]["min_f1"]),
                     *best,
@@ -202,7 +203,9 @@ def _print_repeated(study: Study) -> None:
         console().print(f"{n_memorized:,} of {plural(rows.height, 'sequence')} {way}.")
         counts = [one.counts.items() for one in samples_of(study).values()]
         form = form_words(name for each in counts for name, n in each if n)
-        for said in (form, document_sentence(rows), nearly_sentence(rows)):
+        length = study.settings.sequences.length
+        found = document_sentence(rows), block_sentence(rows, length), nearly_sentence(rows)
+        for said in (form, *found):
             if said:
                 console().print(said, soft_wrap=True)
     from mnemoscope.report.advice import audit_of, audit_sentence

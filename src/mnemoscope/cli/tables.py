@@ -13,7 +13,7 @@ from mnemoscope.cli import options
 from mnemoscope.cli.study import shown, stage_verb
 from mnemoscope.embedded import place_of
 from mnemoscope.errors import UserError, printable
-from mnemoscope.files import hold_file, refuse_filled, written_by_holder
+from mnemoscope.files import hold_file, refuse_filled
 from mnemoscope.progress import read_note
 from mnemoscope.study.folder import Study, is_study
 from mnemoscope.study.stages import STAGES, rests_on, stage_named
@@ -414,7 +414,7 @@ def _describe_study(study: Study, answer: options.JsonAnswer, *, verbose: bool) 
 
 def _stages_of(study: Study, *, is_trained: bool) -> Iterator[Mapping[str, Any]]:
     """Name, state, counts and seconds of each stage, and how far one is that was begun."""
-    from mnemoscope.report.advice import is_report_old
+    from mnemoscope.report.advice import is_made_now, is_report_old
 
     seconds = study.seconds()
     for stage in STAGES:
@@ -436,7 +436,7 @@ def _stages_of(study: Study, *, is_trained: bool) -> Iterator[Mapping[str, Any]]
             state = "impossible"
         further = {}
         if note := read_note(study.note_path(stage.name)):
-            begun = "running" if _is_made_now(study, stage.name) else "stopped"
+            begun = "running" if is_made_now(study, stage.name) else "stopped"
             state = state if state == "done" else begun  # what is made anew stays till then
             further = {"progress": note}
         counts = {} if manifest is None else manifest["counts"]
@@ -533,15 +533,6 @@ def _describe_watch(target: Path, answer: options.JsonAnswer) -> None:
     shown = shlex.quote(str(folder))
     print(f"Next: mnemoscope watch {shown} (draws watch.html); --fail-if makes it a gate.")
     answer.facts.update(kind="watch", folder=folder, run=read.run, steps=read.steps, last=counts)
-
-
-def _is_made_now(study: Study, stage: str) -> bool:
-    """Whether the process that works on a study wrote the note of this stage."""
-    try:
-        study.refuse_locked()
-    except UserError:
-        return written_by_holder(study.note_path(stage))
-    return False
 
 
 def _verified(study: Study) -> list[str]:

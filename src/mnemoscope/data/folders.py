@@ -101,6 +101,7 @@ def in_folders(found: Mapping[str, int]) -> str:
     """
     if len(found) > _MOST_NAMED:
         what = "folders" if all(one.endswith("/") for one in found) else "documents"
-        return f"the {sum(found.values()):,} sequences of {len(found)} {what}"
+        said = f"the {sum(found.values()):,} sequences of {len(found)} {what}"
+        return f"{said} (shorter ones tell nothing)"
     said = " and ".join(f"the {n:,} of {name}" for name, n in found.items())
     return said.replace(" of ", " sequences of ", 1)

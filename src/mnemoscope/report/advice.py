@@ -16,8 +16,8 @@ from mnemoscope.benchmark.gain import times_wanted
 from mnemoscope.benchmark.verdict import EFFECT, wants_trainings
 from mnemoscope.data.folders import in_folders, unrepeated
 from mnemoscope.data.table import has_values, whole_mask
-from mnemoscope.errors import MnemoscopeError
-from mnemoscope.files import free_name
+from mnemoscope.errors import MnemoscopeError, UserError
+from mnemoscope.files import free_name, written_by_holder
 from mnemoscope.localize.grafts import FEWEST_WALKS, Finding
 from mnemoscope.pipeline.causes import (
     FEWEST_GRAFTED,
@@ -33,6 +33,7 @@ from mnemoscope.pipeline.causes import (
 from mnemoscope.pipeline.label import LABELS_FILE, SampleEntry, nothing_to_train, samples_of
 from mnemoscope.pipeline.reference import also_repeated, is_swapped, may_be_swapped, with_reference
 from mnemoscope.progress import read_note
+from mnemoscope.report.documents import block_of
 from mnemoscope.stats import FEWEST_GROUPS, rows_of
 from mnemoscope.store import Store
 from mnemoscope.study.folder import Study
@@ -112,6 +113,7 @@ def next_steps(study: Study, place: Path | None = None) -> Iterator[Step]:
         return  # nothing else says anything of a model that did not read the texts
     if may_be_swapped(study):
         yield _swap(study, place)
+    yield from _by_block(study, place)
     begun = {one: said for one in ("graft", "knockout") if (said := _begun(study, one))}
     for stage, said in begun.items():
         yield Step(said, f"mnemoscope {stage} {folder}")
@@ -160,9 +162,22 @@ def _begun(study: Study, stage: str) -> str:
     """Say that grafts or knockouts that are not done were begun; empty where they were not."""
     is_there = any((study.folder / stage).glob("[!.]*.json")) and not study.is_done(stage)
     is_open = why_no_grafts(study) is None and study.settings.reference is not None
-    if not is_there or not (is_open if stage == "graft" else study.is_done("localize")):
+    if (
+        not is_there
+        or is_made_now(study, stage)
+        or not (is_open if stage == "graft" else study.is_done("localize"))
+    ):
         return ""
     return f"Go on with {stage}, which was begun{_how_far(study, stage)}: what is made is kept"
+
+
+def is_made_now(study: Study, stage: str) -> bool:
+    """Whether the process that works on a study wrote the note of this stage."""
+    try:
+        study.refuse_locked()
+    except UserError:
+        return written_by_holder(study.note_path(stage))
+    return False
 
 
 def _how_far(study: Study, stage: str) -> str:
@@ -416,19 +431,42 @@ def audit_sentence(study: Study) -> str:
     )
 
 
+def _by_block(study: Study, place: Path) -> Iterator[Step]:
+    """Sequences as long as the blocks in which the model seems to have read the texts."""
+    wanted, facts = study.settings.sequences, study.record["models"].get("model")
+    found = None if wanted.prefix or wanted.suffix or facts is None else block_of(study.sequences)
+    if found is None or facts is None:
+        return
+    length = found[0] * wanted.length
+    most, is_after_one = facts["max_positions"], facts["bos_id"] is not None
+    if most is not None and length + is_after_one > most:
+        return
+    why = (
+        f"Ask by block: sequences of {length} tokens, not {wanted.length}. {length // 2} are shown "
+    )
+    why += f"and {length // 2} must follow, which is stronger evidence"
+    yield Step(
+        why, _anew(study, place, f"-{length}-tokens").format(f"set sequences.length={length}")
+    )
+
+
 def _cut_shorter(study: Study, place: Path) -> Iterator[Step]:
     """Sequences half as long, where too few that were cut from texts are memorized."""
     wanted = study.settings.sequences
     if not has_values(study.sequences, "start") or wanted.prefix or wanted.suffix:
         return
     half = wanted.length // 2
+    is_tried = study.folder.with_name(f"{study.folder.resolve().name}-{half}-tokens").exists()
+    if is_tried or block_of(study.sequences):
+        return
     if half < _SHORTEST or half % 2 or missing_of(study) is None or not study.is_done("label"):
         return
     if nothing_to_train(study) is None or study.sequences["is_memorized"].all():
         return
     why = (
         f"Cut these texts into sequences of {half} tokens, not {wanted.length}: about twice as "
-        f"many. Of each {half // 2} tokens must follow and not {half}, which is weaker evidence, "
+        f"many sequences. Of each {half // 2} tokens must follow and not {half}, which is weaker "
+        "evidence, "
         f"and {half // 2} are shown and not {half}, so more or fewer may come out. A smaller "
         "sequences.stride does not help: windows that overlap count as copies of one another"
     )

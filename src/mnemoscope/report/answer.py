@@ -36,7 +36,7 @@ def answer(content: ReportContent) -> list[str]:
         if content.model and content.confirmed is not None
         else f"The model “{content.model['name']}” was given the first {content.prefix} tokens of "
         f"{count(whole)} sequences and finished {count(part)} of them ({share(part, whole)}) word "
-        "for word. That is what “memorized” means on this page."
+        f"for word{_reference_too(content)}. That is what “memorized” means on this page."
         if content.model
         else f"Of {count(whole)} sequences {count(part)} ({share(part, whole)}) are memorized by "
         "the data set’s own label."
@@ -46,6 +46,15 @@ def answer(content: ReportContent) -> list[str]:
     if content.missing or not content.taxonomies:
         return [facts, *filter(None, causes)]
     return [facts, *filter(None, causes), " ".join(_findings(content))]
+
+
+def _reference_too(content: ReportContent) -> str:
+    """How many of these the reference finishes, asked the same; empty where none was asked."""
+    if content.also is None or content.reference is None:
+        return ""
+    return (
+        f"; the reference “{content.reference['name']}” finished {count(content.also.n)} of these"
+    )
 
 
 def benchmark_sentence(benchmark: Benchmark) -> str:

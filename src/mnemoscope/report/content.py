@@ -4,6 +4,7 @@ Shares are fractions; None means "not measured" and is shown as a dash.
 """
 
 import math
+import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
@@ -65,6 +66,7 @@ from mnemoscope.report.advice import (
 from mnemoscope.report.charts import CutCurve, CutPanel, Drawing, Flow, profile_drawing, sankey_view
 from mnemoscope.report.documents import (
     Counted,
+    block_sentence,
     by_document,
     document_sentence,
     document_tables,
@@ -346,6 +348,7 @@ class ReportContent:
     control: str = ""  # what the reference repeats too, or that none was asked
     folders: str = ""  # that folders differ in what is repeated of them
     documents: str = ""  # which documents the repeated sequences come from
+    blocks: str = ""  # that they fall on every nth window, as where texts were read in blocks
     nearly: str = ""  # how many come out nearly, where few come out word for word
     beside: str = ""  # how an audit of the same texts counts
     audit: str = ""  # its report, from the study's folder, where it has been made
@@ -361,6 +364,9 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
     is_trained = missing is None
     # A whole study is sent to others; what is missing is made here.
     place = Path(name) if is_trained else study.folder
+    anew = study.folder.resolve().with_name(f"{name}-again")
+    if is_trained or study.folder.name not in ("", ".."):
+        anew = place.with_name(anew.name)
     settings = study.settings.as_dict()
     settings.pop("title")
     further = ("graft", "report") if study.is_done("graft") else ()
@@ -390,9 +396,9 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         warnings=list(_warnings(study)),
         settings=settings | {"models": models, "versions": versions()},
         commands=(
-            f"mnemoscope run {name}/study.yaml -o {name}-again",
-            *(f"mnemoscope {verb} {name}-again" for verb in further),
-            f"mnemoscope status {name}",
+            shlex.join(["mnemoscope", "run", str(place / "study.yaml"), "-o", str(anew)]),
+            *(shlex.join(["mnemoscope", verb, str(anew)]) for verb in further),
+            shlex.join(["mnemoscope", "status", str(place)]),
         ),
         place=place,
         next_steps=list(next_steps(study, Path(name) if is_trained else None)),
@@ -406,6 +412,7 @@ def report_content(study: Study, tokenizer: Any | None) -> ReportContent:
         control=control_words(study, Path(name) if is_trained else None),
         folders="" if is_planted(table) else folder_sentence(folders),
         documents=document_sentence(table),
+        blocks=block_sentence(table, study.settings.sequences.length),
         nearly=nearly_sentence(table),
         beside=audit_sentence(study),
         audit=f"../{made.name}/report.html" if (made := audit_of(study)) else "",

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import polars as pl
 
 from mnemoscope.data.folders import NO_DOCUMENT, top_folders
@@ -26,6 +27,8 @@ _OF_SCORES = (
 _MOST_ROWS = 40
 _MOST_NAMED = 3  # folders or documents in a line
 _FEW = 0.1  # of the sequences are repeated
+_MOST_WINDOWS = 8  # of a block
+_FEWEST_PLACED, _MOSTLY = 20, 0.9  # repeated windows, and the share of them in one place
 _NEARLY = 0.9
 """Share of a suffix's tokens from which a sequence is nearly repeated: 10 % may differ, as in the
 approximate memorization of the Gemma report (arXiv 2403.08295), there by edit distance."""
@@ -134,6 +137,45 @@ def document_sentence(table: pl.DataFrame) -> str:
     elif none.height:
         said.append(f"the other {count(none.height)} none")
     return f"Repeated by document: {', '.join(said)}{_untouched(counts)}."
+
+
+def block_of(table: pl.DataFrame) -> tuple[int, int] | None:
+    """Whether what is repeated falls on every nth window of its documents: n, and how many so.
+
+    As where a model read texts in blocks of n windows: one that begins inside a block is asked in
+    another way than it was read. None without documents and places, and where fewer than 20 are
+    repeated or less than nine tenths of these so.
+
+    >>> windows = {"document": ["a"] * 60, "start": range(60), "is_memorized": [True, False] * 30}
+    >>> block_of(pl.DataFrame(windows))
+    (2, 30)
+    """
+    if not has_values(table, "document") or not has_values(table, "start") or is_planted(table):
+        return None
+    place = pl.col("start").rank("ordinal").over("document").cast(pl.Int64) - 1
+    places = table.with_columns(place=place).filter("is_memorized")["place"]
+    for n in range(_MOST_WINDOWS, 1, -1):  # of twice the true n each second block would be missing
+        most = int(np.bincount(places.to_numpy() % n, minlength=n).max())
+        if len(places) >= _FEWEST_PLACED and most >= _MOSTLY * len(places):
+            return n, most
+    return None
+
+
+def block_sentence(table: pl.DataFrame, length: int) -> str:
+    """Say that the model seems to have read the texts in blocks longer than the windows.
+
+    `length` is that of a window, in tokens. Empty where `block_of` finds none.
+    """
+    if (found := block_of(table)) is None:
+        return ""
+    (n, most), whole = found, int(table["is_memorized"].sum())
+    which = "second" if n == 2 else f"{n}th" if n > 3 else "third"
+    return (
+        f"{count(most)} of these {count(whole)} are every {which} window of their document: the "
+        f"model has probably read these texts in blocks of {n * length} tokens, and the other "
+        "windows begin inside of one. So what is not repeated here may have been read too, and "
+        "shares are too low."
+    )
 
 
 def _untouched(counts: pl.DataFrame) -> str:

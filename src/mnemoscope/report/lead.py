@@ -70,6 +70,7 @@ class Lead:
     control: str  # what the reference repeats of them, or that none was asked
     folders: str  # that folders differ in what is repeated
     documents: str  # which documents the repeated sequences come from
+    blocks: str  # that they fall on every nth window, as where texts were read in blocks
     nearly: str  # how many come out nearly, where few are repeated
     beside: str  # how an audit of the same texts counts; its page is `content.audit`
     parts: Sequence[Part]  # empty where there are no sequences
@@ -107,6 +108,7 @@ def lead_of(content: ReportContent) -> Lead:
         content.control,
         content.folders,
         content.documents,
+        content.blocks,
         content.nearly,
         content.beside,
         [
@@ -160,6 +162,7 @@ def conclusion(content: ReportContent) -> str:
         lead.form,
         lead.folders,
         lead.documents,
+        lead.blocks,
         lead.nearly,
         lead.beside,
         lead.control,
@@ -306,8 +309,8 @@ def _deciding(content: ReportContent, question: str, taxonomy: TaxonomyResult) -
 
 
 _MUCH_LOSS = 0.1
-"""Nats a token of text not repeated, beyond random changes of the same size, from which more than
-memory breaks: a tenth of perplexity."""
+"""Nats a token of text not repeated, beyond random changes of the same size, from which a part
+holds more than what is repeated: a tenth of perplexity."""
 
 
 def _breaks_most(content: ReportContent, taxonomy: TaxonomyResult, target: str) -> Badge:
@@ -413,7 +416,8 @@ def _cost(dear: Sequence[Facts], target: str) -> list[Badge]:
     losses, random = ([row[one] or 0 for row in dear] for one in ("loss", "random_loss"))
     said = f"with {_named([row['part'] for row in dear])} the loss of text not repeated rises by "
     said += f"{_span(losses, 1, 2)} nats a token (with those random changes by "
-    said += f"{_span(random, 1, 2)}), so more than memory breaks"
+    said += f"{_span(random, 1, 2)}): they hold more than what is repeated here, or text that was "
+    said += "read and does not come out"
     return [Badge("Cost to other text", said, Standing.UNDECIDED, target)]
 
 

@@ -53,7 +53,7 @@ from mnemoscope.version import __version__
 if TYPE_CHECKING:
     import polars as pl
 
-STUDY_VERSION = 4
+STUDY_VERSION = 5
 """Of all that a study holds; one of another version is not opened."""
 SETTINGS_FILE = "study.yaml"
 DECODED_FILE = "decoded.parquet"

@@ -171,6 +171,7 @@ def facts_of(loaded: "LanguageModel", name: str) -> Model:
         "n_heads": loaded.n_heads,
         "vocab_size": loaded.vocab_size,
         "bos_id": loaded.bos_id,
+        "max_positions": loaded.max_positions,
     }
 
 

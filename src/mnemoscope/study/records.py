@@ -20,6 +20,7 @@ class Model(TypedDict):
     n_heads: NonNegativeInt
     vocab_size: int
     bos_id: int | None
+    max_positions: int | None
 
 
 class StudyRecord(TypedDict):
