@@ -86,7 +86,7 @@ def test_settings_that_made_a_study_come_back_when_it_is_opened(tmp_path) -> Non
     assert not any(made.manifest(name) for name in NAMES)
 
 
-VERSION = "record: {study_version: 4, models: "
+VERSION = "record: {study_version: 5, models: "
 DAMAGED = [
     *("", "a: [1", "- 1\n", "title: x\n", "record: 3\n", "record: {a: 1}\n", "\0", "[]"),
     *(f"{VERSION}{one}}}\n" for one in ("[]", "{model: []}", "{model: {fingerprint: 3}}")),
