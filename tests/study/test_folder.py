@@ -23,7 +23,7 @@ from mnemoscope.flow.run import run, run_stage
 from mnemoscope.pipeline.sequences import create_study
 from mnemoscope.pipeline.stored_maps import open_maps
 from mnemoscope.pipeline.train import jobs_of, load_outcome
-from mnemoscope.study.folder import Study, check_free
+from mnemoscope.study.folder import STUDY_VERSION, Study, check_free
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import (
     StudySettings,
@@ -86,7 +86,7 @@ def test_settings_that_made_a_study_come_back_when_it_is_opened(tmp_path) -> Non
     assert not any(made.manifest(name) for name in NAMES)
 
 
-VERSION = "record: {study_version: 5, models: "
+VERSION = f"record: {{study_version: {STUDY_VERSION}, models: "
 DAMAGED = [
     *("", "a: [1", "- 1\n", "title: x\n", "record: 3\n", "record: {a: 1}\n", "\0", "[]"),
     *(f"{VERSION}{one}}}\n" for one in ("[]", "{model: []}", "{model: {fingerprint: 3}}")),
@@ -100,7 +100,7 @@ def test_a_settings_file_that_is_damaged_or_of_a_later_version_is_refused(begun)
         with refused(r"study\.yaml: damaged.*Restore it"):
             Study(begun.folder)
     (begun.folder / "study.yaml").write_text(whole)
-    with refused("study version 1, this program knows 4", UserError):
+    with refused(f"study version 1, this program knows {STUDY_VERSION}", UserError):
         rewrite(begun.folder, lambda record: record.update(study_version=1))
 
 
