@@ -545,7 +545,7 @@ def parse_gate(text: str, measures: Measures) -> Gate:
         hint = hint or _unit_of(text, measures) or _unquoted(text)
         raise UserError(
             f"--fail-if '{text}': not understood.{hint} Write for example {measures.examples} "
-            f"({kinds}; > or >=)."
+            f"({kinds}; > or >={'; in doc: in any one of them' if measures.has_each else ''})."
         )
     kind, sign, number, unit = match[1], match[2], float(match[3]), match[4]
     each = " in doc" if match[5] else ""

@@ -323,7 +323,7 @@ def test_a_condition_that_is_named_as_results_are_is_told_its_word():
         parse_gate("recalled > 3 windows", PASSAGES)
     with pytest.raises(UserError, match="'cannot be told' is written undecided"):
         parse_gate("cannot be told > 1%", PASSAGES)
-    with pytest.raises(UserError, match=r"not understood\. Write"):
+    with pytest.raises(UserError, match=r"not understood\. Write.*in doc: in any one of them"):
         parse_gate("of course > 1%", PASSAGES)
 
 

@@ -243,7 +243,10 @@ def check_is_audit(out: Path) -> None:
                 f"{out}: an audit that was begun and is not finished. Run the command that began "
                 "it again: it goes on from what was kept."
             )
-        refuse_folder(out, "contains no audit (audit.json)", "Make one with 'mnemoscope audit'.")
+        remedy = "Make one with 'mnemoscope audit'."
+        if (out / "audit.html").is_file():
+            remedy = "It holds pages alone, such as a redacted copy. Name the audit that they are of."
+        refuse_folder(out, "contains no audit (audit.json)", remedy)
 
 
 def changed_record(out: Path) -> str | None:
