@@ -214,7 +214,7 @@ def test_redacted_pages_hold_no_text_of_the_documents_and_every_figure(
         assert made.record["verdict"]["headline"] in shown
     assert "is not empty" in refused("audit", "redact", made.out, "-o", tmp_path / "shared")
     alone = refused("audit", "verify", tmp_path / "shared")
-    assert "It holds pages alone, such as a redacted copy. Name the audit that they" in alone
+    assert "It holds pages alone, as a redacted copy does. Name the audit itself." in alone
 
 
 def test_redacted_pages_without_names_number_the_documents_as_the_record_does(

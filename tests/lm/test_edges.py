@@ -163,6 +163,41 @@ def test_a_value_norm_is_that_of_the_vector_an_edge_moves(build, adds_bos):
         torch.testing.assert_close(found[:, layer, query, key], wanted, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt_neox"])
+def test_a_plain_projection_is_read_and_one_with_hooks_is_asked_for_the_same_matrix(build, name):
+    """To rounding: what is asked adds the bias and takes it off."""
+    lm, tokens = build(name), random_tokens(2, T)
+    projections = [
+        next(m for n, m in module.named_modules() if n in PROJECTIONS)
+        for module in attention_modules(lm.model)
+    ]
+    matrices, calls = [], []
+    for wanted in (LAYERS, 2 * LAYERS):
+        calls.clear()
+        with torch.no_grad(), moved_values(lm) as moved, counting(projections, calls):
+            last_logits(lm, torch.from_numpy(tokens).long(), 1)
+        matrices.append(torch.stack([one.matrix for one in moved]))
+        assert len(calls) == wanted
+        for one in projections:
+            one.register_forward_hook(lambda _module, _args, output: output)
+    torch.testing.assert_close(*matrices, rtol=0, atol=1e-6)
+
+
+@contextmanager
+def counting(modules, calls):
+    """Count the calls of linear layers, in a way that no hook shows."""
+    plain = torch.nn.functional.linear
+
+    def counted(given, weight, bias=None):
+        if any(weight is one.weight for one in modules):
+            calls.append(weight)
+        return plain(given, weight, bias)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", counted)
+        yield
+
+
 def test_an_output_that_is_not_linear_in_the_values_is_refused(build):
     lm = build("llama")
     for layer in lm.model.model.layers:

@@ -245,7 +245,7 @@ def check_is_audit(out: Path) -> None:
             )
         remedy = "Make one with 'mnemoscope audit'."
         if (out / "audit.html").is_file():
-            remedy = "It holds pages alone, such as a redacted copy. Name the audit that they are of."
+            remedy = "It holds pages alone, as a redacted copy does. Name the audit itself."
         refuse_folder(out, "contains no audit (audit.json)", remedy)
 
 

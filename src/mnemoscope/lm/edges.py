@@ -152,6 +152,9 @@ def moved_values(lm: LanguageModel) -> Iterator[list[ValueFlow]]:
         )
 
 
+_OWN_HOOKS = 2  # `_Watch.meet` and `_Watch.project`
+
+
 class _Watch:
     """Weights and values where they are multiplied, and the projection that comes next."""
 
@@ -185,20 +188,34 @@ class _Watch:
         if self._product is None or module is not self._next:
             return
         (weights, values), self._product, self._next = self._product, None, None
-        width = args[0].shape[-1]
-        asked = torch.cat([torch.eye(width), torch.zeros(1, width)])
-        answers = module(asked.to(args[0].device, args[0].dtype)).float()
-        matrix = (answers[:-1] - answers[-1]).reshape(self._lm.n_heads, -1, answers.shape[-1])
+        rows, constant = _affine(module, args[0])
+        matrix = rows.reshape(self._lm.n_heads, -1, rows.shape[-1])
         moved = ValueFlow(weights, values, matrix)
         made = output.float().reshape(len(weights), -1, output.shape[-1])
         is_odd = matrix.shape[1] != values.shape[-1] or made.shape[1] != weights.shape[2]
-        if is_odd or not _alike(moved.sums() + answers[-1], made, args[0].dtype):
+        if is_odd or not _alike(moved.sums() + constant, made, args[0].dtype):
             raise UserError(
                 f"{self._lm.name}: its attention's output is not weights times values times one "
                 "matrix, so what an edge moves cannot be said. Choose another ranking of edges."
             )
         start = len(self._lm.before)
         self._found.append(ValueFlow(weights[:, :, start:, start:], values[:, :, start:], matrix))
+
+
+def _affine(module: nn.Module, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Matrix (in, out) and constant (out,) of a projection, float32, on the device of its input.
+
+    A plain linear layer has them; any other, such as one with an adapter or with hooks of others,
+    is asked for them.
+    """
+    n_hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
+    if type(module) is nn.Linear and n_hooks == _OWN_HOOKS and "forward" not in vars(module):
+        constant = 0 * module.weight[:, 0] if module.bias is None else module.bias
+        return module.weight.T.float(), constant.float()
+    width = given.shape[-1]
+    asked = torch.cat([torch.eye(width), torch.zeros(1, width)])
+    answers = module(asked.to(given.device, given.dtype)).float()
+    return answers[:-1] - answers[-1], answers[-1]
 
 
 class _Product(TorchFunctionMode):
