@@ -210,8 +210,9 @@ def _affine(module: nn.Module, given: torch.Tensor) -> tuple[torch.Tensor, torch
     """
     n_hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
     if type(module) is nn.Linear and n_hooks == _OWN_HOOKS and "forward" not in vars(module):
-        constant = 0 * module.weight[:, 0] if module.bias is None else module.bias
-        return module.weight.T.float(), constant.float()
+        weight = module.weight.detach()
+        constant = weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach()
+        return weight.T.float(), constant.float()
     width = given.shape[-1]
     asked = torch.cat([torch.eye(width), torch.zeros(1, width)])
     answers = module(asked.to(given.device, given.dtype)).float()
