@@ -140,7 +140,8 @@ def plant(folder: Path, maps: tuple[torch.Tensor, torch.Tensor], table: pl.DataF
         },
     }
     study = Study.create(folder, StudySettings.model_validate(values))
-    facts = dict.fromkeys(("revision", "device_map", "quantization", "bos_id"))
+    unset = ("revision", "device_map", "quantization", "bos_id", "max_positions")
+    facts = dict.fromkeys(unset)
     facts |= {"dtype": "float32", "device": "cpu", "n_layers": 2, "n_heads": 1, "vocab_size": 256}
     for role, weights in zip(("model", "reference"), maps, strict=True):
         study.remember_model(role, facts | {"name": role, "fingerprint": role})
