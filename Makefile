@@ -9,6 +9,8 @@ TORCH ?= torch>=2.6
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+# Tests and stages in workers take one thread each; the demo takes all cores, unless told a number.
+ALL_THREADS := $(if $(filter undefined,$(origin OMP_NUM_THREADS)),env -u OMP_NUM_THREADS)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM := false
 export OMP_WAIT_POLICY := PASSIVE
@@ -28,7 +30,7 @@ endif
 .PHONY: setup demo docs check-docs fix check test tests test-whole test-all bench embedded lock clean
 
 demo: $(VENV)/.runtime
-	env -u OMP_NUM_THREADS $(BIN)/mnemoscope demo -o demo
+	$(ALL_THREADS) $(BIN)/mnemoscope demo -o demo
 
 setup: $(VENV)/.development
 	$(PIP) pre-commit && $(BIN)/pre-commit install

@@ -239,7 +239,9 @@ def test_one_set_of_texts_serves_all_questions_that_want_some():
     assert (first, rest) == (own, plain)
     assert last.decides.startswith("Why. One set of texts serves all 2 questions")
     assert _of_one_set([own, plain]) == [own, plain]
-    assert _of_one_set([own, own]) == [own, own]  # one command
+    said = "Why. The texts asked for above serve this question too"
+    again = own._replace(decides=said, command="")
+    assert _of_one_set([own, plain, own]) == [own, plain, again]  # one command is shown once
 
 
 @pytest.mark.parametrize(("n", "said"), [(10, False), (3, True)])

@@ -134,7 +134,12 @@ def lead_of(content: ReportContent) -> Lead:
 def _of_one_set(badges: list[Badge]) -> list[Badge]:
     """The answers; the last of several that want other texts says that one set serves all."""
     wanting = [at for at, one in enumerate(badges) if "OTHER_TEXTS" in one.command]
-    if len({badges[at].command for at in wanting}) > 1:
+    asked = {badges[at].command for at in wanting}
+    if len(wanting) > len(asked) == 1:
+        for at in wanting[1:]:
+            said = f"{badges[at].decides}. The texts asked for above serve this question too"
+            badges[at] = badges[at]._replace(decides=said, command="")
+    elif len(asked) > 1:
         last = badges[wanting[-1]]
         said = f"{last.decides}. One set of texts serves all {len(wanting)} questions, if it has "
         said += "what each wants: give the settings of their commands together"
