@@ -201,3 +201,13 @@ def test_less_than_chance_is_told_from_the_control_the_other_way_round(auc, said
     of = {"best": {"above": Estimate(0.0, -0.1, 0.1)}}
     told = {"best": {"gain": Estimate(0.2, 0.1, 0.3), "auc": auc}}
     assert said in _verdict(of, told, ["best"])
+
+
+def test_a_student_that_differs_from_the_control_is_never_said_not_to() -> None:
+    """Fewer texts than the control, and an AUC beyond chance without a gain, can both be told."""
+    less = {"best": {"above": Estimate(-0.57, -0.73, -0.39)}}
+    assert _verdict(less, {}, ["best"]).endswith("come out by best than in the control")
+    same = {"best": {"above": Estimate(0.0, -0.1, 0.1)}}
+    told = {"best": {"gain": Estimate(-0.2, -0.3, -0.1), "auc": Estimate(0.705, 0.580, 0.819)}}
+    said = _verdict(same, told, ["best"])
+    assert said.startswith("no memory comes along; best finds text that the teacher was trained on")

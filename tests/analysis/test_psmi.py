@@ -229,7 +229,9 @@ def test_the_minimum_that_is_advised_works(planted) -> None:
     for minimum, said in ((9, "fewer than two"), (8, "all are memorized")):
         with pytest.raises(UserError, match=f"{said}.*minimum=4\\."):
             _labelled(table, 1, Settings(minimum=minimum))
-    assert _labelled(table, 1, Settings(minimum=4)).height == 21
+    found, shared = _labelled(table, 1, Settings(minimum=4))
+    assert (found.height, shared) == (21, 4)
+    assert _labelled(table, 1, Settings())[1] == 4  # no two have 20: the most that serves
     with pytest.raises(UserError, match=r"share\. Take more sequences\."):
         _labelled(table[:9], 1, Settings())
 

@@ -478,35 +478,49 @@ def sentence_of(shares: pl.DataFrame, kinds: pl.DataFrame, control: str) -> str:
     return f"{said}{together}: {_verdict(of, told, students)}."
 
 
+def _over(row: Mapping[str, Any], name: str, bound: float) -> bool:
+    low = row[name].low
+    return low is not None and low > bound
+
+
+def _under(row: Mapping[str, Any], name: str, bound: float) -> bool:
+    high = row[name].high
+    return high is not None and high < bound
+
+
 def _verdict(
     of: Mapping[str, Mapping[str, Any]],
     told: Mapping[str, Mapping[str, Any]],
     students: list[str],
 ) -> str:
     """By which students memory came along, each judged by its own intervals."""
-
-    def over(row: Mapping[str, Any], name: str, bound: float) -> bool:
-        low = row[name].low
-        return low is not None and low > bound
-
     if any(of[one]["above"].low is None for one in students):
         return "too few groups of near duplicates to say"
-    if came := [one for one in students if over(of[one], "above", 0)]:
+    if came := [one for one in students if _over(of[one], "above", 0)]:
         return f"memorized text comes along by {', '.join(came)}"
-    traced = [one for one in told if over(told[one], "gain", 0) and over(told[one], "auc", _CHANCE)]
+    above_chance = [one for one in told if _over(told[one], "auc", _CHANCE)]
+    traced = [one for one in above_chance if _over(told[one], "gain", 0)]
     if traced:
         return (
             f"a trace of the memorized text comes along by {', '.join(traced)}, no text that the "
             "control lacks"
         )
-    reversed_ = [
-        one for one in told if (high := told[one]["auc"].high) is not None and high < _CHANCE
-    ]
-    if reversed_:
-        return (
-            f"no memory comes along; {', '.join(reversed_)} gains less on text that the teacher "
-            "was trained on than on unseen text, so the two differ in more than memory"
+    apart = []
+    if less := [one for one in students if _under(of[one], "above", 0)]:
+        apart.append(f"fewer of these come out by {', '.join(less)} than in the control")
+    if above_chance:
+        apart.append(
+            f"{', '.join(above_chance)} finds text that the teacher was trained on no likelier "
+            "than the control does, but unseen text even less likely, so the two differ in more "
+            "than memory"
         )
+    if reversed_ := [one for one in told if _under(told[one], "auc", _CHANCE)]:
+        apart.append(
+            f"{', '.join(reversed_)} gains less on text that the teacher was trained on than on "
+            "unseen text, so the two differ in more than memory"
+        )
+    if apart:
+        return f"no memory comes along; {'; '.join(apart)}"
     return "nothing that can be told from the control"
 
 

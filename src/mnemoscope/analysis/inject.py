@@ -351,7 +351,13 @@ def _further(texts: Sequence[Injected], settings: Settings) -> tuple[str, ...]:
 
 
 def _intervals(texts: Sequence[Injected]) -> str:
-    n = sum(text.kind == PLAIN for text in texts)
+    plain = [
+        number if text.near is None else text.near
+        for number, text in enumerate(texts)
+        if text.kind == PLAIN
+    ]
+    n = len(set(plain))
     if n < FEWEST_GROUPS:
-        return f"no intervals: {n} texts, and {FEWEST_GROUPS} are needed (--set n_texts=N)"
+        few = f"{len(plain)} texts" if n == len(plain) else f"{n} texts, near duplicates as one"
+        return f"no intervals: {few}, and {FEWEST_GROUPS} are needed (--set n_texts=N)"
     return "the intervals are over texts"

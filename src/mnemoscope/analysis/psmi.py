@@ -55,6 +55,9 @@ from mnemoscope.plugin import (
 PUBLISHED_FPR = 0.073
 """Average FPR at TPR .75 that the paper gives for fine-tuned 7B models."""
 
+_MINIMUM = 20
+"""Sequences that a label needs, where the settings name no number."""
+
 BLOCK = 500
 """Directions between two looks at whether more are needed."""
 
@@ -93,7 +96,12 @@ class Settings(_Directions):
         default=None,
         description="Whose classes the means are given of; null: the study's first with two large.",
     )
-    minimum: int = Field(default=20, ge=2, description="Sequences that a label needs.")
+    minimum: int | None = Field(
+        default=None,
+        ge=2,
+        description="Sequences that a label needs; null: 20, or where no two labels have as many, "
+        "the most that two have.",
+    )
 
 
 class RowSettings(_Directions):
@@ -271,7 +279,7 @@ def forwards(inputs: AnalysisInputs, settings: Settings | RowSettings) -> int:
         n = draw_rows(inputs.table, settings.n_sequences, settings.seed).height
         halves = settings.epochs * (n // 2) + n
         return (1 + len(inputs.others)) * n + settings.shadows * halves
-    labelled = _labelled(_drawn(inputs, settings), inputs.prefix, settings)
+    labelled, _ = _labelled(_drawn(inputs, settings), inputs.prefix, settings)
     return (1 + len(inputs.others)) * labelled.height
 
 
@@ -288,7 +296,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings | RowSettings) -> Analysi
     if isinstance(settings, RowSettings):
         return _of_rows(inputs, settings)
     classes, rows = _classes(inputs, settings), _drawn(inputs, settings)
-    named = _labelled(look_up(rows, classes), inputs.prefix, settings)
+    named, shared = _labelled(look_up(rows, classes), inputs.prefix, settings)
     frames = [_of_model(inputs, lm, named, name, settings) for name, lm in inputs.models()]
     layers = pl.concat([lines for lines, _ in frames])
     values = named.select("sequence_id", "is_memorized", "label", "class").with_columns(
@@ -302,7 +310,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings | RowSettings) -> Analysi
         sentence=_sentence(layers, beside),
         frames={"layers": layers, "classes": means, "sequences": values},
         figures=tuple(_figures(layers, means)),
-        further=tuple(_further(layers, means, rows.height, named, settings)),
+        further=tuple(_further(layers, means, rows.height, named, shared, settings)),
     )
 
 
@@ -311,11 +319,16 @@ def _classes(inputs: AnalysisInputs, settings: Settings) -> pl.DataFrame:
     if inputs.labels is None and settings.taxonomy is None:
         word = pl.when("is_memorized").then(pl.lit("memorized")).otherwise(pl.lit("not memorized"))
         return inputs.table.select("sequence_id", word.alias("class"))
-    return classes_of(inputs, settings.taxonomy, where="analyze psmi", minimum=settings.minimum)
+    return classes_of(
+        inputs, settings.taxonomy, where="analyze psmi", minimum=settings.minimum or _MINIMUM
+    )
 
 
-def _labelled(rows: pl.DataFrame, prefix: int, settings: Settings) -> pl.DataFrame:
-    """Rows with a column `label` that at least `minimum` of them share."""
+def _labelled(rows: pl.DataFrame, prefix: int, settings: Settings) -> tuple[pl.DataFrame, int]:
+    """Rows with a column `label`, and how many at least share each of these.
+
+    Raises UserError: no two labels are shared by as many as the settings ask.
+    """
     named = rows.with_columns(label=pl.col("tokens").list.get(prefix).cast(pl.String))
 
     def shared(minimum: int) -> pl.DataFrame:
@@ -324,12 +337,15 @@ def _labelled(rows: pl.DataFrame, prefix: int, settings: Settings) -> pl.DataFra
     def is_enough(found: pl.DataFrame) -> bool:
         return found["label"].n_unique() > 1 and found["is_memorized"].n_unique() > 1
 
-    found = shared(settings.minimum)
+    wanted = settings.minimum or _MINIMUM
+    found = shared(wanted)
     if is_enough(found):
-        return found
-    works = next((n for n in range(settings.minimum - 1, 1, -1) if is_enough(shared(n))), None)
+        return found, wanted
+    works = next((n for n in range(wanted - 1, 1, -1) if is_enough(shared(n))), None)
+    if works is not None and settings.minimum is None:
+        return shared(works), works
     lacking = (
-        f"fewer than two labels that {settings.minimum} of {rows.height} sequences share"
+        f"fewer than two labels that {wanted} of {rows.height} sequences share"
         if found["label"].n_unique() < 2
         else f"of {found.height} sequences all are memorized, or none"
     )
@@ -478,6 +494,8 @@ def _sentence(layers: pl.DataFrame, beside: str | None, what: str = "memorizatio
     (last,) = rows_of(layers.filter(model=OWN)[-1:])
     if last["auc"].low is None:
         words = f"too few groups of near duplicates tell whether PSMI goes with {what}"
+    elif last["auc"].low > 0.5 and (low := last["beyond"].low) is not None and low <= 0:
+        words = f"low PSMI goes with {what}, but no more so than {beside}"
     elif last["auc"].low > 0.5:
         words = f"low PSMI goes with {what}"
     elif last["auc"].high < 0.5:
@@ -499,13 +517,23 @@ def _sentence(layers: pl.DataFrame, beside: str | None, what: str = "memorizatio
 
 
 def _further(
-    layers: pl.DataFrame, means: pl.DataFrame, n_drawn: int, named: pl.DataFrame, settings: Settings
+    layers: pl.DataFrame,
+    means: pl.DataFrame,
+    n_drawn: int,
+    named: pl.DataFrame,
+    shared: int,
+    settings: Settings,
 ) -> Iterator[str]:
     yield (
         f"{named.height:,} of {n_drawn:,} sequences: those whose label at least "
-        f"{settings.minimum} share; {named['label'].n_unique()} first tokens of the suffix are the "
+        f"{shared} share; {named['label'].n_unique()} first tokens of the suffix are the "
         "labels."
     )
+    if settings.minimum is None and shared < _MINIMUM:
+        yield (
+            f"No two labels are shared by {_MINIMUM}, so labels that {shared} share are asked: "
+            "their directions are noisier."
+        )
     own = layers.filter(model=OWN)
     (last,) = rows_of(own[-1:])
     yield (
