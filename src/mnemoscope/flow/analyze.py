@@ -154,7 +154,8 @@ def prepare_all(
 def cost_line(study: Study | None, name: str, n: int | None, in_words: str = "") -> str:
     """Say in one line how many sequences will go through a model, and about how long that takes.
 
-    The speed is that of stage continue, or of capture, where the study has made either.
+    The speed is that of stage continue, or of capture, where the study has made either. What an
+    analysis computes of the answers (directions of `psmi`, fits of `predict`) is no part of it.
     """
     if n is None:
         return f"{name}: goes through the model {in_words}."
@@ -164,7 +165,8 @@ def cost_line(study: Study | None, name: str, n: int | None, in_words: str = "")
     per_sequence = None if study is None else _speed(study)
     if per_sequence is not None:
         stage, seconds = per_sequence
-        said += f", about {duration(n * seconds)} at the speed of stage {stage}"
+        said += f", about {duration(n * seconds)} at the speed of stage {stage}, "
+        said += "what is computed of these not counted"
     return f"{said}."
 
 
