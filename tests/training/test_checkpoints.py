@@ -29,6 +29,9 @@ def test_checkpoints_are_read_in_the_order_of_their_steps(tmp_path):
         (sizes, [(sizes[0], None, 0), (sizes[1], None, 1)]),
         ([dated / "sft-2026", dated / "dpo-2025"],  # years, which are no steps
          [(f"{dated}/sft-2026", None, 0), (f"{dated}/dpo-2025", None, 1)]),
+        ([named / "first", run],  # the base that was trained, and a folder of checkpoints
+         [(f"{named}/first", None, 0),
+          *((f"{run}/checkpoint-{step}", None, step) for step in (90, 200, 1000))]),
         ([alike], [(f"{alike}/run 1.{step}", None, step) for step in (2, 11)]),
     ):  # fmt: skip
         assert find_checkpoints(list(map(str, given))) == wanted

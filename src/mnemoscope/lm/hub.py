@@ -391,9 +391,11 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
 
     Given is one folder that holds checkpoints (`checkpoint-100`, … as transformers' Trainer writes
     them, or folders whose names differ in their last number alone), or the checkpoints themselves:
-    folders, or MODEL@REVISION. The step is the last number in the name of a folder or revision
-    (`NAMED_STEP`, or all names are alike but for it), or the place in what was given where none has
-    one: `sft-2026` and `dpo-2026` name no step, nor does a number in a hub name. Raises
+    folders, or MODEL@REVISION; among several a folder of checkpoints stands for all of its own. The
+    step is the last number in the name of a folder or revision
+    (`NAMED_STEP`, or all names are alike but for it), 0 for a folder without one that is named
+    before others with one (their base), or the place in what was given where none has one:
+    `sft-2026` and `dpo-2026` name no step, nor does a number in a hub name. Raises
     UserError: fewer than `least`, one step twice, a folder without a model or with one beside its
     checkpoints, some with a step and some without, or a folder of several without.
     """
@@ -404,7 +406,7 @@ def find_checkpoints(given: Sequence[str], *, least: int = 2) -> list[Checkpoint
             f"{only}: a model, and checkpoints beside it. Name the checkpoints "
             f"({Path(only) / 'checkpoint-*'}), or a copy of the model alone."
         )
-    found = _named(_inside(Path(only)) if is_inside else given)
+    found = _named(_inside(Path(only))) if is_inside else _named(_expanded(given), is_listed=True)
     if is_inside and len(found) > 1 and not _say_steps([Path(one.name).name for one in found]):
         raise UserError(
             f"{only}: no checkpoint there has a step in its name, so none is the last. Name them "
@@ -477,8 +479,18 @@ def _inside(folder: Path) -> list[str]:
     return models
 
 
-def _named(given: Sequence[str]) -> list[Checkpoint]:
-    """Checkpoints by what they are called."""
+def _expanded(given: Sequence[str]) -> list[str]:
+    """What was given, with the checkpoints of each folder that holds no model in its place."""
+    is_of_many = [Path(one).is_dir() and not _holds_model(Path(one)) for one in given]
+    return [
+        name
+        for one, expands in zip(given, is_of_many, strict=True)
+        for name in (_inside(Path(one)) if expands else [one])
+    ]
+
+
+def _named(given: Sequence[str], *, is_listed: bool = False) -> list[Checkpoint]:
+    """Checkpoints by what they are called; `is_listed`: one by one, so the first may be a base."""
     parts = []
     for each in given:
         name, _, revision = each.rpartition("@")
@@ -490,6 +502,9 @@ def _named(given: Sequence[str]) -> list[Checkpoint]:
         for (name, revision), here in zip(parts, is_here, strict=True)
     ]
     numbers = [_NUMBER.findall(name) for name in names]
+    by_name = [bool(NAMED_STEP.search(name)) for name in names]
+    if is_listed and is_here[0] and by_name.count(False) == 1 < len(names) and not by_name[0]:
+        names[0], numbers[0] = "step0", ["0"]  # the base that the others were trained from
     at = next((at for at, found in enumerate(numbers) if not found), None)
     has_step = any(map(NAMED_STEP.search, names)) or not all(is_here)
     if any(numbers) and at is not None and has_step:
