@@ -303,12 +303,14 @@ def build_log(
     steps = to_do_of(judged)
     if shown and not verbose:
         steps = [one.to_do for one in failed if one.to_do][:1]
-        steps += [f"If you do not train this model: give {page} to whoever does."] * len(steps)
-        steps.append(
+    yield from steps
+    if shown and steps:
+        yield f"If you do not train this model: give {page} to whoever does."
+    if shown:
+        yield (
             f"If it may write this: --baseline {shlex.quote(str(folder))} lets pass what is known, "
             "in a later run into another folder."
         )
-    yield from steps
 
 
 _WORST = 10  # documents of which a result says how much

@@ -258,7 +258,8 @@ def refuse_other(folder: Path, windows: WatchedWindows) -> None:
     if holds_history(folder) and _read_record(folder)["windows"] != windows.digest:
         raise UserError(
             f"{folder}: holds a history of other windows. Give another folder, or watch the same "
-            "texts, as many windows of them, with the same tokenizer."
+            "texts, read the same way (--column, --exclude, --stride), as many windows of them, "
+            "with the same tokenizer."
         )
 
 
