@@ -305,7 +305,9 @@ def build_log(
         steps = [one.to_do for one in failed if one.to_do][:1]
     yield from steps
     if shown and steps:
-        yield f"If you do not train this model: give {page} to whoever does."
+        yield (
+            f"If you do not train this model: give {page}, which holds the texts, to whoever does."
+        )
     if shown:
         yield (
             f"If it may write this: --baseline {shlex.quote(str(folder))} lets pass what is known, "

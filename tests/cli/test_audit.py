@@ -145,6 +145,9 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     older = shutil.copytree(out, tmp_path / "older")
     copied = call(*gate, "--baseline", older)
     assert (copied.status, f"{older}: a copy of what is judged (of 2" in copied.err) == (2, True)
+    before_more = shutil.copytree(out, tmp_path / "before_more")  # a question was added since
+    rewrite_record(before_more / "audit.json", added={"read": "2020-01-01T00:00:00+00:00"})
+    assert "a copy of what is judged" in call(*gate, "--baseline", before_more).err
     rewrite_record(older / "audit.json", command=["mnemoscope", "of the same second"])
     assert f"; {older} audited the same model." in call(*gate, "--baseline", older).out
     rewrite_record(older / "audit.json", date="2020-01-01T00:00:00+00:00")

@@ -603,13 +603,13 @@ def test_a_command_that_the_page_prints_runs_and_a_folder_without_a_step_keeps_i
         (["one", "one/base one/tuned-2026"], ["one/base", "one/tuned-2026"]),
         (["'run dir'"], ["run dir"]),
         (["'run dir'/checkpoint-5", "'run dir'"], ["run dir/checkpoint-5", "run dir/checkpoint-6"]),
-        (["one/base", "'run dir'/checkpoint-5"], ["run dir/checkpoint-5"]),
+        (["one/base", "'run dir'/checkpoint-5"], ["one/base", "run dir/checkpoint-5"]),
     ],
 )
 def test_the_control_is_advised_beside_what_is_a_run_by_its_names(
     tiny, run, tmp_path, call, monkeypatch, asked, said
 ):
-    """A folder first, or one after another; the last alone where no command names them all."""
+    """A folder first, one after another, or a base before what has steps."""
     monkeypatch.chdir(tmp_path)
     pl.read_parquet(tiny.table).head(9).write_parquet("read.parquet")
     pl.read_parquet(tiny.table).tail(9).write_parquet("held.parquet")
