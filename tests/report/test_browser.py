@@ -71,6 +71,7 @@ def test_charts_are_whole_and_copy_stands_on_one_line_in_narrow_windows(browser,
     one = Visit(browser, path.as_uri(), viewport={"width": 390, "height": 800})
     one.page.evaluate(UNFOLD)
     assert one.page.locator(".next .tool").bounding_box()["height"] < 40
+    assert one.page.locator(".answer > p > code").all_inner_texts() == [steps[0][1]]
     one.page.set_viewport_size({"width": 1100, "height": 800})
     drawn = one.page.locator(".knockout .drawn .scroll")
     cut = "all => all.filter((one) => one.scrollWidth > one.clientWidth).length"
@@ -134,6 +135,27 @@ def test_axe_finds_nothing_serious_and_dark_pages_have_a_dark_ground(visit, widt
     # The other taxonomy has every kind of element that this one has.
     page.evaluate("document.getElementById('taxonomy-1').remove()")
     assert hard_to_use(page) == []
+
+
+def test_a_long_table_prints_its_first_rows_and_with_the_appendix_all(content, browser, tmp_path):
+    columns = ("folder", "sequences", "repeated", "Guess", "Recall", "share repeated")
+    rows = [(f"folder-{n}/", 90 - n, 40, 30, 10, "44.4 % [38.1, 50.9]") for n in range(32)]
+    table = Table("By folder", columns, rows, "Text never read is the best control.", is_open=True)
+    write_report(tmp_path / "long.html", replace(content, checks=[table]))
+    one = Visit(browser, (tmp_path / "long.html").as_uri())
+    page, shown = one.page, one.page.locator(".fold tbody tr:visible")
+    assert shown.count() == 32
+    page.emulate_media(media="print")
+    assert shown.count() == 8
+    assert page.locator(".in-print:visible").inner_text().startswith("24 more: ")
+    assert len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4"))) <= 3
+    page.evaluate("window.print = () => {}")
+    page.emulate_media(media="screen")
+    page.click("[data-print]")
+    page.emulate_media(media="print")
+    assert page.locator("tbody tr", has_text="folder-31/").is_visible()
+    assert page.locator(".in-print:visible").count() == 0
+    one.context.close()
 
 
 def test_a_link_opens_what_is_folded_and_print_gives_the_summary(visit):

@@ -89,6 +89,7 @@ if (printAll) {
   printAll.hidden = false;
   printAll.addEventListener("click", () => {
     document.querySelectorAll("details").forEach((part) => { part.open = true; });
+    document.body.classList.add("with-appendix");
     print();
   });
 }
