@@ -35,12 +35,12 @@ class Counted(TorchDispatchMode):
         elif name == "copy_" and are_far[0] != are_far[1]:
             self.n["to" if are_far[0] else "from"] += 1
             return given[0]
-        elif name == "_local_scalar_dense" and are_far[0]:
+        elif name in ("_local_scalar_dense", "item", "is_nonzero") and are_far[0]:
             self.n["wait"] += 1
             return 0
         elif name in ("nonzero", "masked_select", "_unique2") and are_far[0]:
-            self.n["wait"] += 1
-            return torch.empty(1, given[0].ndim, dtype=torch.int64, device=DEVICE)
+            self.n["wait"] += 1  # of how many there are: all
+            return torch.empty(len(given[0]), given[0].ndim, dtype=torch.int64, device=DEVICE)
         elif name == "_fused_adamw_":  # it has no shapes to tell
             return None
         if name in ("index", "index_put_") and are_far[0]:

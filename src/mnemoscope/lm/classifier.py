@@ -17,7 +17,14 @@ import torch
 from mnemoscope.errors import UserError, a_kind
 from mnemoscope.lm.fine_tuning import FineTuning, StepSettings
 from mnemoscope.lm.load import Family
-from mnemoscope.lm.model import LanguageModel, RowSpan, evaluation_mode, run_sequences, wrap_model
+from mnemoscope.lm.model import (
+    LanguageModel,
+    RowSpan,
+    brought,
+    evaluation_mode,
+    run_sequences,
+    wrap_model,
+)
 from mnemoscope.lm.probe import check_state
 from mnemoscope.store import Facts
 
@@ -176,16 +183,16 @@ def classified(
 
     def step(batch: torch.Tensor, _span: RowSpan) -> Classified:
         out = lm.model(input_ids=batch, output_hidden_states=True, return_dict=True)
-        at = torch.zeros(len(batch), dtype=torch.int64)
+        rows = torch.arange(len(batch), device=batch.device)
+        at = torch.zeros_like(rows)
         if place == "last":  # the head takes the last that is no padding, also where a text ends so
             columns = torch.arange(batch.shape[1], device=batch.device)
-            at = ((batch != (-1 if pad is None else pad)) * columns).argmax(-1).cpu()
-        rows = torch.arange(len(batch))
-        states = [out.hidden_states[one].float().cpu() for one in layers]
+            at = ((batch != (-1 if pad is None else pad)) * columns).argmax(-1)
+        states = [out.hidden_states[one].float() for one in layers]
         read = [one.mean(1) if place == "mean" else one[rows, at] for one in states]
         width = out.hidden_states[-1].shape[-1]
-        stacked = torch.stack(read, 1) if read else torch.zeros(len(batch), 0, width)
-        return Classified(out.logits.double().cpu().numpy(), stacked.numpy())
+        stacked = torch.stack(read, 1) if read else out.logits.new_zeros(len(batch), 0, width)
+        return Classified(*(one.numpy() for one in brought(out.logits.double(), stacked.float())))
 
     with torch.inference_mode(), evaluation_mode(lm.model), _unpadded(config):
         found = [*run_sequences(lm, tokens, batch_size, step, attention_mask=mask)]

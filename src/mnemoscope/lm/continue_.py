@@ -80,12 +80,13 @@ def continue_sequences(
         n_shown = prefix - span.first
         suffixes = batch[:, n_shown:]
         decoded, gap = greedy_tokens(lm, batch[:, :n_shown], suffixes.shape[1], end=end)
-        check_finite(lm, gap)
         score = (decoded == suffixes).float().mean(dim=1)
+        decoded, score, gap = brought(decoded.int(), score, gap)  # the batch's one wait
+        check_finite(lm, gap)
         # As many tokens as the table's suffix has columns.
         around = ((0, 0), (0, span.padding[1]))
-        whole = np.pad(decoded.to("cpu", torch.int32).numpy(), around, constant_values=-1)
-        return Continuations(whole, score.cpu().numpy(), gap.cpu().numpy())
+        whole = np.pad(decoded.numpy(), around, constant_values=-1)
+        return Continuations(whole, score.numpy(), gap.numpy())
 
     return run_sequences(lm, tokens, batch_size, step, attention_mask=attention_mask, prefix=prefix)
 
@@ -160,7 +161,7 @@ def continue_guided(
     models = lm, twin
 
     def step(batch: torch.Tensor) -> npt.NDArray[np.int32]:
-        shown, chosen = batch[:, :prefix], list[torch.Tensor]()
+        shown, chosen, scores = batch[:, :prefix], list[torch.Tensor](), list[torch.Tensor]()
         caches = [new_cache(one, batch.shape[1] - 1, by_token=True) for one in models]
         fed = [prepend_bos(one, shown) for one in models]
         with torch.inference_mode():
@@ -170,7 +171,7 @@ def continue_guided(
                     for one, read, cache in zip(models, fed, caches, strict=True)
                 )
                 score = own + strength * (own - beside.to(own.device))
-                check_finite(lm, score.amax(dim=1))
+                scores.append(score.amax(dim=1))
                 if plausible:
                     is_far = own < own.amax(dim=1, keepdim=True) + math.log(plausible)
                     score = score.masked_fill(is_far, -torch.inf)
@@ -181,7 +182,9 @@ def continue_guided(
                     best if cache is not None else torch.cat([read, best], dim=1)
                     for read, cache in zip(fed, caches, strict=True)
                 ]
-        return torch.cat(chosen, dim=1).to("cpu", torch.int32).numpy()
+        written, best_scores = brought(torch.cat(chosen, dim=1).int(), torch.stack(scores))
+        check_finite(lm, best_scores)
+        return written.numpy()
 
     none = np.empty((0, table.shape[1] - prefix), dtype=np.int32)
     return np.concatenate([none, *run_batches(lm, table, batch_size, step)])
@@ -220,16 +223,17 @@ def draw_continuations(
     check_fits(lm, np.asarray(prefixes).shape[1] + n_steps - 1)  # the last token is not read
     table = check_tokens(lm, prefixes)
     numbered = torch.cat([torch.arange(len(table))[:, None], table], dim=1)
+    numbers = torch.from_numpy(uniforms).to(lm.device)
 
     def step(batch: torch.Tensor) -> Draws:
-        wanted = torch.from_numpy(uniforms[batch[:, 0].cpu().numpy()]).to(batch.device)
+        wanted = numbers[batch[:, 0]]
         cache = new_cache(lm, batch.shape[1] - 1 + n_steps - 1, by_token=True)
-        fed, chosen, entropies = prepend_bos(lm, batch[:, 1:]), [], []
+        fed, chosen, entropies, largest = prepend_bos(lm, batch[:, 1:]), [], [], []
         with torch.inference_mode():
             for at in range(n_steps):
                 logits = last_logits(lm, fed, 1, cache)[:, 0].double()
                 logprobs = (logits / temperature).log_softmax(dim=1)
-                check_finite(lm, logprobs.amax(dim=1))
+                largest.append(logprobs.amax(dim=1))
                 shares = logprobs.exp()
                 entropies.append(-(shares * logprobs).nan_to_num(0.0).sum(dim=1))
                 reached = shares.cumsum(dim=1)
@@ -238,8 +242,10 @@ def draw_continuations(
                 found = found.clamp(max=shares.shape[1] - 1)
                 chosen.append(found)
                 fed = found if cache is not None else torch.cat([fed, found], dim=1)
-        tokens = torch.cat(chosen, dim=1).to("cpu", torch.int32).numpy()
-        return Draws(tokens, torch.stack(entropies, dim=1).float().cpu().numpy())
+        drawn = torch.cat(chosen, dim=1).int(), torch.stack(entropies, dim=1).float()
+        tokens, entropy, tops = brought(*drawn, torch.stack(largest))
+        check_finite(lm, tops)
+        return Draws(tokens.numpy(), entropy.numpy())
 
     return run_batches(lm, numbered, batch_size, step)
 

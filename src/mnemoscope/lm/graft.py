@@ -31,6 +31,7 @@ from mnemoscope.lm.intervene import AtSoftmax, around_attention
 from mnemoscope.lm.model import (
     LanguageModel,
     attention_modules,
+    brought,
     check_finite,
     check_tokens,
     find_argument,
@@ -454,8 +455,9 @@ def scan_patched(
             logits = last_logits(lm, own, wanted.shape[1])
             is_memorized, gap = compare(logits, wanted)
             logprob = logprobs_of(logits, wanted).mean(dim=1)
-        check_finite(lm, gap)
-        return Patched(*(one.cpu().numpy() for one in (is_memorized, gap, logprob)))
+        found = brought(is_memorized, gap, logprob)
+        check_finite(lm, found[1])
+        return Patched(*(one.numpy() for one in found))
 
     return run_batches(lm, torch.cat([table, read], dim=1), batch_size, step)
 

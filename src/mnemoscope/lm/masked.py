@@ -14,7 +14,7 @@ import torch
 from mnemoscope.errors import UserError
 from mnemoscope.lm.fine_tuning import FineTuning
 from mnemoscope.lm.load import Family
-from mnemoscope.lm.model import LanguageModel, evaluation_mode, wrap_model
+from mnemoscope.lm.model import LanguageModel, brought, evaluation_mode, wrap_model
 from mnemoscope.lm.probe import TeacherForced
 
 _HOW = "Give one of transformers (AutoModelForMaskedLM: BERT, RoBERTa)."
@@ -77,10 +77,10 @@ def judge_masked(
                 hidden = turns[rows] == turn
                 logits = _logits(lm, tokens[rows], mask[rows], hidden)
                 wanted = torch.from_numpy(tokens[rows]).to(lm.device)
-                best = (logits.argmax(-1) == wanted).cpu().numpy()
-                chosen = logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0].cpu().numpy()
-                is_right[rows] |= best & hidden
-                logprobs[rows] += np.where(hidden, chosen, 0)
+                own = logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0]
+                best, chosen = brought(logits.argmax(-1) == wanted, own)
+                is_right[rows] |= best.numpy() & hidden
+                logprobs[rows] += np.where(hidden, chosen.numpy(), 0)
     return TeacherForced(is_right, logprobs)
 
 

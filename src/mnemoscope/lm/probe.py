@@ -15,6 +15,7 @@ from mnemoscope.lm.model import (
     LanguageModel,
     RowSpan,
     attention_modules,
+    brought,
     check_finite,
     check_tokens,
     last_logits,
@@ -92,19 +93,23 @@ def of_logits(
     """What a function gives of the logits of every token from `prefix` on, one forward a sequence.
 
     It is told the logits (batch, T - prefix, vocabulary) and the tokens, and gives tensors of which
-    each becomes an array (n, T - prefix), on the CPU. Errors as `teacher_forced`.
+    each becomes an array (n, T - prefix), on the CPU. Errors as `teacher_forced`, and UserError
+    where they are not numbers, since the logits were not.
     """
     table = check_tokens(lm, tokens, prefix=prefix)
 
-    def step(batch: torch.Tensor) -> list[torch.Tensor]:
+    def step(batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with torch.no_grad():
-            return [one.cpu() for one in of(*_suffix_logits(lm, batch, prefix))]
+            found = brought(*of(*_suffix_logits(lm, batch, prefix)))  # the batch's one wait
+        for one in found:
+            check_finite(lm, one)
+        return found
 
     places = table.shape[1] - prefix
     parts = [*run_batches(lm, table, batch_size, step, places=max(places, 1))]
     if not parts:  # of no sequences there are no logits either
         nothing = torch.empty(0, places, lm.vocab_size), torch.empty(0, places, dtype=torch.int64)
-        parts = [[*of(*nothing)]]
+        parts = [tuple(of(*nothing))]
     return [torch.cat(one).numpy() for one in zip(*parts, strict=True)]
 
 
@@ -132,7 +137,7 @@ def judge(lm: LanguageModel, batch: torch.Tensor, *, prefix: int) -> TeacherForc
         logits, suffixes = _suffix_logits(lm, batch, prefix)
         logprobs = logprobs_of(logits, suffixes)
         is_right = logits.argmax(dim=-1) == suffixes
-    return TeacherForced(is_right.cpu().numpy(), logprobs.cpu().numpy())
+    return TeacherForced(*(one.numpy() for one in brought(is_right, logprobs)))
 
 
 def _suffix_logits(
@@ -191,7 +196,6 @@ def token_chances(lm: LanguageModel, tokens: npt.ArrayLike, *, batch_size: int) 
         found: list[torch.Tensor] = []
         for at in range(tokens.shape[1]):
             here = logits[:, at].double().log_softmax(dim=1)
-            check_finite(lm, here.amax(dim=1))
             shares = here.exp()
             here.clamp_(min=_NEVER)  # what cannot be drawn counts nothing below
             own = here.gather(1, tokens[:, at, None])[:, 0]
@@ -215,8 +219,8 @@ def next_token_entropy(
         columns = []
         for at in range(logits.shape[1]):
             logprobs = logits[:, at].float().log_softmax(dim=1)
-            check_finite(lm, logprobs.amax(dim=1))
-            columns.append(-(logprobs.exp() * logprobs).nan_to_num(0.0).sum(dim=1))
+            shares = logprobs.exp()
+            columns.append(-(shares * logprobs.clamp_(min=_NEVER)).sum(dim=1))
         return (torch.stack(columns, dim=1),)
 
     (found,) = of_logits(lm, tokens, entropy, batch_size)

@@ -19,6 +19,7 @@ from mnemoscope.lm.model import (
     LanguageModel,
     RowSpan,
     best_two,
+    brought,
     check_finite,
     evaluation_mode,
     find_argument,
@@ -115,7 +116,7 @@ def answer(
         encoded = lm.model.get_encoder()(input_ids=batch, output_attentions=True, return_dict=True)
         last, cache = batch.new_full((len(batch), 1), start), None
         is_open = torch.ones_like(last[:, 0], dtype=torch.bool)
-        said, shown, crossed = [], [], []
+        said, shown, crossed, gaps = [], [], [], []
         for _ in range(most):
             out = lm.model(
                 encoder_outputs=encoded,
@@ -127,19 +128,21 @@ def answer(
             )
             cache = out[name]
             best, gap = best_two(out.logits[:, -1:])
-            check_finite(lm, gap)
+            gaps.append(gap[:, 0])
             crossed.append(_of_layers(out.cross_attentions) * is_open[:, None, None])
             said.append(torch.where(is_open, best[:, 0], 0))
             shown.append(is_open)
             is_open, last = is_open & ~torch.isin(best[:, 0], best.new_tensor(ends)), best
-            if not is_open.any():
+            if not is_open.any():  # the step's one wait
                 break
         left = [torch.zeros_like(said[0])] * (most - len(said))
         written = torch.stack([*said, *left], 1)
         places = torch.stack([*(one.long() for one in shown), *left], 1)
         cross = torch.stack(crossed).sum(0) / places.sum(1)[:, None, None]
         parts = (written, places, _of_layers(encoded.attentions), cross)
-        return Answered(*(one.cpu().numpy() for one in parts))
+        *found, gap = brought(*parts, torch.stack(gaps))
+        check_finite(lm, gap)
+        return Answered(*(one.numpy() for one in found))
 
     with torch.inference_mode(), evaluation_mode(lm.model), implementation(lm, "eager"):
         found = [*run_sequences(lm, tokens, batch_size, step, attention_mask=mask)]
