@@ -231,7 +231,10 @@ def test_classes_with_too_few_groups_have_no_verdict_but_a_sentence(classes):
     assert ", ".join(f"{name} has 9" for name in classes) in line
 
 
-ALIKE = "by 9 points, where as much is left of both it is 12 points, p = 0.004"
+ALIKE = (
+    "by 9 points; beside those that leave as much of both classes together, the difference is "
+    "12 points; p = 0.004"
+)
 
 
 @pytest.mark.parametrize(

@@ -163,13 +163,11 @@ def _chance(row: Row) -> str:
     if row["scatter"] is None or row["p_value"] is None:
         return ""
     total = row["equal_total"].value
-    both = (
-        "" if total is None else f", where as much is left of both it is {100 * total:z.0f} points"
-    )
-    return (
-        f"; single random directions differ by {100 * row['scatter']:z.0f} points{both}, "
-        f"{_p(row['p_value'])}"
-    )
+    said = f"; random changes differ among themselves by {100 * row['scatter']:z.0f} points"
+    if total is not None:
+        said += "; beside those that leave as much of both classes together, the difference is "
+        said += f"{100 * total:z.0f} points"
+    return f"{said}; {_p(row['p_value'])}"
 
 
 def _p(value: float) -> str:

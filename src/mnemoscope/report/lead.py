@@ -132,7 +132,7 @@ def lead_of(content: ReportContent) -> Lead:
 
 
 def _of_one_set(badges: list[Badge]) -> list[Badge]:
-    """The answers; the last of several that want other texts says that one set serves all."""
+    """The answers; where several want other texts, one command serves all, or that is said."""
     wanting = [at for at, one in enumerate(badges) if "OTHER_TEXTS" in one.command]
     asked = {badges[at].command for at in wanting}
     if len(wanting) > len(asked) == 1:
