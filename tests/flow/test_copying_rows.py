@@ -134,7 +134,7 @@ def fitted(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(fitted):
+def found(fitted, legends_carry_n):
     folder, rows = fitted
     return ms.analyze(folder / "fitted", "copying", rows=rows, second=str(folder / "start"), **FAST)
 

@@ -118,7 +118,7 @@ def test_a_stopped_training_goes_on_to_the_very_same_student(folder, tmp_path, s
 
 
 def test_a_student_that_is_the_teacher_inherits_all_and_another_network_nothing(
-    folder, tmp_path
+    folder, tmp_path, legends_carry_n
 ) -> None:
     """Planted: captions that the teacher was taught; the control is of other weights."""
     teacher, other = (str(folder / one) for one in ("teacher", "other"))

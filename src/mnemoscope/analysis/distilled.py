@@ -596,7 +596,8 @@ def kind_charts(shares: pl.DataFrame, kinds: pl.DataFrame) -> Iterator[Chart]:
             "ROC AUC of trained-on against unseen, by the gain over the control (interval for all "
             "students; .5: chance)"
         )
-        yield bars_by(title, kinds, "kind", "auc", at="model")
+        both = kinds.with_columns(n=pl.col("n_seen") + pl.col("n_unseen"))
+        yield bars_by(title, both, "kind", "auc", at="model")
 
 
 def _figures(shares: pl.DataFrame, kinds: pl.DataFrame, maps: pl.DataFrame) -> Iterator[Chart]:

@@ -30,7 +30,6 @@ from mnemoscope.plugin import (
     Classified,
     Encoded,
     LanguageModel,
-    Series,
     classes_of,
     classified,
     draw_rows,
@@ -41,12 +40,12 @@ from mnemoscope.plugin import (
     hidden_states,
     look_up,
     n_groups,
-    plain,
     ranged,
     resampled_auc,
     rows_of,
     separation,
     series_by,
+    series_of,
     token_matrix,
     track,
     whole_mask,
@@ -587,7 +586,7 @@ def _figures(layers: pl.DataFrame, means: pl.DataFrame) -> Iterator[Chart]:
         x_label="layer",
         series=(
             *series_by(means.filter(model=OWN), "class", "psmi", x="layer"),
-            Series(name="labels shuffled", x=plain(null["layer"]), y=plain(null["shuffled"])),
+            series_of("labels shuffled", null, "shuffled", x="layer"),
         ),
     )
 
