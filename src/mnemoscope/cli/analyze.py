@@ -57,8 +57,9 @@ FittedRows = Annotated[
     Option(
         help="Rows that a model was fitted to: of a classifier a table with the columns text and "
         "label (psmi), of an encoder-decoder input and target (copying), of a masked language "
-        "model text (dynamics); --second is then the network before it was fitted. Of a teacher "
-        "that reads pictures image, prompt, text and duplicates (distilled).",
+        "model text (dynamics); --second is then the network before it was fitted. Of classifiers "
+        "rows that none read, text and if known label (neurons). Of a teacher that reads pictures "
+        "image, prompt, text and duplicates (distilled).",
     ),
 ]
 PairRows = Annotated[

@@ -631,9 +631,10 @@ def analyze(
     `settings` are of the analysis, as `--set` takes them. With `rows`, a table or frame, the first
     argument is a model that was fitted to them (folder, hub name, or loaded with its `tokenizer`,
     of a model of pictures its processor),
-    and nothing is kept: `psmi` takes a classifier and columns `text` and `label`, `copying` an
-    encoder-decoder and columns `input` and `target`, `dynamics` a masked language model and `text`,
-    `distilled` a teacher of pictures, and `image`, `prompt`, `text` and `duplicates`.
+    and nothing is kept: `psmi` takes a classifier and columns `text` and `label`, `neurons` a
+    classifier and `text` (`label` judges the order of several), `copying` an encoder-decoder and
+    columns `input` and `target`, `dynamics` a masked language model and `text`, `distilled` a
+    teacher of pictures, and `image`, `prompt`, `text` and `duplicates`.
 
     Raises:
         UserError: no such analysis or setting, an input that it has no use for, or something that
