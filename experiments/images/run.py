@@ -343,8 +343,8 @@ def _again(seeds: Sequence[Mapping[str, pl.DataFrame]], label: str) -> dict[str,
     made = {}
     for remedy in REMEDIES:
         again = of(remedy)
-        distance, further = -again["mitigated_similarity"], -again["mitigated_similarity"]
-        made[remedy] = {"model": _mean(distance), "further": _mean(further + again["similarity"])}
+        distance = -again["mitigated_similarity"]
+        made[remedy] = {"model": _mean(distance), "further": _mean(distance + again["similarity"])}
     return {"label": label, "n": rows.height, **first, "remedies": made}
 
 
