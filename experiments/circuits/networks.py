@@ -59,7 +59,11 @@ def _copy(
 
 
 def copying_network(
-    sources: Mapping[int, int | tuple[int, ...]], *, vocabulary: int, length: int, tokenizer=None
+    sources: Mapping[int, int | tuple[int, ...]],
+    *,
+    vocabulary: int,
+    length: int,
+    tokenizer: Any = None,
 ) -> LanguageModel:
     """A GPT-2 of three layers that copies: after position q comes the token at `sources[q]`.
 
@@ -80,7 +84,7 @@ def copying_network(
 
 
 def remembering_network(
-    passages: npt.NDArray[np.integer[Any]], *, prefix: int, vocabulary: int, tokenizer=None
+    passages: npt.NDArray[np.integer[Any]], *, prefix: int, vocabulary: int, tokenizer: Any = None
 ) -> LanguageModel:
     """A GPT-2 of two layers that knows passages, (n, length), by their first token.
 

@@ -25,7 +25,7 @@ from mnemoscope.analysis import perturb
 from mnemoscope.analysis.inputs import AnalysisInputs
 from mnemoscope.analysis.trigger import find_changes
 from mnemoscope.lm.fine_tuning import FineTuning
-from mnemoscope.plugin import right_tokens
+from mnemoscope.plugin import AS_IT_IS, WORD_KINDS, Vocabulary, right_tokens
 from mnemoscope.progress import SILENT, show_progress
 from mnemoscope.stats import Estimate, rows_of, share_of, share_true
 from mnemoscope.taxonomy.groups import other_rows
@@ -194,11 +194,11 @@ def built(inputs: AnalysisInputs, settings: perturb.Settings = SETTINGS) -> dict
     lm = inputs.load_model()
     weights = lm.model.get_input_embeddings().weight.detach().numpy()
     rows = perturb._groups(inputs, settings)["Recall"]
-    words = perturb.Vocabulary(lm.tokenizer, weights)
+    words = Vocabulary(lm.tokenizer, weights)
     first = dict(zip(inputs.table["sequence_id"], inputs.table["tokens"].list.first(), strict=True))
     right: dict[str, list[bool]] = {}
     for number, prompt in perturb._prompts(inputs, rows, words, settings):
-        stays = prompt.kind in (perturb.AS_IT_IS, *perturb.WORD_KINDS)
+        stays = prompt.kind in (AS_IT_IS, *WORD_KINDS)
         right.setdefault(prompt.kind, []).append(stays and int(prompt.ids[0]) == first[number])
     return {kind: float(np.mean(each)) for kind, each in right.items()}
 

@@ -39,7 +39,11 @@ def _floors(rows: list[Mapping[str, Any]]) -> Iterator[list[str]]:
             ARMS.get(row["arm"], row["arm"]),
             f"{row['n']}",
             figure(row["peak"]),
-            *(figure(*row[one]) for one in ("floor", "above_never", "above_once")),
+            figure(*row["floor"]),
+            *(
+                figure(None) if row["arm"] == beside else figure(*row[f"above_{beside}"])
+                for beside in ("never", "once")
+            ),
         ]
 
 

@@ -21,6 +21,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from PIL import Image
@@ -300,7 +301,7 @@ def _area(values: Sequence[Floats], own: Sequence[np.ndarray]) -> Estimate:
     return not_of_none(found, sum(int(one.sum()) for one in own))
 
 
-def _mean(values: Sequence[float] | pl.Series) -> Estimate:
+def _mean(values: npt.ArrayLike) -> Estimate:
     """A mean over captions; no interval below ten."""
     found = np.asarray(values, dtype=np.float64)
     return resampled_mean(found, np.arange(len(found))) if len(found) else NO_ESTIMATE
