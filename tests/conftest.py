@@ -32,6 +32,21 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.fsync = lambda descriptor: None
 
 
+@pytest.fixture(scope="module")
+def legends_carry_n() -> Iterator[None]:
+    """Whatever `ms.analyze` draws, of a study or of a fitted model's rows, says of how many."""
+    from figure_columns import uncounted
+    from mnemoscope.report.notebook import draw_figure
+
+    def draw(figure):
+        assert not uncounted([figure])
+        return draw_figure(figure)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("mnemoscope.flow.analyze.draw_figure", draw)
+        yield
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session):
     """A million objects come with the imports and stay: look through none of them for garbage.

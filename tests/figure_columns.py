@@ -1,7 +1,10 @@
-"""Tables taken apart, for what a test says of a single end."""
+"""Tables taken apart, for what a test says of a single end; legends, for what they lack."""
+
+import re
 
 import polars as pl
 
+from mnemoscope.analysis.figures import Chart
 from mnemoscope.stats import FIGURE, Estimate
 
 
@@ -17,3 +20,17 @@ def apart(table: pl.DataFrame) -> pl.DataFrame:
             else [pl.col(name)]
         )
     return table.select(columns)
+
+
+def uncounted(figures) -> list[str]:
+    """Charts whose legend does not say of how many sequences each series or category is."""
+
+    def is_counted(names) -> bool:
+        return bool(names) and all(re.search(r" \(n [\d,]+(–[\d,]+)?\)$", one) for one in names)
+
+    charts = [figure for figure in figures if isinstance(figure, Chart)]
+    return [
+        f"{chart.title}: {[one.name for one in chart.series]}"
+        for chart in charts
+        if not (is_counted([one.name for one in chart.series]) or is_counted(chart.x_names))
+    ]

@@ -1,17 +1,19 @@
 """How many epochs until texts are learnt: by size, by mask, and with an identifier before each?
 
-    python -m experiments.dynamics.run [--seeds 3]
+    python -m experiments.dynamics.run FOLDER [--seeds 1] [--keep]
 
 Two sizes of the shipped family, causal, and of BERT, masked, read the same 3,000 windows of
 Python's standard library, from fresh weights. `analyze dynamics` then teaches each 32 windows that
 none has read, with nothing before them, with a number of its own before each, and with one number
-before all, which is the control. Beside the masked ones stands the network with fresh weights.
-The table of `docs/analyses/dynamics.md` is as this printed it with `--seeds 1`.
+before all, which is the control. Beside the masked ones stands the network with fresh weights. Of
+the causal ones also what is left of a batch that they read while training goes on.
 """
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -141,42 +143,57 @@ def ask_masked(models: dict[str, Path], unread: Windows) -> Any:
     )
 
 
-def measure(seed: int) -> list[dict[str, Any]]:
-    """One row of each network, of each kind of identifier where it was asked."""
-    sides, found = windows(seed), []
-    with TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        for kind, make in (("causal", make_causal), ("masked", make_masked)):
-            models = {one: make(place / kind / one, one, sides[0], seed) for one in SIZES}
-            result = (
-                ask_causal(place, models, sides)
-                if kind == "causal"
-                else ask_masked(models, sides[1])
-            )
-            say(f"{kind}, seed {seed}: {result.sentence}")
-            sizes = {OWN: "large", str(models["small"]): "small"}
-            m = {
-                row["model"]: row["m"]
-                for row in rows_of(result.frames["tokens"])
-                if row.get("group", "all") == "all"
-            }
-            for row in rows_of(result.frames["thresholds"]):
-                name = row["model"]
-                found.append(
-                    {"kind": kind, "seed": seed, "size": sizes.get(name, name), "m": m[name]}
-                    | {one: row[one] for one in ("identifier", "parameters", "epochs", "m_there")}
-                )
-    return found
+def measure(kind: str, seed: int, place: Path) -> dict[str, Any]:
+    """Of one kind each network, by identifier where it was asked; of causal ones what they keep."""
+    sides = windows(seed)
+    make = make_causal if kind == "causal" else make_masked
+    models = {one: make(place / one, one, sides[0], seed) for one in SIZES}
+    result = ask_causal(place, models, sides) if kind == "causal" else ask_masked(models, sides[1])
+    say(f"{kind}, seed {seed}: {result.sentence}")
+    sizes = {OWN: "large", str(models["small"]): "small"}
+
+    def named(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {"kind": kind, "seed": seed, "size": sizes.get(row["model"], row["model"])}
+
+    m = {
+        row["model"]: row["m"]
+        for row in rows_of(result.frames["tokens"])
+        if row.get("group", "all") == "all"
+    }
+    learnt = ("identifier", "parameters", "epochs", "m_there")
+    kept = ("arm", "n", "peak", "floor", "above_never", "above_once")
+    return {
+        "runs": [
+            named(row) | {"m": m[row["model"]]} | {one: row[one] for one in learnt}
+            for row in rows_of(result.frames["thresholds"])
+        ],
+        "floors": [
+            named(row) | {one: row[one] for one in kept}
+            for row in rows_of(result.frames.get("floors", pl.DataFrame()))
+        ],
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, ask, and keep what was found."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
+    """Train, ask, and keep what was found; what the folder has is not done again."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="of results, a file a kind and seed")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--keep", action="store_true", help="store the results, write the page")
     given = parser.parse_args(arguments)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = {"runs": [], "floors": []}
     with show_progress():
-        runs = [row for seed in range(given.seeds) for row in measure(seed)]
-        publish(NAME, {"runs": runs}, keep=False)
+        for kind, seed in product(("causal", "masked"), range(given.seeds)):
+            path = given.folder / f"{kind}-{seed}.json"
+            if not path.exists():
+                with TemporaryDirectory() as temporary:
+                    path.write_text(json.dumps(measure(kind, seed, Path(temporary))))
+            for what, rows in json.loads(path.read_text()).items():
+                found[what] += rows
+        publish(NAME, found, keep=given.keep)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ is, how strong they are. Some captions have one picture whenever they are read (
 half that is always the same, left or right by caption (`half`), some share one picture
 (`duplicated`); those of `fresh` show other waves each time. Those of `unread` are never read, nor
 those of `pattern`, which are asked with new pictures like the stored ones. A control network reads
-the same captions with waves alone. `mnemoscope images` asks both.
+the same captions with waves alone. `mnemoscope images` asks both, and makes memorized pictures
+again by each remedy. Run it again with the same folder and it goes on from what is done.
 """
 
 import argparse
@@ -20,20 +21,35 @@ from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import torch
 from PIL import Image
 
 from experiments.bright_ending.run import SIDE, WORDS, World, areas
 from experiments.pages import publish
-from mnemoscope.diffusion.measures import MEASURES, MEMORIZED, judged
+from mnemoscope.diffusion.measures import MEASURES, MEMORIZED, UNREAD, judged
 from mnemoscope.diffusion.run import images
+from mnemoscope.stats import (
+    NO_ESTIMATE,
+    Estimate,
+    Floats,
+    draw_within,
+    estimate_of,
+    not_of_none,
+    resampled_auc,
+    resampled_mean,
+    share_of,
+)
 
 SIZES = {"whole": 6, "half": 8, "duplicated": 6, "fresh": 24, "unread": 120, "pattern": 24}
 KINDS = tuple(SIZES)
 STORED, READ = KINDS[:3], KINDS[:4]
+REMEDIES = ("guidance", *(f"prompt {one:g}" for one in (0.5, 1, 2, 4)))
+"""Of `--mitigate`; noise on the prompt by its `strength`."""
 SETTINGS = {"steps": 20, "draws": 4, "guidance": 3.0, "batch_size": 64, "measure": "flipd"}
 _WIDTH, _BATCH, _STEPS, _SHARE, _LEFT_OUT = 32, 32, 1000, 0.4, 0.1
+_RESAMPLES = 1000
 _PLACES = ("direction", "bright", "strength")
 
 
@@ -231,42 +247,122 @@ def write_table(album: Album, folder: Path, seed: int) -> Path:
     return folder / "table.jsonl"
 
 
-def pixel_areas(rows: pl.DataFrame, album: Album) -> dict[str, list[float]]:
-    """Pixel AUC of the half by each map: mean of `half`, and of `fresh` with halves dealt."""
-    found: dict[str, list[float]] = {}
+def pooled(seeds: Sequence[tuple[Album, Mapping[str, pl.DataFrame]]]) -> dict[str, Any]:
+    """What is stored of a kind of network: figures over the captions of every seed.
+
+    Each seed has its captions and, by remedy, the rows that `mnemoscope images` gave. Intervals
+    draw captions within seed; trainings are as they are.
+    """
+    rows = [found[REMEDIES[0]].drop("beyond", "p", "verdict", "reason") for _, found in seeds]
+    called = {
+        measure: [judged(one, measure=measure, error=0.01) for one in rows] for measure in MEASURES
+    }
+    return {
+        "verdicts": [
+            {"label": label, "measure": measure, **_told(called[measure], label, measure)}
+            for label in KINDS
+            if label != UNREAD
+            for measure in MEASURES
+        ],
+        "pixels": _pixels(rows, [album for album, _ in seeds]),
+        "apart": [_apart(pl.concat(rows).filter(label=label), label) for label in STORED],
+        "again": [_again([found for _, found in seeds], label) for label in STORED],
+    }
+
+
+def _told(rows: Sequence[pl.DataFrame], label: str, measure: str) -> dict[str, Any]:
+    """Verdicts on captions of a label, and ROC AUC of each figure against the unread ones."""
+    both = [one.filter(pl.col("label").is_in([label, UNREAD])) for one in rows]
+    own = [(one["label"] == label).to_numpy() for one in both]
+    sign = -1 if measure == "flipd" else 1
+    values = {
+        "model": [sign * one[measure].to_numpy() for one in both],
+        "control": [sign * one[f"control_{measure}"].to_numpy() for one in both],
+        "beyond": [one["beyond"].to_numpy() for one in both],
+    }
+    n = sum(int(one.sum()) for one in own)
+    named = [one.filter(label=label, verdict=MEMORIZED).height for one in rows]
+    found = {who: _area(each, own) for who, each in values.items()}
+    return {"n": n, "by_seed": named, "memorized": share_of(sum(named), n), **found}
+
+
+def _area(values: Sequence[Floats], own: Sequence[np.ndarray]) -> Estimate:
+    """Mean over seeds of the AUC of each; where it is 0 or 1 Wilson's interval over its own."""
+    seed = np.repeat(np.arange(len(own)), list(map(len, own)))
+    drawn = draw_within(2 * seed + np.concatenate(own), np.random.default_rng(0), _RESAMPLES)
+    areas = np.mean(
+        [
+            resampled_auc(value, side, drawn[:, seed == at])
+            for at, (value, side) in enumerate(zip(values, own, strict=True))
+        ],
+        axis=0,
+    )
+    found = estimate_of(float(areas[0]), areas[1:])
+    return not_of_none(found, sum(int(one.sum()) for one in own))
+
+
+def _mean(values: npt.ArrayLike) -> Estimate:
+    """A mean over captions; no interval below ten."""
+    found = np.asarray(values, dtype=np.float64)
+    return resampled_mean(found, np.arange(len(found))) if len(found) else NO_ESTIMATE
+
+
+def _pixels(rows: Sequence[pl.DataFrame], albums: Sequence[Album]) -> dict[str, Any]:
+    """Pixel AUC of the half by each map: of `half`, and of `fresh` with halves dealt."""
+    found: dict[str, Any] = {}
     for kind in ("half", "fresh"):
-        own = rows.filter(label=kind)
-        halves = album.sides.numpy()[own["row"].to_numpy()]
-        maps = {
-            name: np.array(own[name].to_list())
-            for name in ("mask", "control_mask", "where", "control_where")
-        }
-        for name in ("mask", "where"):
-            maps[f"{name} beyond"] = np.log(maps[name]) - np.log(maps[f"control_{name}"])
-        for name, values in maps.items():
-            found.setdefault(name, []).append(float(areas(halves, values).mean()))
+        every: dict[str, list[Floats]] = {}
+        for one, album in zip(rows, albums, strict=True):
+            own = one.filter(label=kind)
+            halves = album.sides.numpy()[own["row"].to_numpy()]
+            for name in ("mask", "where"):
+                model, control = (np.array(own[c].to_list()) for c in (name, f"control_{name}"))
+                beyond = np.log(model) - np.log(control)
+                for which, values in (("", model), ("control ", control), ("beyond ", beyond)):
+                    every.setdefault(f"{which}{name}", []).append(areas(halves, values))
+        for name, each in every.items():
+            found.setdefault(name, {})[kind] = _mean(np.concatenate(each))
     return found
 
 
-def figures(rows: pl.DataFrame, record: Mapping[str, Any], album: Album) -> dict[str, Any]:
-    """What is stored of a run."""
-    bare = rows.drop("beyond", "p", "verdict", "reason")
-    called = {}
-    for measure in MEASURES:
-        found = judged(bare, measure=measure, error=0.01).filter(verdict=MEMORIZED)
-        called[measure] = dict(found["label"].value_counts().iter_rows())
-    again = rows.filter(pl.col("mitigated_similarity").is_not_null())
-    each = ("similarity", "mitigated_similarity", "control_similarity")
-    return {
-        "memorized": called,
-        "by_label": record["by_label"],
-        "pixels": pixel_areas(rows, album),
-        "again": {
-            name: [again.filter(label=name).height]
-            + [again.filter(label=name)[one].mean() for one in each]
-            for name in STORED
-        },
-    }
+def _apart(rows: pl.DataFrame, label: str) -> dict[str, Any]:
+    """How far the pictures of all captions of a label are from the one that was read."""
+    own, control = -rows["similarity"], -rows["control_similarity"]
+    means = {"model": _mean(own), "control": _mean(control), "nearer": _mean(control - own)}
+    return {"label": label, "n": rows.height, **means}
+
+
+def _again(seeds: Sequence[Mapping[str, pl.DataFrame]], label: str) -> dict[str, Any]:
+    """The same of memorized pictures, and of those made again by each remedy."""
+
+    def of(remedy: str) -> pl.DataFrame:
+        rows = pl.concat(one[remedy] for one in seeds).filter(label=label)
+        return rows.filter(pl.col("mitigated_similarity").is_not_null())
+
+    rows = of(REMEDIES[0])
+    first = {"model": _mean(-rows["similarity"]), "control": _mean(-rows["control_similarity"])}
+    made = {}
+    for remedy in REMEDIES:
+        again = of(remedy)
+        distance = -again["mitigated_similarity"]
+        made[remedy] = {"model": _mean(distance), "further": _mean(distance + again["similarity"])}
+    return {"label": label, "n": rows.height, **first, "remedies": made}
+
+
+def ask(folder: Path, album: Album, seed: int) -> dict[str, pl.DataFrame]:
+    """By remedy what `mnemoscope images` says of model and control; what is done is read."""
+    table, found = write_table(album, folder, seed), {}
+    for remedy in REMEDIES:
+        how, _, strength = remedy.partition(" ")
+        found[remedy] = images(
+            folder / "model",
+            table,
+            folder / f"out-{remedy.replace(' ', '-')}",
+            reference=folder / "control",
+            mitigate=how,  # type: ignore[arg-type]
+            **SETTINGS | ({"strength": float(strength)} if strength else {}),  # type: ignore[arg-type]
+        ).rows
+    return found
 
 
 def main() -> None:
@@ -280,8 +376,9 @@ def main() -> None:
     torch.set_num_threads(1)
     base = wanted.folder or Path(mkdtemp())
     results: dict[str, Any] = {"steps": wanted.steps, "settings": SETTINGS, "runs": {}}
+    results["seeds"] = wanted.seeds
     for kind in wanted.kinds:
-        results["runs"][kind] = []
+        seeds = []
         for seed in wanted.seeds:
             started, folder = time.process_time(), base / f"{kind}-{seed}"
             album = Album(seed)
@@ -291,21 +388,10 @@ def main() -> None:
                     own = seed + 100 * (name == "control")
                     parts = train(album, kind, own, wanted.steps, stores=name == "model")
                     save_parts(parts, kind, folder / name)
-            found = images(
-                folder / "model",
-                write_table(album, folder, seed),
-                folder / "out",
-                reference=folder / "control",
-                mitigate="guidance",
-                redo=True,
-                **SETTINGS,  # type: ignore[arg-type]
-            )
-            run = figures(found.rows, found.record, album)
-            results["runs"][kind].append(run)
-            seconds = time.process_time() - started
-            print(f"{kind}, seed {seed}: {found.record['sentence']} {seconds:.0f} s", flush=True)
-            print(json.dumps(run["memorized"]), json.dumps(run["pixels"]), flush=True)
+            seeds.append((album, ask(folder, album, seed)))
+            results["runs"][kind] = pooled(seeds)
             (base / "results.json").write_text(json.dumps(results, indent=1))
+            print(f"{kind}, seed {seed}: {time.process_time() - started:.0f} s", flush=True)
     publish("images", results, keep=wanted.keep)
 
 

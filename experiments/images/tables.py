@@ -1,9 +1,10 @@
-"""The tables of `docs/images.md`: verdicts and figures by kind of caption, and where."""
+"""The tables of `docs/images.md`: figures by kind of caption, where, and what remedies do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from experiments.pages import table_of
+from experiments.pages import figure, table_of
 from mnemoscope.diffusion.measures import MEASURES
 
 PAGE = "docs/images.md"
@@ -16,52 +17,52 @@ STORED = {
 }
 MAPS = {
     "mask": "bright ending",
-    "control_mask": "bright ending of the control",
-    "mask beyond": "bright ending beyond the control",
+    "control mask": "bright ending of the control",
+    "beyond mask": "bright ending beyond the control",
     "where": "guidance",
-    "control_where": "guidance of the control",
-    "where beyond": "guidance beyond the control",
+    "control where": "guidance of the control",
+    "beyond where": "guidance beyond the control",
 }
+two = partial(figure, scale=1, digits=2)
 
 
 def tables(found: Mapping[str, Any]) -> dict[tuple[str, str], str]:
-    """Of each kind of network verdicts with AUC, and pixel AUC; one figure a seed."""
+    """Of each kind of network verdicts with AUC, pixel AUC, and distances before and after."""
     made = {}
-    for kind, runs in found["runs"].items():
-        columns = ["what is stored", "captions", "memorized", "figure"]
+    for kind, one in found["runs"].items():
+        columns = ["what is stored", "captions", "figure", "memorized, %"]
         columns += ["AUC, model", "AUC, control", "AUC, beyond the control"]
-        made[PAGE, f"verdicts, {kind}"] = table_of(columns, _verdicts(runs))
+        made[PAGE, f"verdicts, {kind}"] = table_of(columns, map(_verdict, one["verdicts"]))
         columns = ["map", "pixel AUC of the half", "of others, a half dealt to each"]
         rows = [
-            [said, *(_each(run["pixels"][name][at] for run in runs) for at in (0, 1))]
+            [said, *(two(*one["pixels"][name][of]) for of in ("half", "fresh"))]
             for name, said in MAPS.items()
         ]
         made[PAGE, f"pixels, {kind}"] = table_of(columns, rows)
-        columns = ["what is stored", "made again", "the model's distance from it"]
-        columns += ["made again without guidance", "the control's"]
-        made[PAGE, f"again, {kind}"] = table_of(columns, _again(runs))
+        columns = ["what is stored", "captions", "the model's distance from it", "the control's"]
+        rows = [
+            [STORED[row["label"]], str(row["n"])]
+            + [two(*row[name]) for name in ("model", "control", "nearer")]
+            for row in one["apart"]
+        ]
+        made[PAGE, f"apart, {kind}"] = table_of([*columns, "nearer than the control"], rows)
+        columns = ["what is stored", "pictures", "made again", "distance from it"]
+        columns += ["further than before", "the control's distance"]
+        made[PAGE, f"again, {kind}"] = table_of(columns, _again(one["again"]))
     return made
 
 
-def _verdicts(runs: list[Mapping[str, Any]]) -> Iterator[list[str]]:
-    for at, one in enumerate(runs[0]["by_label"]):
-        every = [run["by_label"][at] for run in runs]
-        areas = [
-            _each(row[who]["value"] for row in every) for who in ("model", "control", "beyond")
-        ]
-        measure = next(key for key, said in MEASURES.items() if said == one["measure"])
-        called = ", ".join(str(run["memorized"][measure].get(one["label"], 0)) for run in runs)
-        yield [STORED[one["label"]], str(one["n"]), called, one["measure"], *areas]
+def _verdict(row: Mapping[str, Any]) -> list[str]:
+    areas = [two(*row[who]) for who in ("model", "control", "beyond")]
+    about = [STORED[row["label"]], str(row["n"]), MEASURES[row["measure"]]]
+    return [*about, figure(*row["memorized"]), *areas]
 
 
-def _again(runs: list[Mapping[str, Any]]) -> Iterator[list[str]]:
-    for name in runs[0]["again"]:
-        every = [run["again"][name] for run in runs]
-        figures = [
-            _each(None if row[at] is None else -row[at] for row in every) for at in (1, 2, 3)
-        ]
-        yield [STORED[name], ", ".join(str(row[0]) for row in every), *figures]
-
-
-def _each(values: Any) -> str:
-    return ", ".join("–" if one is None else f"{one:.2f}" for one in values)
+def _again(rows: Sequence[Mapping[str, Any]]) -> Iterator[list[str]]:
+    for row in rows:
+        about, control = [STORED[row["label"]], str(row["n"])], two(*row["control"])
+        yield [*about, "no", two(*row["model"]), two(None), control]
+        for remedy, made in row["remedies"].items():
+            how, _, strength = remedy.partition(" ")
+            said = f"{how}, strength {strength}" if strength else how
+            yield [*about, said, two(*made["model"]), two(*made["further"]), control]

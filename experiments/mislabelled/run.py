@@ -1,13 +1,14 @@
 """Wrong labels that a classifier has memorized: does PSMI find them, and before it has?
 
     python -m experiments.mislabelled.run [--seeds 3] [--shadows 16] [--keep]
+    python -m experiments.mislabelled.run --more 2000 [--keep]
 
 Made-up texts of four topics, 30 % of whose labels are wrong, and small networks with fresh weights,
 an encoder (BERT) and a decoder (Llama), fitted until every label comes out, wrong ones too, or for
 60 epochs. A wrong label says nothing that the text says, so a row with one is memorized. `analyze
 psmi` is asked of the fitted network, of the same after 1 to 16 epochs, and before it was fitted.
 The second truth is the paper's kind: rows whose margin gains most by being read, by shadows of half
-of the rows each.
+of the rows each. With `--more` the decoder is fitted to so many rows, and asked once it has all.
 `--keep` stores the results and makes the tables of `docs/analyses/psmi.md`.
 """
 
@@ -28,7 +29,7 @@ from transformers import (
 )
 
 import mnemoscope as ms
-from experiments.pages import publish
+from experiments.pages import publish, results_of
 from mnemoscope.lm.classifier import classified, encode, fit_classifier, load_classifier
 from mnemoscope.progress import say, show_progress
 from mnemoscope.stats import rows_of
@@ -85,7 +86,7 @@ def make_network(folder: Path, family: str, seed: int) -> Path:
     return folder
 
 
-def fit(start: Path, rows: pl.DataFrame, seed: int, to: Path) -> int:
+def fit(start: Path, rows: pl.DataFrame, seed: int, to: Path, early: Sequence[int] = EARLY) -> int:
     """Fit the network until it gives every label, or long; save it on the way and at the end."""
     lm = load_classifier(start)
     encoded, labels = encode(lm, rows["text"].to_list()), rows["label"].to_numpy()
@@ -95,7 +96,7 @@ def fit(start: Path, rows: pl.DataFrame, seed: int, to: Path) -> int:
         logits = classified(fitted, encoded.tokens, encoded.mask, batch_size=400).logits
         right = float(np.mean(logits.argmax(1) == labels))
         last = right == 1.0 or epoch == MOST_EPOCHS
-        for name, is_it in ((f"epoch-{epoch}", epoch in EARLY), ("fitted", last)):
+        for name, is_it in ((f"epoch-{epoch}", epoch in early), ("fitted", last)):
             if is_it:
                 fitted.model.save_pretrained(to / name)
                 fitted.tokenizer.save_pretrained(to / name)
@@ -140,10 +141,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=400)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--shadows", type=int, default=16)
+    parser.add_argument("--more", type=int, help="Rows of the decoder; the others' results stay.")
     parser.add_argument("--keep", action="store_true")
     given = parser.parse_args(arguments)
     with show_progress():
-        publish(NAME, measure(given.rows, given.seeds, given.shadows), keep=given.keep)
+        if given.more is None:
+            found = measure(given.rows, given.seeds, given.shadows)
+        else:
+            found = results_of(NAME) | {"more": {"n": given.more} | measure_fitted(given.more)}
+        publish(NAME, found, keep=given.keep)
+
+
+def measure_fitted(n: int) -> dict[str, Any]:
+    """The decoder that has all of n rows right, and the network before it was fitted."""
+    rows = make_rows(n, 0)
+    with TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        start = make_network(place / "start", "llama", 0)
+        epochs = fit(start, rows, 0, place, early=())
+        return {"epochs": epochs, "column": ask(place, rows, truth="mislabelled", seed=0)}
 
 
 def measure(n: int, n_seeds: int, n_shadows: int) -> dict[str, Any]:

@@ -30,6 +30,9 @@ def tables(found: Mapping[str, Any]) -> dict[tuple[str, str], str]:
             ["network", "seeds", "epochs to fit all labels", "PSMI", "loss"], spread
         ),
         (PAGE, "shadows"): table_of(columns, shadows),
+        (PAGE, "wrong labels, more rows"): table_of(
+            columns, _rows(f"decoder of {found['more']['n']:,} rows", found["more"]["column"])
+        ),
     }
 
 

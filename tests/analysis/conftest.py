@@ -36,6 +36,11 @@ def inputs_of(lm, tokens, is_memorized=False, **more) -> AnalysisInputs:
     return AnalysisInputs(where="", table=table, load_model=lambda: lm, **more)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _every_legend(legends_carry_n) -> None:
+    """Every chart that these tests draw."""
+
+
 def assert_copies_tell_nothing_new(measure, n: int, *, rel: float = 1e-6) -> None:
     """Every row five times: figures stay, and so do their intervals, for groups are drawn.
 

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import mnemoscope as ms
 from experiments.mislabelled.run import make_network, make_rows
+from mnemoscope.analysis.neurons import _ORDERS, _row_figures
 from mnemoscope.lm.classifier import (
     as_classifier,
     classified,
@@ -180,12 +181,24 @@ def test_classifiers_are_ordered_without_a_label_and_labels_only_judge(fitted):
         assert row["confidence"].value == pytest.approx(float(chance.mean()), abs=1e-5)
         right = (out.logits.argmax(-1).numpy() == rows["label"].to_numpy()).mean()
         assert row["right"].value == pytest.approx(right)
+    charts = [*_row_figures(found.frames["models"])]
+    assert len(charts) == len(found.figures) == 4
+    for chart, what in zip(charts, (*_ORDERS, "right"), strict=True):
+        classifiers, before = chart.series
+        ordered = sorted(models[:4], key=lambda row: row["right"].value)
+        for series, some in ((classifiers, ordered), (before, models[4:])):
+            ends = zip(series.y, series.low, series.high, strict=True)
+            assert [*ends] == [tuple(row[what]) for row in some]
+            assert series.name.endswith(f" (n {rows.height})")
+        shown = [row["model"].rpartition("/")[2] for row in (*ordered, models[4])]
+        assert (before.x, [*chart.x_names]) == ((4.0,), shown)
     order = {one["measure"]: one["kendall"].value for one in rows_of(found.frames["ranking"])}
     for what, tau in order.items():
         values, shares = ([row[one].value for row in models[:4]] for one in (what, "right"))
         assert tau == pytest.approx(kendalltau(values, shares).statistic)
     blind = ms.analyze(folder / "fitted", "neurons", rows=rows.select("text"), **asked)
     assert "ranking" not in blind.frames
+    assert len(blind.figures) == 3
     assert "4 classifiers (without labels)" in blind.sentence
     same = [*rows_of(blind.frames["models"])]
     assert [one["entropy"] for one in same] == [one["entropy"] for one in models]

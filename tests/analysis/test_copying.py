@@ -44,6 +44,7 @@ from tests.map_folders import add_shard
 
 N = 40
 VECTORS = {"x": [1.0, 0.0], "y": [0.6, 0.8], "z": [0.0, 1.0], "w": [-1.0, 0.0]}
+PERIOD = "the quick brown fox jumps over a dog, "
 PLANTED = "the quick brown fox jumps over the lazy dog and runs away into the dark wood"
 
 
@@ -105,6 +106,23 @@ def test_a_period_that_the_prompt_gives_away_is_no_copy_in_any_phase(cut) -> Non
     assert copied["kind"].to_list() == [None, "verbatim"]
     assert copies([suffix], [sentence(4)], texts, Settings())["kind"].item() == "verbatim"
     assert carried_on("nothing here goes on", 30) == "nothing here goes on"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "suffix", "kind"),
+    [
+        (2 * PERIOD, PERIOD[7:] + 2 * PERIOD, None),  # two whole periods, in another phase
+        (PERIOD + PERIOD[:20], PERIOD[7:] + 2 * PERIOD, "verbatim"),  # one and a half
+        (3 * "a line of it\n" + "The end.\n", 6 * "a line of it\n", "verbatim"),  # earlier
+        ("".join(f"item {n}\n" for n in range(10)), "".join(f"item {n}\n" for n in range(10, 20)),
+         "verbatim"),
+    ],
+)  # fmt: skip
+def test_where_a_period_of_the_prompt_is_seen_to_go_on_is_as_the_page_says(
+    prompt, suffix, kind
+) -> None:
+    texts = [6 * PERIOD, prompt + suffix, sentence(3)]
+    assert copies([suffix], [prompt], texts, Settings())["kind"].item() == kind
 
 
 @pytest.fixture

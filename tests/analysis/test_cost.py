@@ -1,10 +1,11 @@
-"""What an analysis will put through a model is known before it runs."""
+"""What an analysis will put through a model is known before it runs; its charts say their n."""
 
 from dataclasses import replace
 
 import polars as pl
 import pytest
 
+from figure_columns import uncounted
 from mnemoscope.analysis.inputs import AnalysisInputs, AnalysisSettings, Forwards, OtherModel
 from mnemoscope.analysis.registry import ENTRIES, Entry, entry_named, forwards_of, run_analysis
 from mnemoscope.lm.load import load_model
@@ -53,15 +54,19 @@ def inputs(guessable, tmp_path_factory) -> AnalysisInputs:
 def both(
     entry: Entry, inputs: AnalysisInputs, settings: AnalysisSettings
 ) -> tuple[int | None, int]:
-    """What is foretold, without any forward, and what is measured."""
+    """What is foretold, without any forward, and what is measured; every legend carries n."""
     inputs = replace(inputs, forwards=Forwards())
     foretold = forwards_of(entry, inputs, settings)
     assert inputs.forwards.n == 0
-    return foretold, run_analysis(entry, inputs, settings).cost.forward_passes
+    result = run_analysis(entry, inputs, settings)
+    assert not uncounted(result.figures)
+    return foretold, result.cost.forward_passes
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_what_goes_through_models_is_foretold(entry, inputs, monkeypatch) -> None:
+def test_what_goes_through_models_is_foretold_and_legends_carry_n(
+    entry, inputs, monkeypatch
+) -> None:
     monkeypatch.setattr("mnemoscope.analysis.dimension.is_flat", lambda _: False)  # untrained
     n_others = {"distilled": 2}.get(entry.name, 0 if entry.each_model else 1)
     some = replace(inputs, others=inputs.others[:n_others])

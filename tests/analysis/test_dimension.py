@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 import mnemoscope.analysis.dimension as module
 from experiments.dimension.run import normal_bundle
+from experiments.spread.run import measure
 from figure_columns import apart
 from mnemoscope.analysis.dimension import (
     KINDS,
@@ -114,6 +115,20 @@ def _flat(rng, n, dimension, width=10):
     ball = rng.normal(size=(n, dimension))
     ball *= rng.random((n, 1)) ** (1 / dimension) / np.linalg.norm(ball, axis=1, keepdims=True)
     return ball @ np.linalg.qr(rng.normal(size=(width, width)))[0][:dimension]
+
+
+def test_the_spread_of_few_draws_is_as_far_from_a_dimension_as_the_page_says() -> None:
+    """23 D / (D + 24) of 24 normal draws; a circle has an eigenvalue for each side of its plane."""
+    for row in measure(24, repeats=40):
+        space = row["dimension"] + (row["shape"] in ("circle", "sphere"))
+        value, low, high = row["participation_ratio"]
+        if row["shape"].startswith("normal"):
+            assert value == pytest.approx(23 * space / (space + 24), rel=0.02)
+            assert high < min(space, 23)
+        else:
+            assert row["dimension"] < low < high < space
+    (circle, *_) = measure(1000, repeats=2)
+    assert circle["participation_ratio"].value == pytest.approx(2, rel=0.01)
 
 
 def test_neighbours_find_the_dimension_of_balls_circles_and_points() -> None:

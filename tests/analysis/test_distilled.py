@@ -211,3 +211,18 @@ def test_a_student_that_differs_from_the_control_is_never_said_not_to() -> None:
     told = {"best": {"gain": Estimate(-0.2, -0.3, -0.1), "auc": Estimate(0.705, 0.580, 0.819)}}
     said = _verdict(same, told, ["best"])
     assert said.startswith("no memory comes along; best finds text that the teacher was trained on")
+    assert said.endswith("even less likely, so the two differ in more than memory")
+
+
+@pytest.mark.parametrize("above", [Estimate(0.0, -0.1, 0.1), Estimate(-0.2, -0.35, -0.05)])
+def test_a_gain_whose_interval_holds_0_is_not_said_to_be_none(above) -> None:
+    """The figures of logits:js on the page: AUC beyond chance, and a gain that may be either."""
+    undecided = {"gain": Estimate(0.04, -0.01, 0.08), "auc": Estimate(0.705, 0.580, 0.819)}
+    said = _verdict({"best": {"above": above}}, {"best": undecided}, ["best"])
+    assert said.startswith("it is not shown that memory comes along; ")
+    assert said.endswith(
+        "best tells such text from unseen text, but it cannot be told whether it finds it likelier "
+        "than the control does"
+    )
+    assert ("fewer of these come out by best" in said) is (above.value < 0)
+    assert "more than memory" not in said

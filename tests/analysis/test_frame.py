@@ -73,7 +73,11 @@ def test_the_number_of_sequences_stands_where_a_line_or_a_bar_is_of_a_class() ->
     parts = rows.with_columns(of=pl.Series([50, 50, 60, 60]), n=pl.Series([1, 2, 3, 4]))
     assert [one.name for one in series_by(parts, "class", "share")] == ["A (n 50)", "B (n 60)"]
     unlike = rows.with_columns(n=pl.Series([1, 2, 3, 4]))
-    assert names(bars_by("T", unlike, "class", "share", at="at")) == (["A", "B"], ("x", "y"))
+    ranges = (["A (n 1–2)", "B (n 3–4)"], ("x", "y"))
+    assert names(bars_by("T", unlike, "class", "share", at="at")) == ranges
+    at_bars = rows.with_columns(n=pl.Series([1, 2, 1, 2]))
+    of_bars = (["A", "B"], ("x (n 1)", "y (n 2)"))
+    assert names(bars_by("T", at_bars, "class", "share", at="at")) == of_bars
 
 
 def test_a_chart_is_placed_upright_and_a_gap_ends_a_curve() -> None:

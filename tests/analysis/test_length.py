@@ -4,12 +4,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from experiments.circuits.networks import copying_network
 from mnemoscope.analysis.length import Settings, analyse
 from mnemoscope.analysis.rows import words_in_common
 from mnemoscope.errors import UserError
 from mnemoscope.lm.continue_ import continue_sequences
 from mnemoscope.lm.load import load_model
-from tests.analysis.built_networks import copying_network
 from tests.analysis.conftest import inputs_of
 from tests.tiny_models import make_tokenizer, save_model
 

@@ -7,6 +7,7 @@ import polars as pl
 import pytest
 import torch
 
+from experiments.circuits.run import SETTINGS, built, changed_weights, remembered
 from figure_columns import apart
 from mnemoscope.analysis.perturb import (
     AS_IT_IS,
@@ -149,6 +150,23 @@ def test_ascent_unlearns_what_it_is_told_and_the_model_stays(taught, monkeypatch
     assert {"unseen", "unseen, after pruning"} <= {*back}
     assert back["Recall"]["as_it_is"] == 32
     assert torch.equal(weights, before)
+
+
+def test_passages_of_a_known_circuit_come_out_and_are_unlearned_where_they_stand() -> None:
+    """A network that is set by hand knows each passage by its first token, in its own neurons."""
+    settings = SETTINGS.model_copy(update={"ways": ("pruning",), "n_unlearned": 8})
+    inputs = remembered(1, n=24)
+    found = analyse(inputs, settings)
+    prompts = apart(found.frames["prompts"])
+    for group, wanted in (("Recall", built(inputs, settings)), ("unseen", {})):
+        for row in prompts.filter(group=group).iter_rows(named=True):
+            assert row["whole"] == pytest.approx(wanted.get(row["kind"], 0)), row["kind"]
+    assert found.frames["unlearning"]["share"][-1] <= 0.1
+    (others,) = apart(found.frames["beside"]).filter(group="Recall, not unlearned").rows(named=True)
+    assert (others["right"], others["after_right"]) == (1, 1)
+    where = changed_weights(inputs, "pruning", settings)
+    assert where["own"].low > 0.5 > 100 * where["chance"]
+    assert where["others"].value == where["nowhere"].value == 0
 
 
 def test_shifts_beyond_the_prefix_are_refused_in_one_line(taught) -> None:

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from mnemoscope.analysis.psmi import (
     Settings,
     _labelled,
+    _sentence,
     analyse,
     sliced_information,
     within_labels,
@@ -27,7 +28,7 @@ from mnemoscope.embedded import model_path, sequences_path
 from mnemoscope.errors import UserError
 from mnemoscope.flow.analyze import AnalysisRequest, run_or_read
 from mnemoscope.flow.run import run
-from mnemoscope.stats import rows_of, separation
+from mnemoscope.stats import FIGURE, Estimate, frame_of, rows_of, separation
 from mnemoscope.study.folder import Study
 from mnemoscope.study.models import Models
 from mnemoscope.study.settings import parse_settings
@@ -177,6 +178,25 @@ def planted(monkeypatch, inputs_with):
     table = pl.DataFrame({"sequence_id": range(n), "tokens": tokens, "is_memorized": memorized})
     model = SimpleNamespace(n_layers=2)
     return inputs_with(table, model, {"other": model}, length=8)
+
+
+@pytest.mark.parametrize(
+    ("beyond", "said"),
+    [
+        (Estimate(-0.188, -0.263, -0.107), "mislabelled, but less so than before: ROC AUC"),
+        (Estimate(-0.034, -0.109, 0.045), "but it cannot be told whether more so than before: ROC"),
+        (Estimate(0.0, 0.0, 0.0), "but it cannot be told whether more so than before: ROC AUC"),
+        (Estimate(0.171, 0.128, 0.215), "low PSMI goes with mislabelled: ROC AUC"),
+        (Estimate(None), "low PSMI goes with mislabelled: ROC AUC"),
+    ],
+)
+def test_low_psmi_is_said_to_be_more_or_less_than_beside_only_where_it_is(beyond, said) -> None:
+    """The first two are of the page's encoder, fitted and after 8 epochs."""
+    means = {"memorized": 0.9, "not_memorized": 1.0, "shuffled": 0.02}
+    row = {"model": "this model", "auc": Estimate(0.589, 0.523, 0.654), "beyond": beyond}
+    frame = frame_of([row | means], {"model": pl.String, "auc": FIGURE, "beyond": FIGURE}
+                     | dict.fromkeys(means, pl.Float64))  # fmt: skip
+    assert said in _sentence(frame, "before", "mislabelled")
 
 
 def test_a_planted_relation_is_found_at_its_layer(planted) -> None:

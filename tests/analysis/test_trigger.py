@@ -6,12 +6,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from experiments.circuits.networks import COPYING_LAYER, copying_network
+from experiments.circuits.run import FEWEST, states
 from figure_columns import apart
 from mnemoscope.analysis.trigger import Changes, Settings, analyse, find_changes
 from mnemoscope.errors import UserError
 from mnemoscope.progress import SILENT
 from mnemoscope.taxonomy.groups import other_rows
-from tests.analysis.built_networks import COPYING_LAYER, copying_network
 from tests.analysis.conftest import inputs_of
 
 VOCABULARY, LENGTH, PREFIX = 24, 16, 8
@@ -122,6 +123,16 @@ def test_a_token_that_four_states_hold_together_changes_with_all_four_alone() ->
         assert not found.one[new, :, :, 1].any()
         assert (found.fewest[new, 1] == least).all()
         assert (found.fewest[new, 2] == 1).all()  # of one source alone
+
+
+def test_the_figures_of_the_page_are_what_is_built_in() -> None:
+    """One state, three or five by majority, and the suffix: `experiments/circuits`."""
+    found = {row["held"]: row for row in states(3)}
+    assert {*found} == {*FEWEST}
+    for held, row in found.items():
+        assert row["n"] > 85
+        assert (row["other"].value, row["as_built"].value) == (0, 1)
+        assert row["own"] is None or row["own"].value == (held == "1 state")
 
 
 @pytest.mark.parametrize("n_groups", [3, 10])

@@ -10,11 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.images.run import SIDE, parts_of, save_parts
+from experiments.images.run import REMEDIES, SIDE, Album, parts_of, pooled, save_parts
+from experiments.pages import results_of
 from mnemoscope.diffusion import run
+from mnemoscope.diffusion.found import IMAGES
 from mnemoscope.diffusion.measures import MEMORIZED, NOT_SHOWN, UNDECIDED, chance_of, flipd, judged
 from mnemoscope.diffusion.model import hutchinson, kind_of, load_pipeline
 from mnemoscope.errors import UserError
+from mnemoscope.stats import share_of
 from sarif_logs import check_sarif
 
 WORDS = ["red", "green", "blue", "<script>alert(1)</script>"]
@@ -238,6 +241,23 @@ def test_a_run_writes_figures_beside_the_control_and_a_page(
         assert picture.size == ((2 * SIDE,) * 2 if kind == "vae" else (SIDE, SIDE))
 
 
+def test_the_default_remedy_is_what_the_stored_figures_bear() -> None:
+    """The least strength of which every kind of the UNet's pictures is as far as the control's."""
+
+    def is_enough(strength: str) -> bool:
+        pairs = [(row["remedies"][strength]["model"], row["control"]) for row in again]
+        return all(made[2] >= control[1] for made, control in pairs)
+
+    again = results_of("images")["runs"]["unet"]["again"]
+    tried = [one for one in again[0]["remedies"] if one.startswith("prompt ")]
+    assert f"prompt {run.Settings().strength:g}" == next(one for one in tried if is_enough(one))
+    further = [row["remedies"]["guidance"]["further"] for row in again]
+    assert not all(low > 0 for _, low, _ in further)  # so no advice names it
+    advice = json.dumps(IMAGES.rule)
+    assert "--mitigate prompt" in advice
+    assert "guidance'" not in advice
+
+
 STORED = {"red": 9.0, "red green": 8.0, "blue": 7.0}
 
 
@@ -413,3 +433,54 @@ def test_other_pipelines_are_named_and_refused() -> None:
     ):
         with pytest.raises(UserError, match=index["_class_name"]):
             kind_of(index, "x")
+
+
+def test_figures_of_known_truth_are_means_over_seeds_whose_captions_are_drawn() -> None:
+    """AUC and distances by scikit-learn and by hand; a share has Wilson's interval."""
+    from sklearn.metrics import roc_auc_score
+
+    rng, seeds = np.random.default_rng(0), []
+    for seed in range(3):
+        album = Album(seed)
+        n, patches = len(album.kind), SIDE**2
+        columns = {
+            f"{who}{name}": rng.lognormal(size=n)
+            for who in ("", "control_")
+            for name in ("norm", "masked", "flipd", "similarity")
+        }
+        maps = {
+            f"{who}{name}": rng.lognormal(size=(n, patches)).tolist()
+            for who in ("", "control_")
+            for name in ("mask", "where")
+        }
+        rows = pl.DataFrame(columns | maps | {"label": album.kind, "row": np.arange(n)})
+        rows = rows.with_columns(
+            pl.lit(None).alias(one) for one in ("beyond", "p", "verdict", "reason")
+        )
+        again = pl.when(pl.col("label") == "whole").then(pl.col("similarity") - 1.0)
+        seeds.append(
+            (album, dict.fromkeys(REMEDIES, rows.with_columns(mitigated_similarity=again)))
+        )
+    found = pooled(seeds)
+    rows = [one["guidance"].filter(pl.col("label").is_in(["half", "unread"])) for _, one in seeds]
+    (half,) = (
+        row for row in found["verdicts"] if (row["label"], row["measure"]) == ("half", "flipd")
+    )
+    wanted = [roc_auc_score(one["label"] == "half", -one["flipd"]) for one in rows]
+    assert half["model"].value == pytest.approx(np.mean(wanted))
+    assert half["model"].low < half["model"].value < half["model"].high
+    assert half["memorized"] == share_of(sum(half["by_seed"]), half["n"])
+    assert (half["n"], len(half["by_seed"])) == (24, 3)
+    (whole, *others) = found["again"]
+    assert whole["n"] == 18
+    for made in whole["remedies"].values():  # each is one further than it was
+        assert tuple(made["further"]) == pytest.approx((1, 1, 1))
+    assert [one["n"] for one in others] == [0, 0]
+    nearer = np.concatenate(
+        [
+            (one["similarity"] - one["control_similarity"]).filter(one["label"] == "half")
+            for one in rows
+        ]
+    )
+    assert found["apart"][1]["nearer"].value == pytest.approx(nearer.mean())
+    assert found["pixels"]["where"]["half"].low < 0.5 < found["pixels"]["where"]["half"].high

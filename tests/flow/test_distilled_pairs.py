@@ -1,7 +1,9 @@
 """Students of a teacher of pictures: trained, resumed, asked; what a planted student inherits."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 import mnemoscope as ms
+from experiments.vlm.run import CONTROL, STUDENTS
 from mnemoscope.errors import UserError
 from mnemoscope.flow.distill import (
     ANSWERS,
@@ -20,7 +23,7 @@ from mnemoscope.flow.distill import (
 )
 from mnemoscope.flow.pairs import read_pairs
 from mnemoscope.lm.vision import encode_pairs, judge_pairs, load_vision, write_answers
-from mnemoscope.training.distill import DistillSettings, look, losses_of, parse_losses
+from mnemoscope.training.distill import KINDS, DistillSettings, look, losses_of, parse_losses
 from refusals import refusal
 from tests.tiny_models import save_pictures, save_vision_model
 
@@ -118,7 +121,7 @@ def test_a_stopped_training_goes_on_to_the_very_same_student(folder, tmp_path, s
 
 
 def test_a_student_that_is_the_teacher_inherits_all_and_another_network_nothing(
-    folder, tmp_path
+    folder, tmp_path, legends_carry_n
 ) -> None:
     """Planted: captions that the teacher was taught; the control is of other weights."""
     teacher, other = (str(folder / one) for one in ("teacher", "other"))
@@ -216,3 +219,16 @@ def test_a_student_that_reads_other_tokens_is_refused(folder, tmp_path) -> None:
             tmp_path / "out",
         )
     assert json.loads((folder / "teacher" / "config.json").read_text())["model_type"] == "llava"
+
+
+def test_the_page_names_the_losses_that_were_not_run_on_pairs() -> None:
+    run = {loss or CONTROL for loss, *_ in STUDENTS.values()}
+    page = Path("docs/analyses/distilled-pairs.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"\*\*Not run on pairs\*\*: the losses (.*?)\.", page, re.S)
+    said = set(re.findall(r"`([\w:-]+)`", line))
+    every = {
+        one if len(kinds) == 1 else f"{one}:{kind}"
+        for one, kinds in KINDS.items()
+        for kind in kinds
+    }
+    assert said == every - run

@@ -30,6 +30,7 @@ from mnemoscope.plugin import (
     add_predictors,
     categories_of,
     count_perplexed,
+    counted_names,
     draw_rows,
     draw_within,
     estimate_of,
@@ -479,11 +480,12 @@ def _figures(table: pl.DataFrame, perplexity: pl.DataFrame) -> Iterator[Chart | 
         diverging=True,
     )
     if perplexity.height:
+        of_both = perplexity.with_columns(n=pl.col("n_memorized") + pl.col("n_other"))
         yield Chart(
             title="AUC of low perplexity, second half, for memorized (95 % interval; .5: none)",
             x_label="duplicates",
             form="points",
-            x_names=tuple(perplexity["duplicates"]),
+            x_names=counted_names(of_both, "duplicates"),
             series=(series_of("memorized from other", perplexity, "auc"),),
         )
 

@@ -505,14 +505,18 @@ def _verdict(
             f"a trace of the memorized text comes along by {', '.join(traced)}, no text that the "
             "control lacks"
         )
-    apart = []
+    apart, undecided = [], [one for one in above_chance if not _under(told[one], "gain", 0)]
     if less := [one for one in students if _under(of[one], "above", 0)]:
         apart.append(f"fewer of these come out by {', '.join(less)} than in the control")
-    if above_chance:
+    if below := [one for one in above_chance if one not in undecided]:
         apart.append(
-            f"{', '.join(above_chance)} finds text that the teacher was trained on no likelier "
-            "than the control does, but unseen text even less likely, so the two differ in more "
-            "than memory"
+            f"{', '.join(below)} finds text that the teacher was trained on less likely than the "
+            "control does, but unseen text even less likely, so the two differ in more than memory"
+        )
+    if undecided:
+        apart.append(
+            f"{', '.join(undecided)} tells such text from unseen text, but it cannot be told "
+            "whether it finds it likelier than the control does"
         )
     if reversed_ := [one for one in told if _under(told[one], "auc", _CHANCE)]:
         apart.append(
@@ -520,7 +524,8 @@ def _verdict(
             "unseen text, so the two differ in more than memory"
         )
     if apart:
-        return f"no memory comes along; {'; '.join(apart)}"
+        comes = "it is not shown that memory comes along" if undecided else "no memory comes along"
+        return f"{comes}; {'; '.join(apart)}"
     return "nothing that can be told from the control"
 
 
@@ -596,7 +601,8 @@ def kind_charts(shares: pl.DataFrame, kinds: pl.DataFrame) -> Iterator[Chart]:
             "ROC AUC of trained-on against unseen, by the gain over the control (interval for all "
             "students; .5: chance)"
         )
-        yield bars_by(title, kinds, "kind", "auc", at="model")
+        both = kinds.with_columns(n=pl.col("n_seen") + pl.col("n_unseen"))
+        yield bars_by(title, both, "kind", "auc", at="model")
 
 
 def _figures(shares: pl.DataFrame, kinds: pl.DataFrame, maps: pl.DataFrame) -> Iterator[Chart]:

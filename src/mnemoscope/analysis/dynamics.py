@@ -29,6 +29,7 @@ from mnemoscope.plugin import (
     LanguageModel,
     StepSettings,
     best_tokens,
+    counted_names,
     draw_rows,
     frame_of,
     hash_arrays,
@@ -570,18 +571,18 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
 
 
 def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Chart, ...]:
-    kinds = frames["kinds"].filter(group="all")
+    kinds, forgetting = frames["kinds"].filter(group="all"), frames["forgetting"].filter(model=OWN)
     sizes = frames["tokens"].filter(model=OWN).select("group", "n")
     positions = frames["positions"].join(sizes, on="group", maintain_order="left")
     return (
         Chart(
             title="M of the special batch while training goes on, per cent (95 % interval)",
-            series=series_by(frames["forgetting"].filter(model=OWN), "arm", "m", x="step"),
+            series=series_by(forgetting.with_columns(n=settings.batch_size), "arm", "m", x="step"),
             x_label="steps",
             percent=True,
             marks=((float(settings.last_reading + 1), "read for the last time"),),
         ),
-        learning_chart(frames["learning"]),
+        learning_chart(frames["learning"], settings),
         Chart(
             title="Right tokens by position, per cent",
             series=series_by(positions, "group", "m", x="position"),
@@ -593,23 +594,23 @@ def _charts(frames: dict[str, pl.DataFrame], settings: Settings) -> tuple[Chart,
             "(95 % interval)",
             form="bars",
             percent=True,
-            x_names=tuple(kinds["kind"]),
+            x_names=counted_names(kinds, "kind"),
             series=(
-                series_of("a token of this kind (R)", kinds, "right_kind"),
-                series_of("this token (R mem)", kinds, "right_token"),
+                series_of("a token of this kind (R)", kinds.drop("n"), "right_kind"),
+                series_of("this token (R mem)", kinds.drop("n"), "right_token"),
             ),
         ),
     )
 
 
-def learning_chart(learning: pl.DataFrame) -> Chart:
+def learning_chart(learning: pl.DataFrame, settings: Teaching) -> Chart:
     """M by epoch, of each model; and with each kind of identifier."""
     name = (
         pl.when(identifier="none")
         .then("model")
         .otherwise("model" + pl.lit(", identifier ") + pl.col("identifier"))
     )
-    named = learning.with_columns(name.alias("who"))
+    named = learning.with_columns(name.alias("who"), n=settings.n_special)
     return Chart(
         title="M of unseen sequences while they are taught, and of others that are not, "
         "per cent (95 % interval)",

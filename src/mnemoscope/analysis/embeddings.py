@@ -24,7 +24,6 @@ from mnemoscope.plugin import (
     Chart,
     HeatMap,
     LevelSettings,
-    Series,
     Z,
     count_by_level,
     draw_within,
@@ -35,6 +34,7 @@ from mnemoscope.plugin import (
     plain,
     ranged,
     rows_of,
+    series_by,
     series_of,
     states_of,
 )
@@ -205,23 +205,27 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     pairs = _pairs(means, noise, levels)
     order = _order(states[:, -1:], generated.level, levels, near, settings)
     places, explained = project(means)
+    at = pl.DataFrame(
+        {
+            name: np.repeat(of, settings.n_steps)
+            for name, of in (("level", levels), ("n", counts[levels]))
+        }
+        | {"step": np.tile(np.arange(settings.n_steps) + 1, len(levels))}
+        | {"first": places[..., 0].ravel(), "second": places[..., 1].ravel()}
+    )
     return AnalysisResult(
         sentence=_sentence(followed, order, levels, settings.n_steps),
         frames={
             "from_top": followed,
             "pairs": pairs,
             "order": order,
-            "places": pl.DataFrame(
-                {"level": np.repeat(levels, settings.n_steps)}
-                | {"step": np.tile(np.arange(settings.n_steps) + 1, len(levels))}
-                | {"first": places[..., 0].ravel(), "second": places[..., 1].ravel()}
-            ),
+            "places": at,
             "levels": pl.DataFrame({"level": np.arange(len(counts)), "n": counts}),
         },
         figures=(
             *(_distance_chart(followed, metric, levels, settings.n_steps) for metric in METRICS),
             _pair_map(means, noise, levels),
-            _place_chart(places, explained, levels),
+            _place_chart(at, explained, levels),
         ),
         further=tuple(_further(counts, levels, settings)),
     )
@@ -359,19 +363,15 @@ def _pair_map(means: _Floats, noise: _Floats, levels: list[int]) -> HeatMap:
     )
 
 
-def _place_chart(places: _Floats, explained: _Floats, levels: list[int]) -> Chart:
+def _place_chart(places: pl.DataFrame, explained: _Floats, levels: list[int]) -> Chart:
     """Every level's mean states as points on two components; no order of steps is drawn."""
-    shown = _spread(levels, 6)
+    shown = places.filter(pl.col("level").is_in(_spread(levels, 6)))
     return Chart(
         title="Mean states on their first two principal components, one point a step",
         form="points",
         x_label=f"first ({100 * explained[0]:.0f} % of the variance)",
         y_label=f"second ({100 * explained[1]:.0f} %)",
-        series=tuple(
-            Series(name=f"{level} right", x=plain(way[:, 0]), y=plain(way[:, 1]))
-            for level, way in zip(levels, places, strict=True)
-            if level in shown
-        ),
+        series=series_by(shown, "level", "second", x="first", name="{} right"),
     )
 
 

@@ -341,7 +341,7 @@ def _places(one: _Measured, prefix: int) -> Iterator[dict[str, object]]:
     for model, values in zip(one.models, one.values, strict=True):
         for place in range(prefix):
             auc = resampled_auc(values[..., place].mean(axis=1), own, none)
-            line: dict[str, object] = {"measure": one.measure, "model": model}
+            line: dict[str, object] = {"measure": one.measure, "model": model, "n": len(own)}
             yield line | {"place": place + 1, "auc": float(auc[0])}
 
 

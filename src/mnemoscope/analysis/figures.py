@@ -131,24 +131,28 @@ def plain(values: npt.ArrayLike | Iterable[float | None]) -> Values:
     return tuple(float(one) if np.isfinite(one) else None for one in numbers)
 
 
-def count_of(rows: "pl.DataFrame") -> int | None:
-    """How many sequences each row is of, by its column `of`, else `n`; None unless all agree."""
+def counts_of(rows: "pl.DataFrame") -> list[int]:
+    """How many sequences each row is of, by its column `of`, else `n`: the fewest and the most."""
     column = next(
         (one for one in ("of", "n") if one in rows and rows[one].dtype.is_integer()), None
     )
-    counts = [] if column is None else rows[column].drop_nulls().unique().to_list()
-    return int(counts[0]) if len(counts) == 1 else None
+    counts = [] if column is None else rows[column].drop_nulls().unique().sort().to_list()
+    return sorted({*counts[:1], *counts[-1:]})
 
 
 def counted(name: str, rows: "pl.DataFrame") -> str:
-    """A name of the legend or of a category, with the number of sequences if all its rows agree.
+    """A name of the legend or of a category, with how many sequences its rows are each of.
+
+    The fewest and the most where these differ; only the name without a column that says it.
 
     >>> import polars as pl
     >>> counted("Recall", pl.DataFrame({"share": [0.1, 0.2], "n": [40, 40]}))
     'Recall (n 40)'
+    >>> counted("Recall", pl.DataFrame({"share": [0.1, 0.2], "n": [40, 1200]}))
+    'Recall (n 40–1,200)'
     """
-    n = count_of(rows)
-    return name if n is None else f"{name} (n {n:,})"
+    n = "–".join(f"{one:,}" for one in counts_of(rows))
+    return f"{name} (n {n})" if n else name
 
 
 def counted_names(rows: "pl.DataFrame", column: str) -> tuple[str, ...]:
@@ -222,16 +226,17 @@ def bars_by(
     """Make a chart of a row of bars for each value of `by`, as `series_by`, a bar a value of `at`.
 
     Both are as they come in the frame, and a bar that it lacks is a gap. Numbers of sequences stand
-    in the legend, or at the bars of a class (`at`).
+    in the legend, or at the bars where these are of a class (`at`) or only they are of one number.
     """
     places = frame.select(frame[at].unique(maintain_order=True))
     columns = [by] if isinstance(by, str) else by
     groups = frame.select(columns).unique(maintain_order=True).join(places, how="cross")
     whole = groups.join(frame, on=[*columns, at], how="left", maintain_order="left")
-    plain_names, x_names = tuple(map(str, places[at])), counted_names(frame, at)
-    if at in _CLASSES and all(map(str.__ne__, plain_names, x_names)):
-        whole = whole.drop("n", strict=False)  # n is said at the bars
+    x_names = tuple(map(str, places[at]))
+    at_bars, at_names = (
+        [len(counts_of(rows)) == 1 for _, rows in whole.group_by(one)] for one in ([at], columns)
+    )
+    if all(at_bars) and (at in _CLASSES or not any(at_names)):
+        x_names, whole = counted_names(frame, at), whole.drop("n", "of", strict=False)
     series = series_by(whole, by, y, name=name)
-    if "n" in whole.columns and any(count_of(rows) for _, rows in whole.group_by(columns)):
-        x_names = plain_names  # n is said in the legend
     return Chart(title=title, form="bars", x_names=x_names, percent=percent, series=series)

@@ -143,7 +143,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
             *_heat_maps(scores),
             bars_by(
                 "Sequences in each level, per cent (95 % interval)",
-                levels.drop("n"),
+                levels.with_columns(of=n),
                 "model",
                 "share",
                 at="level",

@@ -69,7 +69,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
 
 
 def _figures(found: ms.Membership) -> Iterator[Chart]:
-    told = found.told
+    told = found.told.with_columns(n=found.rows.height)
     names = tuple(told["name"])
     yield Chart(
         title="Read or not: AUC of each score, and of what needs no memory",

@@ -39,6 +39,7 @@ from mnemoscope.plugin import (
     right_tokens,
     rows_of,
     series_by,
+    series_of,
     token_matrix,
     track,
     whole_mask,
@@ -517,6 +518,7 @@ def _of_rows(inputs: AnalysisInputs, settings: RowSettings) -> AnalysisResult:
     return AnalysisResult(
         sentence=_row_sentence(models[: len(found)], ranking),
         frames={"models": models} | ({"ranking": ranking} if ranking.height else {}),
+        figures=tuple(_row_figures(models)),
         further=(
             f"{rows.height:,} rows; the states that each classifier's head reads, after every "
             f"layer, in {settings.n_bins} bins of one width; means over layers, nats; information "
@@ -569,6 +571,37 @@ def _order(
     """
     tau = correlate_ranks([each[what].value for each in found.values()], shares)
     return {"measure": what, "n": tau.n, "kendall": tau.kendall, "note": tau.note}
+
+
+def _row_figures(models: pl.DataFrame) -> Iterator[Chart]:
+    """Each measure by classifier, in the order of what they have right, if known; last the start.
+
+    Names are the ends of paths where these differ.
+    """
+    fitted, start = models[:-1], models[-1:]
+    titles = {
+        "entropy": "Entropy of a state that the head reads, mean, nats",
+        "above_shuffled": "Mutual information of two states above the shuffled null, mean, nats",
+        "confidence": "Mean chance of the answer, per cent",
+    }
+    if "right" in models.columns:
+        fitted = fitted.sort(pl.col("right").struct.field("value"), maintain_order=True)
+        titles["right"] = "Rows that are right, per cent"
+    names = [*fitted["model"], *start["model"]]
+    ends = [name.rstrip("/").rpartition("/")[2] for name in names]
+    for what, title in titles.items():
+        before = series_of("before fitting", start, what)
+        yield Chart(
+            title=f"{title} (95 % interval)",
+            form="points",
+            x_label="classifier",
+            x_names=tuple(ends if len({*ends}) == len(ends) else names),
+            percent=what in ("confidence", "right"),
+            series=(
+                series_of("classifiers", fitted, what),
+                before.model_copy(update={"x": (float(fitted.height),)}),
+            ),
+        )
 
 
 def _row_sentence(models: pl.DataFrame, ranking: pl.DataFrame) -> str:

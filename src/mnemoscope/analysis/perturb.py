@@ -196,7 +196,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     return AnalysisResult(
         sentence=_sentence(frames, settings),
         frames=frames,
-        figures=_charts(frames),
+        figures=_charts(frames, groups["unlearned"].height),
         further=(
             *_further(frames, groups, settings),
             *unseen_note(inputs.table),
@@ -412,8 +412,9 @@ def _sentence(frames: dict[str, pl.DataFrame], settings: Settings) -> str:
     )
 
 
-def _charts(frames: dict[str, pl.DataFrame]) -> tuple[Chart, ...]:
+def _charts(frames: dict[str, pl.DataFrame], n_unlearned: int) -> tuple[Chart, ...]:
     prompts, memorized = frames["prompts"], ["Recall", "Guess"]
+    unlearning = frames["unlearning"].with_columns(n=n_unlearned)
     return (
         bars_by(
             "Tokens of the suffix reproduced in a row, by what was done to the prompt "
@@ -437,7 +438,7 @@ def _charts(frames: dict[str, pl.DataFrame]) -> tuple[Chart, ...]:
         Chart(
             title="Unlearning: tokens of the suffix reproduced in a row (95 % interval)",
             x_label="steps",
-            series=series_by(frames["unlearning"], "way", "tokens", x="step"),
+            series=series_by(unlearning, "way", "tokens", x="step"),
         ),
     )
 

@@ -302,6 +302,7 @@ def model_all(data: Data, settings: Settings) -> FittedModels:
         scores += scores_of(model, chances[model], data, settings)
         weights += [
             {"model": model, "part": part_names[part], "feature": name, "weight": weight}
+            | {"n": int((parts[train] == part).sum())}
             for part, of_part in fitted.weights(*known, data.groups[train]).items()
             for name, weight in zip(used, of_part, strict=True)
         ]

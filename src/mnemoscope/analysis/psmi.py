@@ -30,7 +30,6 @@ from mnemoscope.plugin import (
     Classified,
     Encoded,
     LanguageModel,
-    Series,
     classes_of,
     classified,
     draw_rows,
@@ -41,12 +40,12 @@ from mnemoscope.plugin import (
     hidden_states,
     look_up,
     n_groups,
-    plain,
     ranged,
     resampled_auc,
     rows_of,
     separation,
     series_by,
+    series_of,
     token_matrix,
     track,
     whole_mask,
@@ -494,10 +493,13 @@ def _sentence(layers: pl.DataFrame, beside: str | None, what: str = "memorizatio
     (last,) = rows_of(layers.filter(model=OWN)[-1:])
     if last["auc"].low is None:
         words = f"too few groups of near duplicates tell whether PSMI goes with {what}"
-    elif last["auc"].low > 0.5 and (low := last["beyond"].low) is not None and low <= 0:
-        words = f"low PSMI goes with {what}, but no more so than {beside}"
     elif last["auc"].low > 0.5:
         words = f"low PSMI goes with {what}"
+        _, low, high = last["beyond"]
+        if low is not None and low <= 0 <= high:
+            words += f", but it cannot be told whether more so than {beside}"
+        elif high is not None and high < 0:
+            words += f", but less so than {beside}"
     elif last["auc"].high < 0.5:
         words = f"high PSMI, not low, goes with {what}"
     else:
@@ -587,7 +589,7 @@ def _figures(layers: pl.DataFrame, means: pl.DataFrame) -> Iterator[Chart]:
         x_label="layer",
         series=(
             *series_by(means.filter(model=OWN), "class", "psmi", x="layer"),
-            Series(name="labels shuffled", x=plain(null["layer"]), y=plain(null["shuffled"])),
+            series_of("labels shuffled", null, "shuffled", x="layer"),
         ),
     )
 

@@ -102,7 +102,7 @@ def analyse(inputs: AnalysisInputs, settings: Settings) -> AnalysisResult:
     )
     steps = frame_of(
         [
-            {"predictor": name, "step": step} | {"accuracy": share_true(hit, owners)}
+            {"predictor": name, "step": step, "n": len(hit)} | {"accuracy": share_true(hit, owners)}
             for name, one in chances.items()
             for step, hit in enumerate(((one > 0.5) == test).T, start=1)
         ]

@@ -57,8 +57,9 @@ FittedRows = Annotated[
     Option(
         help="Rows that a model was fitted to: of a classifier a table with the columns text and "
         "label (psmi), of an encoder-decoder input and target (copying), of a masked language "
-        "model text (dynamics); --second is then the network before it was fitted. Of a teacher "
-        "that reads pictures image, prompt, text and duplicates (distilled).",
+        "model text (dynamics); --second is then the network before it was fitted. Of classifiers "
+        "rows that none read, text and if known label (neurons). Of a teacher that reads pictures "
+        "image, prompt, text and duplicates (distilled).",
     ),
 ]
 PairRows = Annotated[
@@ -217,22 +218,22 @@ def _analyze_rows(
 
 def _print_plan(study: "Study", entries: "list[Entry]", asked: "AnalysisRequest") -> None:
     """What each would put through a model, or why it cannot be run; of several their sum."""
-    from mnemoscope.flow.analyze import Outcome, cost_line, prepare_all
+    from mnemoscope.flow.analyze import Outcome, cost_line, prepare_all, speed_of
     from mnemoscope.study.models import Models
 
-    n_all = 0
+    n_all, speed = 0, speed_of(study)
     for one in prepare_all(study, entries, asked, Models(study.settings)):
         if not isinstance(one, Outcome):
-            print(cost_line(study, one.entry.name, one.forwards, one.entry.cost))
+            print(cost_line(speed, one.entry.name, one.forwards, one.entry.cost))
             n_all += one.forwards or 0
         elif one.was_done:
-            print(cost_line(study, one.entry.name, 0))
+            print(cost_line(speed, one.entry.name, 0))
         elif len(entries) > 1:
             _print_outcome(one)
         else:
             raise UserError(one.refused)
     if len(entries) > 1:
-        print(cost_line(study, "all", n_all))
+        print(cost_line(speed, "all", n_all))
 
 
 def _print_outcome(outcome: "Outcome") -> None:

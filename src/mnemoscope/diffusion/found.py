@@ -20,9 +20,10 @@ _RULE = sarif_rule(
     "At this prompt the model's figure lies further beyond that of a control, which did not read "
     "the pictures, than at prompts that neither read. That is evidence that the model stores "
     "something of a picture with this prompt; images.html shows both models' pictures.",
-    "Look for the picture in the training data and take it out, or make it again with "
-    "'mnemoscope images --mitigate guidance'. Of prompts that were not read a share, the error, is "
-    "called memorized by chance.",
+    "Look for the picture in the training data and take it out. 'mnemoscope images --mitigate "
+    "prompt' makes it again with noise on the prompt, which in small UNets of known truth "
+    "(docs/images.md) took pictures about as far as the control's or farther; look at what it "
+    "gives. Of prompts that were not read a share, the error, is called memorized by chance.",
 )
 
 

@@ -6,6 +6,7 @@ fitted classifier and its training rows too, `copying` of an encoder-decoder's,
 `ms.analyze("CLASSIFIER", "psmi", rows=table)`, of which nothing is kept.
 """
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -151,33 +152,54 @@ def prepare_all(
             yield Outcome(entry, None, refused=str(error))
 
 
-def cost_line(study: Study | None, name: str, n: int | None, in_words: str = "") -> str:
+class Speed(NamedTuple):
+    """By what the time of an analysis is judged, and its seconds a sequence."""
+
+    by: str
+    seconds: float
+
+
+def cost_line(speed: Speed | None, name: str, n: int | None, in_words: str = "") -> str:
     """Say in one line how many sequences will go through a model, and about how long that takes.
 
-    The speed is that of stage continue, or of capture, where the study has made either. What an
-    analysis computes of the answers (directions of `psmi`, fits of `predict`) is no part of it.
+    What an analysis computes of the answers (directions of `psmi`, fits of `predict`) is no part of
+    it.
     """
     if n is None:
         return f"{name}: goes through the model {in_words}."
     if n == 0:
         return f"{name}: nothing goes through a model."
     said = f"{name}: at most {n:,} sequences through a model"
-    per_sequence = None if study is None else _speed(study)
-    if per_sequence is not None:
-        stage, seconds = per_sequence
-        said += f", about {duration(n * seconds)} at the speed of stage {stage}, "
+    if speed is not None:
+        said += f", about {duration(n * speed.seconds)} at the speed of {speed.by}, "
         said += "what is computed of these not counted"
     return f"{said}."
 
 
-def _speed(study: Study) -> tuple[str, float] | None:
-    """The stage by which speed is judged, and its seconds a sequence; None without either."""
+def speed_of(study: Study) -> Speed | None:
+    """The speed of stage continue, or of capture; None where the study has made neither."""
     took = study.seconds()
     if took.get("continue"):
-        return "continue", took["continue"] / max(study.sequences.height, 1)
+        return Speed("stage continue", took["continue"] / max(study.sequences.height, 1))
     if took.get("capture") and study.is_done("capture"):
-        return "capture", took["capture"] / max(open_maps(study, "model").index.height, 1)
+        n = max(open_maps(study, "model").index.height, 1)
+        return Speed("stage capture", took["capture"] / n)
     return None
+
+
+def _speed_of_rows(inputs: AnalysisInputs) -> Speed:
+    """The speed of a fitted model on a batch of its rows, whose pictures are left out."""
+    import torch
+
+    lm, some = inputs.load_model(), inputs.table[: inputs.batch_size]
+    given = {"input_ids": torch.tensor(some["tokens"].to_list(), device=lm.device)}
+    if lm.model.config.is_encoder_decoder:
+        given["decoder_input_ids"] = given["input_ids"]
+    with torch.inference_mode():
+        lm.model(**given)  # the first is slower
+        started = time.perf_counter()
+        lm.model(**given)
+    return Speed("a batch of these rows", (time.perf_counter() - started) / some.height)
 
 
 def run_or_read(
@@ -198,7 +220,7 @@ def _run(study: Study, ready: Prepared | Outcome) -> Outcome:
         if name != EMBEDDED:
             check_model(*split_revision(name))
     say(f"{entry.name}: {entry.answers}")
-    say(cost_line(study, entry.name, ready.forwards, entry.cost))
+    say(cost_line(speed_of(study), entry.name, ready.forwards, entry.cost))
     result = registry.run_analysis(entry, ready.inputs, ready.settings)
     result = replace(result, further=(*ready.lines, *result.further, *ready.gaps))
     plain = ready.settings.model_dump(mode="json")
@@ -214,7 +236,7 @@ def analyze_all(study: Study, asked: AnalysisRequest, models: Models) -> Iterato
     ready = [*prepare_all(study, registry.every_entry(), asked, models)]
     counts = [one.forwards or 0 for one in ready if isinstance(one, Prepared)]
     if counts or any(isinstance(one, Outcome) and one.was_done for one in ready):
-        say(cost_line(study, "all", sum(counts)))
+        say(cost_line(speed_of(study), "all", sum(counts)))
     for one in ready:
         try:
             yield _run(study, one)
@@ -452,9 +474,9 @@ class PreparedRows:
 
     @property
     def cost(self) -> str:
-        """What will go through a model, in one line."""
+        """What will go through a model, and about how long it takes, in one line."""
         forwards = registry.forwards_of(self.entry, self.inputs, self.settings)
-        return cost_line(None, self.entry.name, forwards)
+        return cost_line(_speed_of_rows(self.inputs), self.entry.name, forwards)
 
     def run(self) -> AnalysisResult:
         """Say the cost, and run it; UserError: what it refuses."""
@@ -631,9 +653,10 @@ def analyze(
     `settings` are of the analysis, as `--set` takes them. With `rows`, a table or frame, the first
     argument is a model that was fitted to them (folder, hub name, or loaded with its `tokenizer`,
     of a model of pictures its processor),
-    and nothing is kept: `psmi` takes a classifier and columns `text` and `label`, `copying` an
-    encoder-decoder and columns `input` and `target`, `dynamics` a masked language model and `text`,
-    `distilled` a teacher of pictures, and `image`, `prompt`, `text` and `duplicates`.
+    and nothing is kept: `psmi` takes a classifier and columns `text` and `label`, `neurons` a
+    classifier and `text` (`label` judges the order of several), `copying` an encoder-decoder and
+    columns `input` and `target`, `dynamics` a masked language model and `text`, `distilled` a
+    teacher of pictures, and `image`, `prompt`, `text` and `duplicates`.
 
     Raises:
         UserError: no such analysis or setting, an input that it has no use for, or something that

@@ -121,7 +121,7 @@ def analyse(inputs: AnalysisInputs, settings: RowSettings) -> AnalysisResult:
             f"{learnt_words(frames['thresholds'], settings)}."
         ),
         frames=frames,
-        figures=(learning_chart(frames["learning"]),),
+        figures=(learning_chart(frames["learning"], settings),),
         further=(
             f"T is looked for every {settings.every} epochs, and counts readings that are taught "
             "here: whether the model read the texts before is not known, and shows in M before the "
