@@ -38,6 +38,7 @@ from mnemoscope.audits.page import (
 from mnemoscope.audits.passages import shares_said, whole_passages, wordings_said
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.records import (
+    LISTED,
     WINDOWS_LINES,
     near_alone,
     read_audit,
@@ -278,25 +279,46 @@ def test_what_the_reference_does_not_write_comes_first_whatever_survives_grafts(
     assert [row["number"] for row in in_order(rows)] == [2, 6, 1, 7, 3, 5, 4]
 
 
-@pytest.mark.parametrize("n_found", [0, 9, 23])
-def test_the_report_names_the_documents_with_most_found_recalled_or_undecided(made, n_found):
-    first, n, n_listed = made.record["documents"][0], 24, 20
-    counts = [{"recall_spans": 0, "undecided_spans": at >= n - n_found} for at in range(n)]
+@pytest.mark.parametrize("n_found", [0, 9, 20])
+def test_the_report_names_every_document_those_with_most_found_first(made, n_found):
+    first, n = made.record["documents"][0], 24
+    nothing = {"reproduced": {"characters": 0, "share": 0.0}, "near_spans": 0}
     documents = [
-        {**first, **own, "near_recall_spans": 0, "document": f"in/d{at:02}.txt"}
+        {**first, "recall_spans": 0, "undecided_spans": at >= n - n_found, "near_recall_spans": 0}
         | {"recalled": {"share": 0.0}, "undecided": {"characters": at, "share": at / n}}
-        for at, own in enumerate(counts)
+        | {"document": f"in/d{at:02}.txt", **(nothing if at < 4 else {})}
+        for at in range(n)
     ]
-    said = words_of(render_brief(made.record | {"documents": documents}, made.spans.clear(), {}))
+    record = made.record | {"documents": documents}
+    said = words_of(render_brief(record, made.spans.clear(), {}))
     assert "23 documents have the text of another." in said
-    places = [said.find(f"d{at:02}.txt") for at in range(n)]
-    assert places[: n - n_listed] == [-1] * (n - n_listed)
-    assert places[n - n_listed :] == sorted(places[n - n_listed :], reverse=True)
-    assert "and 4 more stand in audit.json" in said
-    assert ("with something found in 3 of them" in said) == (n_found == 23)
-    assert said.count(first["sha256"][:16]) == n_listed
+    table, _, silent = said.partition("Nothing came out of:")
+    places = [table.find(f"d{at:02}.txt") for at in range(n)]
+    assert places[:4] == [-1] * 4
+    assert places[n - n_found :] == sorted(places[n - n_found :], reverse=True)
+    assert max(places[n - n_found :], default=0) < min(places[4 : n - n_found], default=len(said))
+    assert "d00.txt, d01.txt, d02.txt, d03.txt." in silent
+    assert "more stand in" not in said
+    assert said.count(first["sha256"][:16]) == n - 4
     assert first["sha256"] not in said
-    assert "audit.json has every document with its whole SHA-256" in said
+    assert "audit.html has every document with its whole SHA-256" in said
+    assert "audit.json has every" not in said  # which a redacted copy does not hold
+
+
+@pytest.mark.parametrize(
+    ("came_out", "lacks"), [(True, "7 more stand in"), (False, "and 7 more, in the")]
+)
+def test_of_very_many_documents_the_report_lists_a_hundred_and_says_so(made, came_out, lacks):
+    first = made.record["documents"][0]
+    nothing = {"reproduced": {"characters": 0, "share": 0.0}, "near_spans": 0, "recall_spans": 0}
+    some = first if came_out else first | nothing
+    documents = [{**some, "document": f"in/d{at:03}.txt"} for at in range(LISTED + 7)]
+    documents[3] = {**first, "document": "in/d003.txt"}
+    said = words_of(render_brief(made.record | {"documents": documents}, made.spans.clear(), {}))
+    assert f"{lacks.replace('7', '7' if came_out else '6')}" in said
+    assert "audit.html" in said.partition(lacks[:3])[2]
+    n_named = len(set(re.findall(r"d\d{3}\.txt", said)))
+    assert n_named == (LISTED if came_out else LISTED + 1)
 
 
 @pytest.mark.parametrize(
@@ -678,6 +700,106 @@ def test_pages_print_on_few_sheets_and_fit_on_a_phone(made, browser, tmp_path):
     assert {round(float(one.mediabox.height)) for one in [*sheets, *whole]} == {842}  # A4
     for part in ("next best", "The documents, with what was found"):
         assert part in said
+
+
+def test_the_terminal_lists_the_documents_as_the_report_does(made, capsys):
+    from mnemoscope.cli.audit import _print_documents
+
+    first = made.record["documents"][0]
+    nothing = {"reproduced": {"characters": 0, "share": 0.0}, "near_spans": 0, "recall_spans": 0}
+    documents = [
+        {
+            **first,
+            **(nothing if at % 2 else {"recalled": {"share": at / 50}}),
+            "document": f"{at}.t",
+        }
+        for at in range(40)
+    ]
+    summary = made.record["summary"] | {"documents": 40}
+    _print_documents(made.out, made.record | {"documents": documents, "summary": summary})
+    *rows, silent = capsys.readouterr().out.splitlines()
+    assert [row.partition(":")[0] for row in rows] == [f"{at}.t" for at in range(38, -1, -2)]
+    assert silent == f"Nothing came out of: {', '.join(f'{at}.t' for at in range(1, 40, 2))}."
+
+
+BROKEN = """() => {
+  const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const at = walk.currentNode, range = document.createRange();
+    if (!at.parentElement.closest('th, td') || at.parentElement.closest('code')) continue;
+    for (const word of at.data.matchAll(/[^\\s\\-_./#]+/g)) {
+      range.setStart(at, word.index);
+      range.setEnd(at, word.index + word[0].length);
+      const lines = [...range.getClientRects()].map((one) => Math.round(one.top));
+      if (new Set(lines).size > 1) found.push(word[0]);
+    }
+  }
+  return found;
+}"""
+"""Words in cells of tables that a line breaks, but for checksums."""
+
+
+def of_many(made, n_found, n=36):
+    """Report and page of n documents with long names, so many with passages, and their reading."""
+    first = made.record["documents"][0]
+    nothing = {"reproduced": {"characters": 0, "share": 0.0}, "near_spans": 0, "recall_spans": 0}
+    nothing |= {"undecided_spans": 0, "recalled": {"characters": 0, "share": 0.0}}
+    names = [f"in/becoming-package_maintainer.{at}.txt" for at in range(n)]
+    documents = [
+        {**first, **(nothing if at >= n_found else {}), "document": name}
+        for at, name in enumerate(names)
+    ]
+    row = made.spans.filter(verdict="recall").row(0, named=True)
+    spans = [row | {"document": one, "number": at} for at, one in enumerate(names[:n_found] * 3)]
+    bits = {"value": -1802.0, "low": -2130.0, "high": -471.0}
+    beside = {"median": -0.94, "largest": -0.51}
+    read = [
+        {"document": name, "tokens": 1112, "bits": bits, "bits_a_token": -0.72, "as_high": 13}
+        | {"unread_bits_a_token": beside, "shorter": {"value": 1.0}, "p": 0.16, "swapped_p": 0.88}
+        | {"verdict": "cannot be told", "unread_shorter": 0}
+        for name in names
+    ]
+    facts = {"documents": read, "unread": 24, "unread_bits_a_token": beside, "score": "ratio"}
+    facts |= {
+        "together": [],
+        "told_together": False,
+        "lower": None,
+        "sentence": "A sentence. " * 30,
+    }
+    record = made.record | {"documents": documents, "read": facts, "case": "A v. B"}
+    record |= dict.fromkeys(("ordinary", "profile", "origins"))
+    record["summary"] = made.record["summary"] | {"documents": n, "recall_spans": len(spans)}
+    table = pl.DataFrame(spans, schema=made.spans.schema)
+    texts = dict.fromkeys(names, made.texts["<b>&.txt"])
+    return {"report": render_brief(record, table, {}), "audit": render_page(record, table, texts)}
+
+
+@pytest.mark.browser
+@NEEDS_CHROMIUM[1]
+@pytest.mark.parametrize("n_found", [0, 14, 36])
+def test_tables_of_36_documents_break_no_word_and_print_on_three_sheets(
+    made, browser, tmp_path, n_found
+):
+    pypdf = pytest.importorskip("pypdf")
+    for name, text in of_many(made, n_found).items():
+        file = tmp_path / f"{name}.html"
+        file.write_text(text, encoding="utf-8")
+        page = browser.new_page()
+        page.goto(file.as_uri())
+        page.evaluate(UNFOLD)
+        for width, media in ((1400, "screen"), (390, "screen"), (680, "print")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(media=media)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(BROKEN) == []
+        page.emulate_media(media="screen")
+        page.set_viewport_size({"width": 1400, "height": 900})
+        for label in page.locator(".choice label").all():  # each with its button, on a line
+            assert label.bounding_box()["height"] < 30
+        page.emulate_media(media="print")
+        page.pdf(path=tmp_path / f"{name}.pdf", prefer_css_page_size=True)
+        assert len(pypdf.PdfReader(tmp_path / f"{name}.pdf").pages) <= 3
+        page.close()
 
 
 @pytest.mark.browser

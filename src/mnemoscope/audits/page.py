@@ -32,10 +32,12 @@ from mnemoscope.audits.passages import (
 )
 from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.records import (
+    LISTED,
     WINDOWS_LINES,
     AuditRecord,
-    DocumentRow,
     copies_said,
+    listed_documents,
+    most_first,
     near_alone,
     silent_documents,
 )
@@ -63,8 +65,8 @@ _CARDS_OPEN = 10
 """Passages of a verdict whose evidence stands unfolded."""
 _STRONGEST = 3  # passages that are quoted in the report, and printed of few documents
 _MOST_PRINTED = 7  # passages that are printed: one of each document, and one that is open
-_PRINTED = 24
-"""Documents that are printed, with their checksums, unless everything is."""
+_ROWS_A_CARD, _ROWS_A_SHEET = 4, 38  # documents in print, each with a checksum besides
+_PART = 24  # characters of a name without a separator, after which a line may break
 _ROWS = 10  # of a table that has no view of its own
 _TITLES = {RECALL: "Recalled", UNDECIDED: "Cannot be told", GUESS: "Guessed"}
 _MARKS = {UNDECIDED: "undecided"}  # classes of the style sheet, where not called as the kind is
@@ -110,8 +112,10 @@ def render_page(
     rows = passage_rows(record, frame)
     shown = in_order(rows)[:MOST_CARDS]
     is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
+    ordered = most_first(record["documents"])
+    listed = {row["document"] for row in (listed_documents(record) or ordered)[:LISTED]}
     documents, n_characters = [], 0
-    for place, summary in enumerate(ordered := most_first(record["documents"])):
+    for summary in ordered:
         own = [stretch_of(row) for row in rows if row["document"] == summary["document"]]
         near = _near_marks(tables.get("near"), summary["document"])
         marked = sorted([*own, *near], key=attrgetter("start"))
@@ -120,10 +124,11 @@ def render_page(
         n_characters += n_shown
         is_open = n_shown <= _OPEN_UP_TO and (bool(marked) or len(record["documents"]) == 1)
         shown_as = {"pieces": pieces, "n_spans": len(own), "is_open": is_open}
-        documents.append({**summary, **shown_as, "is_printed": place < _PRINTED})
+        documents.append({**summary, **shown_as, "is_printed": summary["document"] in listed})
     ranked = of_each_document(shown, [row["document"] for row in ordered])
     n_found = len({row["document"] for row in shown})
-    most = min(max(n_found + 1, _STRONGEST), _MOST_PRINTED)  # one of them cannot be told
+    room = max(_MOST_PRINTED - len(listed) // _ROWS_A_CARD, 2)
+    most = min(max(n_found + 1, _STRONGEST), room)  # one of them cannot be told
     return render(
         "audit",
         record=record,
@@ -137,6 +142,7 @@ def render_page(
         cards_open=_CARDS_OPEN,
         printed=[row["number"] for row in strongest(ranked, most)],
         documents=documents,
+        summary_sheets=math.ceil(2 + len(listed) / _ROWS_A_SHEET),
         card_sheets=round(2 + len(shown) / 5),
         all_sheets=_sheets(len(shown), n_characters),
     )
@@ -210,21 +216,6 @@ def strongest(rows: Iterable[Mapping[str, Any]], most: int = _STRONGEST) -> list
         [row for row in ordered if row["verdict"] == one] for one in VERDICTS
     )
     return [*recalled[: most - bool(undecided)], *undecided, *rest][:most]
-
-
-def is_found(one: Mapping[str, Any]) -> bool:
-    """Whether a passage of a document is recalled, or it cannot be told of one."""
-    return bool(one["recall_spans"] or one["undecided_spans"] or one.get("near_recall_spans"))
-
-
-def most_first(documents: Iterable[DocumentRow]) -> list[DocumentRow]:
-    """Documents by what is recalled, then by what cannot be told, then the rest."""
-
-    def key(one: DocumentRow) -> tuple[float, ...]:
-        recalled, undecided = one["recalled"]["share"], one["undecided"]["share"]
-        return not is_found(one), -recalled, -undecided, -one["reproduced"]["share"]
-
-    return sorted(documents, key=key)
 
 
 class Quoted(NamedTuple):
@@ -418,6 +409,7 @@ def environment(*first: str) -> jinja2.Environment:
         "ends": _ends,
         "beside": share_beside,
         "mark": lambda kind: _MARKS.get(kind, kind),
+        "name_parts": _name_parts,
         "chance": chance,
         "large": _large,
         "times": times,
@@ -454,6 +446,7 @@ def environment(*first: str) -> jinja2.Environment:
         "is_control": is_control,
         "distance_said": distance_said,
         "most_cards": MOST_CARDS,
+        "most_listed": LISTED,
         "most_copied": MOST_COPIED,
         "heat_levels": LEVELS,
         "heat_columns": COLUMNS,
@@ -466,6 +459,16 @@ def environment(*first: str) -> jinja2.Environment:
 def _joined(text: str) -> str:
     """A sentence whose percentages do not break before their sign."""
     return text.replace(" %", f"{JOINT}%")
+
+
+def _name_parts(name: str) -> list[str]:
+    """A name in parts between which a line may break: at its separators, or where it has none.
+
+    >>> _name_parts("in/ldap-directory.txt")
+    ['in/', 'ldap-', 'directory', '.txt']
+    """
+    parts = re.split(r"(?<=[-_/\\\\])|(?=[.#])", name)
+    return [one[at : at + _PART] for one in parts for at in range(0, len(one), _PART)]
 
 
 def _moment(date: str) -> str:

@@ -1,7 +1,7 @@
 """The folder of an audit: `audit.json`, and the files that it names."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NotRequired, cast
@@ -127,13 +127,40 @@ def copies_said(record: "AuditRecord") -> str:
     return f"{which} the text of another. {again} counted again, in intervals too." if n else ""
 
 
+def is_found(one: DocumentRow) -> bool:
+    """Whether a passage of a document is recalled, or it cannot be told of one."""
+    return bool(one["recall_spans"] or one["undecided_spans"] or one.get("near_recall_spans"))
+
+
+def most_first(documents: Iterable[DocumentRow]) -> list[DocumentRow]:
+    """Documents by what is recalled, then by what cannot be told, then the rest."""
+
+    def key(one: DocumentRow) -> tuple[float, ...]:
+        recalled, undecided = one["recalled"]["share"], one["undecided"]["share"]
+        return not is_found(one), -recalled, -undecided, -one["reproduced"]["share"]
+
+    return sorted(documents, key=key)
+
+
 def silent_documents(record: "AuditRecord") -> list[str]:
     """Documents that were asked and of which nothing came out, not nearly either."""
-    return [
-        row["document"]
-        for row in record["documents"]
-        if not (row["is_too_short"] or row["reproduced"]["characters"] or row["near_spans"])
-    ]
+    return [row["document"] for row in record["documents"] if _is_silent(row)]
+
+
+def _is_silent(row: DocumentRow) -> bool:
+    return not (row["is_too_short"] or row["reproduced"]["characters"] or row["near_spans"])
+
+
+LISTED = 100
+"""Rows, and names in a line, of documents; audit.html has every document in its table."""
+
+
+def listed_documents(record: "AuditRecord") -> list[DocumentRow]:
+    """Documents that have a row in report, print and terminal, those with most found first.
+
+    The others, of which nothing came out, are named in a line (`silent_documents`).
+    """
+    return [row for row in most_first(record["documents"]) if not _is_silent(row)]
 
 
 def near_alone(record: "AuditRecord") -> list["DocumentRow"]:

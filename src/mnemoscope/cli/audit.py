@@ -43,7 +43,6 @@ _UNCHECKED = 2
 _SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text", "otherwise"]
 _SPAN_FACTS += ["window_start", "suffix_start"]  # the beginning that brings it out
 _SPAN_FACTS += ["score", "reference_score"]  # shares of tokens that model and reference wrote
-_DOCUMENTS = 10  # that are printed, the most recalled first
 _KINDS = {"recalled": "recalled", "undecided": "cannot be told", "guessed": "guessed"}
 _SUREST, _SHOWN = 5, 60  # windows that `audit rank` prints, characters of each
 _RANKED = ("prefix", "suffix", "stride", "batch_size", "chat_template", "instruction")
@@ -617,16 +616,14 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
 def _print_documents(out: Path, record: "AuditRecord") -> None:
     """Say what came out of each document, and of which nothing did; of one alone the lines."""
     from mnemoscope.audits.exports import address_of, recalled_lines
-    from mnemoscope.audits.records import read_sarif, silent_documents
+    from mnemoscope.audits.records import LISTED, listed_documents, read_sarif, silent_documents
     from mnemoscope.audits.shares import near_said, number_of, share_beside, share_words
     from mnemoscope.words import lines_said, plural
 
-    found = [row for row in record["documents"] if row["reproduced"]["characters"]]
-    nearly = [row for row in record["documents"] if near_said(row) and row not in found]
+    found = [row for row in listed_documents(record) if not row["is_too_short"]]
     at_lines = recalled_lines(read_sarif(out))
     if record["summary"]["documents"] > 1:
-        found.sort(key=lambda row: -row["recalled"]["share"])
-        for row in (listed := found + nearly)[:_DOCUMENTS]:
+        for row in found[:LISTED]:
             shares = [
                 f"{share_words(share_beside(row, kind)['share'])} {said}"
                 for kind, said in _KINDS.items()
@@ -636,15 +633,15 @@ def _print_documents(out: Path, record: "AuditRecord") -> None:
             lines = f"; recalled on {lines_said(ranges)}" if ranges else ""
             copies = f"; {said}" if (said := near_said(row)) else ""
             print(f"{printable(row['document'])}: {', '.join(shares)}{copies}{lines}")
-        if len(listed) > _DOCUMENTS:
-            more = plural(len(listed) - _DOCUMENTS, "more document")
+        if len(found) > LISTED:
+            more = plural(len(found) - LISTED, "more document")
             print(f"... and {more}: {out / 'audit.html'} lists all.")
         if any("…" in lines_said(at_lines.get(address_of(row["document"]), [])) for row in found):
             print(f"Every line stands in {out / 'audit.sarif'}.")
-        if listed and (silent := silent_documents(record)):
-            n_more = len(silent) - _DOCUMENTS
+        if found and (silent := silent_documents(record)):
+            n_more = len(silent) - LISTED
             more = f" and {n_more:,} more: {out / 'audit.html'} lists all" * (n_more > 0)
-            print(printable(f"Nothing came out of: {', '.join(silent[:_DOCUMENTS])}{more}."))
+            print(printable(f"Nothing came out of: {', '.join(silent[:LISTED])}{more}."))
     elif ranges := [one for row in found for one in at_lines.get(address_of(row["document"]), [])]:
         print(f"Recalled on {lines_said(ranges)}.")
 
