@@ -513,6 +513,22 @@ def test_a_passage_that_reaches_out_of_its_window_is_quoted_whole():
         assert len(said) >= len(text) - cut - len("wrong")
 
 
+def test_a_character_that_tokens_share_is_quoted_as_the_document_has_it():
+    text = "shown one → two 😀"
+    row = {
+        **{"text": text[6:], "start": 6, "end": len(text), "number": 1, "verdict": "recall"},
+        **{"window_start": 0, "prefix_text": "shown ", "otherwise": []},
+        **{"suffix_pieces": ["one ", "\ufffd", "\ufffd", "\ufffd", " two ", "\ufffd", "\ufffd"]},
+        **{"continuation_pieces": [""] * 7, "window_tokens": [*range(9)]},
+        **{"continuation_tokens": [*range(2, 9)]},
+        "pieces": [{"start": 6, "end": len(text), "verdict": "recall"}],
+    }
+    assert "".join(one.text for one in quoted(row)) == text
+    wrong = row | {"continuation_tokens": [2, 3, 4, 5, 0, 7, 8]}
+    parts = [(one.text, one.written) for one in quoted(wrong)]
+    assert parts == [("shown ", None), ("one →", None), (" two ", ""), ("😀", None)]
+
+
 def summary(**given):
     none = {"characters": 0, "share": 0.0}
     counts = {"documents": 2, "recall_spans": 0, "undecided_spans": 0, "guess_spans": 0}

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
-from itertools import pairwise
+from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -67,6 +67,7 @@ _STRONGEST = 3  # passages that are quoted in the report, and printed of few doc
 _MOST_PRINTED = 7  # passages that are printed: one of each document, and one that is open
 _ROWS_A_CARD, _ROWS_A_SHEET = 4, 38  # documents in print, each with a checksum besides
 _PART = 24  # characters of a name without a separator, after which a line may break
+_BYTES = "\ufffd"  # stands for bytes that are no whole character
 _ROWS = 10  # of a table that has no view of its own
 _TITLES = {RECALL: "Recalled", UNDECIDED: "Cannot be told", GUESS: "Guessed"}
 _MARKS = {UNDECIDED: "undecided"}  # classes of the style sheet, where not called as the kind is
@@ -241,9 +242,7 @@ def quoted(row: Mapping[str, Any]) -> Iterator[Quoted]:
     borders = {at for one in row["pieces"] for at in (one["start"], one["end"])}
     if start < place:
         yield from (_in_passage(one) for one in parts_of(row, end=place))
-    pieces: list[tuple[str, str | None, bool]] = [(row["prefix_text"], None, True)]
-    pieces += [(one.wanted, None if one.is_right else one.written, False) for one in _tokens(row)]
-    for text, written, is_shown in pieces:
+    for text, written, is_shown in _window(row):
         cuts = [0, *sorted(one - place for one in borders if place < one < place + len(text))]
         for first, last in pairwise([*cuts, len(text)] if written is None else [0, len(text)]):
             inside = place + first < end and place + last > start
@@ -252,6 +251,27 @@ def quoted(row: Mapping[str, Any]) -> Iterator[Quoted]:
         place += len(text)
     if end > place:
         yield from (_in_passage(one) for one in parts_of(row, start=place))
+
+
+def _window(row: Mapping[str, Any]) -> Iterator[tuple[str, str | None, bool]]:
+    """What a window shows, then what was right in a row and each other token, as `Quoted` has it.
+
+    Of a character that tokens share each holds bytes (U+FFFD): it is read in the passage.
+    """
+    yield row["prefix_text"], None, True
+    place = row["window_start"] + len(row["prefix_text"])
+    for is_right, some in groupby(_tokens(row), key=attrgetter("is_right")):
+        tokens = list(some)
+        text = "".join(one.wanted for one in tokens)
+        if is_right:
+            parts = map(re.escape, re.split(f"{_BYTES}+", text))
+            in_passage = row["text"][place - row["start"] :] if place >= row["start"] else ""
+            found = re.match("(?s:.+?)".join(parts), in_passage)
+            text = found[0] if found else text
+            yield text, None, False
+        else:
+            yield from ((one.wanted, one.written, False) for one in tokens)
+        place += len(text)
 
 
 def _in_passage(part: Part) -> Quoted:
