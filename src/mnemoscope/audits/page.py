@@ -46,11 +46,13 @@ from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL, UNDECIDED, VERDIC
 from mnemoscope.audits.settings import checked, flag_of
 from mnemoscope.audits.shares import Passage, near_said, share_beside, share_words
 from mnemoscope.audits.verdict import (
+    came_out,
     distance_said,
     error_rate,
     how_tested,
     is_control,
     model_title,
+    read_said,
     unread_said,
 )
 from mnemoscope.report import style
@@ -457,6 +459,8 @@ def environment(*first: str) -> jinja2.Environment:
         "near_said": near_said,
         "near_alone": near_alone,
         "unread_said": unread_said,
+        "read_said": read_said,
+        "came_out": came_out,
         "token_rows": _token_rows,
         "quoted": quoted,
         "right_of": right_of,

@@ -17,7 +17,7 @@ from mnemoscope.audits.passages import GROUNDS, whole_passages
 from mnemoscope.audits.repeats import repeats
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.shares import DocumentCounts, Summary, share_words
-from mnemoscope.benchmark.membership import TOLD
+from mnemoscope.benchmark.membership import TOLD, UNTOLD
 from mnemoscope.errors import printable
 from mnemoscope.stats import clopper_pearson
 from mnemoscope.study.settings import EMBEDDED
@@ -434,6 +434,25 @@ def unread_said(record: Mapping[str, Any]) -> str:
     return (
         f"{said} They and the audited documents are not all of one kind, as their scores or words "
         "show, so this holds for documents of the unread ones' kind alone."
+    )
+
+
+def came_out(record: Mapping[str, Any]) -> list[str]:
+    """Documents of which passages are recalled, and reading cannot be told by their scores."""
+    found = {one["document"] for one in record["documents"] if one["recall_spans"]}
+    asked = (one for one in record["read"]["documents"] if one["verdict"] == UNTOLD)
+    return [one["document"] for one in asked if one["document"] in found]
+
+
+def read_said(record: Mapping[str, Any]) -> str:
+    """What `read` of `audit.json` says, and what it takes from documents that came out: nothing."""
+    said, n = str(record["read"]["sentence"]), len(came_out(record))
+    if not n:
+        return said
+    these = "the document" if len(record["read"]["documents"]) == 1 else f"{n:,} of the documents"
+    return (
+        f"{said} This second question asks for scores alone and takes nothing from what came out: "
+        f"passages of {these} are recalled, which is evidence already."
     )
 
 

@@ -555,6 +555,7 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         error_rate,
         is_near,
         is_nearly_same,
+        read_said,
     )
     from mnemoscope.words import plural
 
@@ -605,9 +606,10 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
             f"Asked at one token in {stride}: a passage that comes out after exactly one beginning "
             "can have been missed. --stride 1 tries every beginning."
         )
-    for name in ("origins", "read"):
-        if name in record:
-            print(printable(record[name]["sentence"]))
+    if "origins" in record:
+        print(printable(record["origins"]["sentence"]))
+    if "read" in record:
+        print(printable(read_said(record)))
     print(f"Read {out / 'report.html'} (the summary), then {out / 'audit.html'} (every passage).")
     files = [out / name for name in ("audit.json", "spans.parquet", "audit.sarif")]
     print(f"For programs: {', '.join(map(str, files))}.")
