@@ -20,6 +20,7 @@ from mnemoscope.audits.local import LocalModel, local_audit
 from mnemoscope.audits.page import environment
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.run import check_same
+from mnemoscope.audits.shares import share_words
 from mnemoscope.audits.verdict import came_out, read_said
 from mnemoscope.audits.verify import _find_unread
 from mnemoscope.benchmark.membership import WITH_TWIN
@@ -369,7 +370,13 @@ def test_what_the_rule_recalls_of_unread_documents_is_counted(
     assert found["rate"] == {"value": 1.0, "low": pytest.approx(0.025), "high": 1.0}
     said = "1 passage in 1 of them (100.0 % [2.5, 100.0], 95 % interval; "
     assert f"of 1 document named as not read, {said}" in found["sentence"]
-    assert "is recalled by this rule: so it accuses wrongly here, or they" in found["sentence"]
+    (start, end), n = table.select("start", "end").row(0), len(f"{trained[0]} It ends.")
+    where = f"b.txt, characters {start} to {end} ({end - start} characters, "
+    assert (
+        f"is recalled by this rule: {where}{share_words((end - start) / n)} of it). So it"
+        in (found["sentence"])
+    )
+    assert "of it). So it accuses wrongly here, or it was read after all" in found["sentence"]
     known = "read after all, or it knows the words from a.txt, where they stand too, or nearly."
     assert (known in found["sentence"]) == stands_in_own
     page = words_of((tmp_path / "out" / "audit.html").read_text())
@@ -384,8 +391,16 @@ def test_near_copies_in_unread_documents_are_counted(audited, trained, new_text,
     record, _ = audited(tmp_path, new_text(1, 60), settings=settings)
     table, found = pl.read_parquet(tmp_path / "out" / "unread.parquet"), record["unread"]
     assert found["near_recall_spans"] == table["nearly"].sum() == 1
-    assert " near copy is: so it accuses wrongly here" in found["sentence"]
     near = table.filter("nearly")
+    where = "b.txt, characters {} to {} (".format(*near.select("start", "end").row(0))
+    said = f"1 near copy is, in 1 of them (100.0 % [2.5, 100.0], 95 % interval): {where}"
+    assert said in found["sentence"]
+    text = " ".join(near["text"][0].split())
+    report, page = (
+        words_of((tmp_path / "out" / f"{one}.html").read_text()) for one in ("report", "audit")
+    )
+    assert f"{found['sentence']} It reads “{text[:60]}…”." in report
+    assert text[:120] in page.partition("Documents named as not read")[2]
     assert near["text"][0] in control
     assert near["verdict"].to_list() == ["recall"]
 

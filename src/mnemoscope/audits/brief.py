@@ -31,6 +31,7 @@ from mnemoscope.audits.records import (
     most_first,
 )
 from mnemoscope.audits.rule import RECALL, UNDECIDED
+from mnemoscope.audits.unread import accused
 from mnemoscope.words import first_words, from_word, lines_said, lines_words
 
 REPORT = "report.html"
@@ -76,6 +77,7 @@ def render_brief(
         whole=record["summary"],
         views={"origins": view_of("origins", origins, {}) if origins is not None else None},
         rows=rows,
+        accused=accused(tables["unread"])[:_QUOTED] if "unread" in tables else [],
         recalled=recalled,
         undecided=undecided,
         near=[

@@ -57,7 +57,7 @@ from mnemoscope.audits.verdict import (
 )
 from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
-from mnemoscope.words import JOINT, MINUS, count
+from mnemoscope.words import JOINT, MINUS, count, first_words
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
@@ -432,6 +432,7 @@ def environment(*first: str) -> jinja2.Environment:
         "beside": share_beside,
         "mark": lambda kind: _MARKS.get(kind, kind),
         "name_parts": _name_parts,
+        "first_words": first_words,
         "chance": chance,
         "large": _large,
         "times": times,
