@@ -279,12 +279,14 @@ def build_log(
     page: Path,
     folder: Path,
     *,
+    handing_over: str = "",
     verbose: bool = False,
 ) -> Iterator[str]:
     """What the log of a failing build says: what failed, the worst of it, where, and what to do.
 
     `shown` is what the conditions count, the worst first; `page` has all, and `folder` is what was
-    judged. With `verbose` the whole of what to do.
+    judged. `handing_over` is what to do instead for who does not train. With `verbose` the whole of
+    what to do.
     """
     for one in sorted(judged, key=lambda one: not one.is_failed):
         yield one.line.replace(one.unchecked, "") if one.is_failed else one.line
@@ -305,9 +307,8 @@ def build_log(
         steps = [one.to_do for one in failed if one.to_do][:1]
     yield from steps
     if shown and steps:
-        yield (
-            f"If you do not train this model: give {page}, which holds the texts, to whoever does."
-        )
+        give = handing_over or f"give {page}, which holds the texts, to whoever does."
+        yield f"If you do not train this model: {give}"
     if shown:
         yield (
             f"If it may write this: --baseline {shlex.quote(str(folder))} lets pass what is known, "

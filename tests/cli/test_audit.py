@@ -71,6 +71,10 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert re.fullmatch(rf"  {own}, lines? \d.*: {re.escape(beginning)}…", worst)
     assert page.endswith(f": {out / 'audit.html'}")
     assert [one[:15] for one in steps] == ["What to do: loo", "If you do not t", "If it may write"]
+    assert f"{out / 'audit.html'} holds the documents, also those of which nothing came" in steps[1]
+    told, *given = shlex.split(steps[1].partition("without the texts: ")[2])
+    shared = call(*(tmp_path / one if one == "shared" else one for one in given))
+    assert (told, shared.status, len([*(tmp_path / "shared").iterdir()])) == ("mnemoscope", 0, 2)
     done = call(*asked, "--fail-if", "recalled > 0.5%", "--verbose")
     assert f"\n{failed}\n{title}\n" in done.out
     named = {word.strip("(),.") for line in done.out.splitlines() for word in line.split()}

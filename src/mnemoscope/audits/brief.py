@@ -22,7 +22,7 @@ from mnemoscope.audits.page import (
     strongest,
     view_of,
 )
-from mnemoscope.audits.passages import GROUNDS
+from mnemoscope.audits.passages import GROUNDS, accused
 from mnemoscope.audits.records import (
     LISTED,
     AuditRecord,
@@ -31,7 +31,6 @@ from mnemoscope.audits.records import (
     most_first,
 )
 from mnemoscope.audits.rule import RECALL, UNDECIDED
-from mnemoscope.audits.unread import accused
 from mnemoscope.words import first_words, from_word, lines_said, lines_words
 
 REPORT = "report.html"

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.audits.questions import QUESTIONS
-from mnemoscope.audits.rule import VERDICTS, decide
+from mnemoscope.audits.rule import RECALL, VERDICTS, decide
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.shares import OTHERWISE, Passage, passage_numbers, share_words
 from mnemoscope.audits.spans import Piece, Span
@@ -301,6 +301,14 @@ def whole_passages(pieces: pl.DataFrame) -> list[Mapping[str, Any]]:
     for number, (_, run) in enumerate(groupby(zip(numbers, rows, strict=True), itemgetter(0)), 1):
         found.append({"number": number, **_whole([row for _, row in run])})
     return found
+
+
+def accused(found: pl.DataFrame) -> list[Mapping[str, Any]]:
+    """What is recalled in `unread.parquet`, near copies too, the longest first."""
+    passages = whole_passages(found.filter(~pl.col("nearly")))
+    rows = [row for row in passages if row["verdict"] == RECALL]
+    rows += found.filter("nearly").rows(named=True)
+    return sorted(rows, key=lambda row: row["start"] - row["end"])
 
 
 def numbered(pieces: pl.DataFrame) -> list[int]:

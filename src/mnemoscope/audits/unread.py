@@ -14,7 +14,7 @@ import polars as pl
 
 from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.documents import Document, Reading, read_documents, titles_of
-from mnemoscope.audits.passages import numbered, whole_passages
+from mnemoscope.audits.passages import accused, numbered, whole_passages
 from mnemoscope.audits.questions import UnreadSettings
 from mnemoscope.audits.repeats import REPEAT, repeats
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
@@ -197,14 +197,6 @@ def counts_of(
         "rate": clopper_pearson(n_recalled, len(characters))._asdict(),
         "known_from": [one["document"] for one in known["repeats"]],
     }
-
-
-def accused(found: pl.DataFrame) -> list[Mapping[str, Any]]:
-    """What is recalled of unread documents, near copies too, the longest first."""
-    passages = whole_passages(found.filter(~pl.col("nearly")))
-    rows = [row for row in passages if row["verdict"] == RECALL]
-    rows += found.filter("nearly").rows(named=True)
-    return sorted(rows, key=lambda row: row["start"] - row["end"])
 
 
 def _where(rows: Sequence[Mapping[str, Any]], lengths: Mapping[str, int]) -> str:

@@ -610,7 +610,10 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         print(printable(record["origins"]["sentence"]))
     if "read" in record:
         print(printable(read_said(record)))
-    print(f"Read {out / 'report.html'} (the summary), then {out / 'audit.html'} (every passage).")
+    print(
+        f"Read {out / 'report.html'} (the summary), then {out / 'audit.html'} (every passage, and "
+        "the documents: 'mnemoscope audit redact' makes pages without the texts)."
+    )
     files = [out / name for name in ("audit.json", "spans.parquet", "audit.sarif")]
     print(f"For programs: {', '.join(map(str, files))}.")
 
