@@ -647,7 +647,13 @@ def _read(
     columns: Mapping[str, str] | None,
     exclude: Sequence[str] = (),
 ) -> "Reading":
-    from mnemoscope.audits.documents import Reading, check_columns, make_document, read_documents
+    from mnemoscope.audits.documents import (
+        Reading,
+        check_columns,
+        check_outside,
+        make_document,
+        read_documents,
+    )
 
     if isinstance(documents, Mapping):
         if exclude:
@@ -655,6 +661,8 @@ def _read(
         texts = [make_document(*one, is_extracted=True) for one in documents.items()]
         return Reading(texts, [])
     sources = _sources(documents)
+    if out is not None:
+        check_outside(sources, out)
     excluded = find_excluded(sources, exclude)
     check_columns(sources, columns, exclude)
     stdin = sys.stdin.buffer if "-" in sources else None
