@@ -24,18 +24,18 @@ from mnemoscope.audits.exports import (
     recalled_lines,
     sarif_log,
     with_levels,
+    worst_passages,
 )
 from mnemoscope.audits.gate import PASSAGES, judge
 from mnemoscope.audits.page import (
     chance,
-    in_order,
     passage_tests,
     quoted,
     render_page,
     stretches,
     times,
 )
-from mnemoscope.audits.passages import shares_said, whole_passages, wordings_said
+from mnemoscope.audits.passages import in_order, shares_said, whole_passages, wordings_said
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.records import (
     LISTED,
@@ -833,7 +833,7 @@ def test_what_is_said_to_be_printed_is_printed(made, browser, tmp_path, monkeypa
 
     def printed():
         words = page.inner_text("main")
-        return len(re.findall(r"^In a row$", words, re.MULTILINE)), "strongest" in words
+        return len(re.findall(r"^In a row$", words, re.MULTILINE)), "strongest passages of" in words
 
     assert printed() == (2, True)
     for way, few in (("#print-cards", False), ("#print-all", False)):
@@ -1085,6 +1085,38 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
     assert levels == ["error" if failed else "warning", "warning"]
     known = {"runs": [{"results": [result | {"baselineState": "unchanged"}]}]}
     assert with_levels(known, judged) == known
+
+
+def test_pages_and_a_gate_s_log_have_one_order_of_what_is_worst(made):
+    row = made.spans.filter(verdict="recall").row(0, named=True)
+    lengths = {"long.txt": [400, 70], "short.txt": [80, 60, 300]}
+    spans, documents = [], []
+    for name, own in lengths.items():
+        for start, n in zip((1, 500, 1000), own, strict=False):
+            place = {"document": name, "start": start, "end": start + n}
+            spans.append(row | place | {"text": f"ing word {n} ".ljust(n, "x")})
+        counts = {"recall_spans": len(own), "recalled": {"characters": 9, "share": sum(own) / 1e4}}
+        documents.append({**made.record["documents"][0], **counts, "document": name})
+    record = made.record | {"documents": documents, "summary": overall(documents)}
+    record |= dict.fromkeys(("ordinary", "profile", "origins"))
+    table = pl.DataFrame(spans, schema=made.spans.schema)
+    texts = dict.fromkeys(lengths, "y" * 2000)
+    page = words_of(render_page(record, table, texts))
+    on_page = re.findall(r"recall (\w+\.txt), characters [\d,]+ to [\d,]+ (\d+) characters", page)
+    of_all = [("long.txt", "400"), ("short.txt", "300")]
+    rest = [("short.txt", "80"), ("long.txt", "70"), ("short.txt", "60")]
+    assert on_page == of_all + rest
+    report = words_of(render_brief(record, table, {})).partition("Every passage that is")[2]
+    assert re.findall(r"((?:long|short)\.txt) ?[\d,]+–[\d,]+ ?…word (\d+)", report) == on_page
+    for condition, first in (
+        ("recalled > 0%", of_all),
+        ("recalled > 1 passage in doc", of_all[::-1]),
+    ):
+        judged = [judge(parse_gate(condition, PASSAGES), record, table, None)]
+        shown = worst_passages(judged, None, {"runs": [{"results": []}]})
+        named = [(one.place.partition(",")[0], one.text.split()[1]) for one in shown]
+        assert named == first + rest
+        assert {one.text[:5] for one in shown} == {"…word"}
 
 
 def test_the_first_paragraph_says_where_unread_documents_are_of_another_kind():

@@ -13,8 +13,6 @@ import polars as pl
 from mnemoscope.audits.exports import Lines, address_of, lines_of, recalled_copies, recalled_lines
 from mnemoscope.audits.page import (
     Part,
-    in_order,
-    of_each_document,
     parts_of,
     passage_rows,
     quoted,
@@ -22,7 +20,7 @@ from mnemoscope.audits.page import (
     strongest,
     view_of,
 )
-from mnemoscope.audits.passages import GROUNDS, accused
+from mnemoscope.audits.passages import GROUNDS, accused, in_order, of_each_document
 from mnemoscope.audits.records import (
     LISTED,
     AuditRecord,
@@ -65,8 +63,8 @@ def render_brief(
     names = [one["document"] for one in documents]
     if is_short := len(documents) > _WHOLE:
         documents = listed_documents(record) or documents
-    first = strongest([*of_each_document(recalled, names), *undecided])
-    listed = [*recalled, *undecided]
+    listed = [*of_each_document(recalled, names), *of_each_document(undecided, names)]
+    first = strongest(listed)
     room = max(_LISTED - max(len(documents) - _FEWEST, 0) // 2, _FEWEST)
     near = sorted(recalled_copies(tables.get("near")).to_dicts(), key=lambda row: -row["matched"])
     origins = tables.get("origins")

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
-from itertools import groupby, pairwise
+from itertools import chain, groupby, pairwise
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ from mnemoscope.audits.heat import COLUMNS, LEVELS
 from mnemoscope.audits.passages import (
     HIDDEN,
     THIRD,
+    in_order,
+    of_each_document,
     right_of,
     shares_of,
     shares_said,
@@ -128,7 +130,11 @@ def render_page(
         is_open = n_shown <= _OPEN_UP_TO and (bool(marked) or len(record["documents"]) == 1)
         shown_as = {"pieces": pieces, "n_spans": len(own), "is_open": is_open}
         documents.append({**summary, **shown_as, "is_printed": summary["document"] in listed})
-    ranked = of_each_document(shown, [row["document"] for row in ordered])
+    names = [row["document"] for row in ordered]
+    sections = {
+        _TITLES[one]: of_each_document([row for row in shown if row["verdict"] == one], names)
+        for one in VERDICTS
+    }
     n_found = len({row["document"] for row in shown})
     room = max(_MOST_PRINTED - len(listed) // _ROWS_A_CARD, 2)
     most = min(max(n_found + 1, _STRONGEST), room)  # one of them cannot be told
@@ -137,13 +143,11 @@ def render_page(
         record=record,
         views={name: view_of(name, table, texts) for name, table in tables.items()},
         rows=rows,
-        sections={
-            _TITLES[one]: [row for row in shown if row["verdict"] == one] for one in VERDICTS
-        },
+        sections=sections,
         numbers_shown={row["number"] for row in shown},
         n_left_out=len(rows) - len(shown),
         cards_open=_CARDS_OPEN,
-        printed=[row["number"] for row in strongest(ranked, most)],
+        printed=[row["number"] for row in strongest(chain(*sections.values()), most)],
         documents=documents,
         summary_sheets=math.ceil(2 + len(listed) / _ROWS_A_SHEET),
         card_sheets=round(2 + len(shown) / 5),
@@ -178,38 +182,6 @@ def _sheets(n_cards: int, n_characters: int) -> int:
     Every passage in short is a fifth of a sheet, beside two: measured on 73, which take 17.
     """
     return max(round(3 + 1.5 * n_cards + n_characters / 3000), 3)
-
-
-def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Passages in the order in which a reader looks at them, as in `VERDICTS`.
-
-    Of each those first that are at least half as long as what the model was asked for, since a
-    fragment is weak evidence whatever the grounds say of its window; then those that the reference
-    does not write, if it is a control; then those of which a whole answer came out word for word;
-    then the longest, spaces not counted. Grafts do not count here: what was learned very often may
-    survive most of them.
-    """
-    return sorted(
-        rows,
-        key=lambda row: (
-            VERDICTS.index(row["verdict"]),
-            2 * row["tokens"] < len(row["suffix_pieces"]),
-            row["reference_says"] == GUESS,
-            row["score"] < 1,
-            -len("".join(row["text"].split())),
-            row["number"],
-        ),
-    )
-
-
-def of_each_document(
-    rows: Sequence[Mapping[str, Any]], names: Iterable[str]
-) -> list[Mapping[str, Any]]:
-    """The first passage of each document, in the order of their names, then the others."""
-    ranked = [next((row for row in rows if row["document"] == name), None) for name in names]
-    first = [row for row in ranked if row is not None]
-    numbers = {row["number"] for row in first}
-    return [*first, *(row for row in rows if row["number"] not in numbers)]
 
 
 def strongest(rows: Iterable[Mapping[str, Any]], most: int = _STRONGEST) -> list[Mapping[str, Any]]:

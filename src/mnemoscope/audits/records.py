@@ -116,6 +116,8 @@ _REDO = "make the audit again with --redo"
 
 PLACE = ("document", "start", "end", "verdict", "reason", "text", "otherwise")
 """Columns of `spans.parquet` that say what was found where, and why."""
+_RANKED = ("tokens", "score", "reference_says", "suffix_pieces")
+"""Columns by which passages are put in order (`passages.in_order`)."""
 
 
 def copies_said(record: "AuditRecord") -> str:
@@ -239,14 +241,14 @@ def read_audit(out: Path, *, as_it_is: bool = False) -> tuple[AuditRecord, pl.Da
 
 
 def read_verdicts(out: Path) -> tuple[AuditRecord, pl.DataFrame]:
-    """Read `audit.json`, and of each passage `PLACE`, without loading what questions need.
+    """Read `audit.json`, and of each passage its place and rank, without what questions need.
 
     Every other file of the audit that is there must be as it was written. Raises as `read_audit`.
     """
     check_is_audit(out)
     record, store = read_audit_record(out), audit_store(out)
     store.check(ARTEFACT)
-    return record, store.frame(ARTEFACT, SPANS).select(PLACE)
+    return record, store.frame(ARTEFACT, SPANS).select(*PLACE, *_RANKED)
 
 
 def read_sarif(out: Path) -> Sarif:
