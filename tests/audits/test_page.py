@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
@@ -184,8 +185,9 @@ def test_the_report_says_what_the_record_says(made):
 def test_redacted_pages_hold_no_text_of_the_documents_and_every_figure(
     made, tmp_path, succeed, refused
 ):
-    said = succeed("audit", "redact", made.out, "-o", tmp_path / "shared").out
-    assert "redacted" not in read_audit_record(made.out)  # which is read once in a process
+    out = shutil.copytree(made.out, tmp_path / "out")
+    said = succeed("audit", "redact", out, "-o", tmp_path / "shared").out
+    assert "redacted" not in read_audit_record(out)  # which is read once in a process
     sha256 = file_sha256(made.out / "audit.json")
     (tmp_path / "stopped" / "parts").mkdir(parents=True)
     begun = refused("audit", "redact", tmp_path / "stopped", "-o", tmp_path / "none")
@@ -213,17 +215,23 @@ def test_redacted_pages_hold_no_text_of_the_documents_and_every_figure(
         assert ("(note, …)" in own) == (name == "audit.html")
         assert "(note, …)" not in shown
         assert made.record["verdict"]["headline"] in shown
-    assert "is not empty" in refused("audit", "redact", made.out, "-o", tmp_path / "shared")
+    assert "is not empty" in refused("audit", "redact", out, "-o", tmp_path / "shared")
     alone = refused("audit", "verify", tmp_path / "shared")
-    assert "It holds pages alone, as a redacted copy does. Name the audit itself." in alone
+    assert "It holds pages alone, as a redacted copy does. Name the audit itself; 'm" in alone
 
 
 def test_redacted_pages_without_names_number_the_documents_as_the_record_does(
     made, tmp_path, succeed
 ):
-    said = succeed("audit", "redact", made.out, "-o", tmp_path / "shared", "--hide-names").out
-    assert f"Document N there is the Nth of {made.out / 'audit.json'}" in said
+    out = shutil.copytree(made.out, tmp_path / "out")
+    said = succeed("audit", "redact", out, "-o", tmp_path / "shared", "--hide-names").out
+    assert f"Document N there is the Nth of {out / 'audit.json'}" in said
     record = made.record
+    (kept,) = json.loads((out / "redacted.json").read_text())["copies"]
+    numbers = {f"document {n}": one["document"] for n, one in enumerate(record["documents"], 1)}
+    assert numbers.items() <= kept["names"].items()
+    assert kept["names"]["file not read 1"] == record["skipped"][0]["document"]
+    assert kept["audit"] == file_sha256(out / "audit.json")
     documents = [one["document"] for one in record["documents"]]
     titles = titles_of(documents)
     files = [*documents, *(one["document"] for one in record["skipped"]), *made.origins["in"]]
@@ -240,13 +248,45 @@ def test_redacted_pages_without_names_number_the_documents_as_the_record_does(
             assert places or not row["recall_spans"]
 
 
+def test_a_redacted_page_that_was_changed_is_found(made, tmp_path, succeed, call, refused):
+    out = shutil.copytree(made.out, tmp_path / "out")
+    assert "keeps no checksums" in refused("audit", "redact", out, "--check", tmp_path)
+    for name in ("named", "numbered"):
+        said = succeed(
+            *("audit", "redact", out, "-o", tmp_path / name, *["--hide-names"] * (name != "named"))
+        ).out
+        for page in (tmp_path / name).iterdir():
+            assert f"Wrote {page}, SHA-256 {file_sha256(page)}\n" in said
+    assert succeed("audit", "gate", out, "--fail-if", "recalled > 99%").out  # is as it was
+    moved = (tmp_path / "named").rename(tmp_path / "moved")
+    same = succeed("audit", "redact", out, "--check", moved).out
+    assert same == f"{moved}: the pages are as they were made.\n"
+    assert f"audit redact AUDIT --check {moved}'" in refused("audit", "verify", moved)
+    page = moved / "report.html"
+    was = file_sha256(page)
+    page.write_text(page.read_text() + "\n")
+    changed = call("audit", "redact", out, "--check", moved)
+    wanted = f"{page}: changed since it was made. It had SHA-256 {was}.\n"
+    assert (changed.status, changed.out) == (3, wanted)
+    page.write_bytes((tmp_path / "numbered" / "report.html").read_bytes())  # of another copy
+    assert call("audit", "redact", out, "--check", moved).status == 3
+    page.unlink()
+    assert (
+        call("audit", "redact", out, "--check", moved).out
+        == f"{page}: gone. It had SHA-256 {was}.\n"
+    )
+    assert "holds neither" in refused("audit", "redact", out, "--check", tmp_path / "none")
+    (out / "redacted.json").write_text("{")
+    assert "redacted.json: cannot be read" in refused("audit", "redact", out, "--check", moved)
+
+
 def test_files_that_were_left_out_are_named_unless_names_are_hidden(made, tmp_path, monkeypatch):
-    record, spans = read_audit(made.out)
+    record, spans = read_audit(out := shutil.copytree(made.out, tmp_path / "out"))
     left = record | {"excluded": {"private/*": ["private/a.txt"], "Keller*": ["Keller <1>.txt"]}}
     monkeypatch.setattr("mnemoscope.audits.redact.read_audit", lambda _: (left, spans))
     pages = {}
     for hides in (False, True):
-        redact_audit(made.out, tmp_path / str(hides), hide_names=hides)
+        redact_audit(out, tmp_path / str(hides), hide_names=hides)
         pages[hides] = words_of((tmp_path / str(hides) / "audit.html").read_text("utf-8"))
     assert all(one in pages[False] for one in ("private/*", "Keller <1>.txt"))
     assert not re.search("private|Keller", pages[True])
@@ -256,11 +296,11 @@ def test_files_that_were_left_out_are_named_unless_names_are_hidden(made, tmp_pa
 def test_a_study_whose_cnn_was_asked_is_not_named_where_names_are_hidden(
     made, tmp_path, monkeypatch
 ):
-    record, spans = read_audit(made.out)
+    record, spans = read_audit(out := shutil.copytree(made.out, tmp_path / "out"))
     asked = record | {"cnn": {"study": "cases/Keller", "reason": "too few"}}
     monkeypatch.setattr("mnemoscope.audits.redact.read_audit", lambda _: (asked, spans))
     for hides in (False, True):
-        redact_audit(made.out, tmp_path / str(hides), hide_names=hides)
+        redact_audit(out, tmp_path / str(hides), hide_names=hides)
         page = words_of((tmp_path / str(hides) / "audit.html").read_text("utf-8"))
         assert ("Keller" in page) is not hides
 

@@ -274,7 +274,10 @@ def check_is_audit(out: Path) -> None:
             )
         remedy = "Make one with 'mnemoscope audit'."
         if (out / "audit.html").is_file():
-            remedy = "It holds pages alone, as a redacted copy does. Name the audit itself."
+            remedy = (
+                "It holds pages alone, as a redacted copy does. Name the audit itself; 'mnemoscope "
+                f"audit redact AUDIT --check {out}' compares them with what was made of it."
+            )
         refuse_folder(out, "contains no audit (audit.json)", remedy)
 
 

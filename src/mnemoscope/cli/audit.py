@@ -414,23 +414,39 @@ def audit_redact(
     hide_names: Annotated[
         bool, Option("--hide-names", help="Number the documents; leave the command out.")
     ] = False,
+    check: Annotated[
+        Path | None, Option("--check", metavar="DIR", help="Only compare such pages as were made.")
+    ] = None,
     answer: JsonAnswer = ANSWER,
 ) -> None:
     """Write the pages of a finished audit without any text of its documents.
 
-    Names (unless they are hidden), positions, figures, verdicts and checksums stay.
+    Names (unless they are hidden), positions, figures, verdicts and checksums stay. The audit keeps
+    the checksums of the pages and, of hidden names, which is whose: redacted.json.
 
     Example: mnemoscope audit redact audit -o shared
     """
-    from mnemoscope.audits.redact import redact_audit
+    from mnemoscope.audits.redact import REDACTED, check_redacted, redact_audit
 
-    pages = redact_audit(folder, needed_out(out, "audit redact"), hide_names=hide_names)
+    if check is not None:
+        problems = check_redacted(folder, check)
+        answer.facts.update(folder=folder, problems=problems)
+        print(*map(printable, problems or [f"{check}: the pages are as they were made."]), sep="\n")
+        if problems:
+            raise typer.Exit(GATE_FAILED)
+        return
+    made = redact_audit(folder, needed_out(out, "audit redact"), hide_names=hide_names)
+    for page, sha256 in made.pages.items():
+        print(f"Wrote {page}, SHA-256 {sha256}")
     stands = "Names of documents and the command stand there; --hide-names leaves them out."
     if hide_names:
         stands = f"Document N there is the Nth of {folder / 'audit.json'}. "
         stands += "Case, operator and models are named."
-    print(f"Wrote {' and '.join(map(str, pages))}. {stands}")
-    answer.facts.update(folder=folder, pages=pages)
+    kept = f"{folder / REDACTED} keeps these checksums" + ", and each name" * hide_names
+    if not made.is_kept:
+        kept = f"{folder / REDACTED} could not be written: keep these checksums yourself"
+    print(f"{stands} {kept}. To compare the pages with it later, add --check DIR in place of -o.")
+    answer.facts.update(folder=folder, pages=[*made.pages])
 
 
 def audit_rank(
