@@ -177,7 +177,9 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     log.rename(older / "audit.sarif")
     results = check_sarif(json.loads(sarif.read_text()))
     assert {one["level"] for one in results if one["ruleId"] == "recalled-passage"} == {"error"}
-    assert len(call("audit", "--help").out.splitlines()) <= 40
+    shown = call("audit", "--help").out
+    assert len(shown.splitlines()) <= 40
+    assert "Of a finished one: mnemoscope audit gate, audit verify, audit redact." in shown
     (out / "report.html").write_text("nothing was found")
     assert "report.html: damaged (its content has changed" in call(*gate).err
     (out / "report.html").write_bytes(before[out / "report.html"])

@@ -50,10 +50,10 @@ _USUAL = ("prefix", "suffix", "stride", "read", "unread", "ordinary")
 """Settings whose flags the short help shows; `--help-all` shows all."""
 _USUAL_OF_SERVICE = ("chat", "prompt_as", "concurrency", "requests_per_minute", "api_key_env")
 
-Model = Annotated[str, Argument(help="Folder, hub name, .gguf, 'embedded'.")]
+Model = Annotated[str, Argument(help="Path, hub name, 'embedded'.")]
 DocumentNames = Annotated[
     list[str],
-    Argument(help="Files, folders, tables, hub data; or -."),
+    Argument(help="Paths, hub data sets; or -."),
 ]
 Folder = Annotated[Path | None, Option("-o", "--out", help="Folder for the result.")]
 Reference = Annotated[
@@ -176,6 +176,8 @@ def audit(
     **fields: Any,
 ) -> None:
     """Find the passages that a model repeats. --help-all shows every flag.
+
+    Of a finished one: mnemoscope audit gate, audit verify, audit redact.
 
     Example: mnemoscope audit embedded README.md -o audit
     """
