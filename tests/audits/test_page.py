@@ -190,6 +190,7 @@ def test_redacted_pages_hold_no_text_of_the_documents_and_every_figure(
     assert "redacted" not in read_audit_record(out)  # which is read once in a process
     sha256 = file_sha256(made.out / "audit.json")
     (tmp_path / "stopped" / "parts").mkdir(parents=True)
+    (tmp_path / "stopped" / "parts" / "founded-0.json").touch()
     begun = refused("audit", "redact", tmp_path / "stopped", "-o", tmp_path / "none")
     assert "is not finished. Run the command that began it again: it goes on" in begun
     (unread,) = made.record["skipped"]

@@ -1,6 +1,7 @@
 """The folder of an audit: `audit.json`, and the files that it names."""
 
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -267,11 +268,8 @@ def read_near(out: Path) -> pl.DataFrame | None:
 def check_is_audit(out: Path) -> None:
     """Refuse a folder without an audit."""
     if not (out / RECORD).is_file():
-        if (out / PARTS).is_dir():
-            raise UserError(
-                f"{out}: an audit that was begun and is not finished. Run the command that began "
-                "it again: it goes on from what was kept."
-            )
+        if said := begun_said(out):
+            raise UserError(said)
         remedy = "Make one with 'mnemoscope audit'."
         if (out / "audit.html").is_file():
             remedy = (
@@ -279,6 +277,19 @@ def check_is_audit(out: Path) -> None:
                 f"audit redact AUDIT --check {out}' compares them with what was made of it."
             )
         refuse_folder(out, "contains no audit (audit.json)", remedy)
+
+
+def begun_said(out: Path) -> str:
+    """That a folder holds an audit that is not finished, and how to go on; else empty."""
+    begun = sorted((out / PARTS).glob(f"{FOUNDED}*.json"))
+    if (out / RECORD).is_file() or not begun:
+        return ""
+    command: Sequence[str] = ()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        command = [str(one) for one in read_json(begun[-1])["command"]]
+    again = "Run the command that began it again: it goes on from what was kept."
+    where = f" In the folder where it was given: {shlex.join(command)}" if command else ""
+    return f"{out}: an audit that was begun and is not finished. {again}{where}"
 
 
 def changed_record(out: Path) -> str | None:
