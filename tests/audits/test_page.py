@@ -510,7 +510,7 @@ def test_headings_name_documents_by_their_last_parts_and_cards_the_tests_that_de
         "exchange of parts",
         "what it needs",
     ]
-    kept = "comes out in 3 of 4 exchanges"
+    kept = "still comes out after 3 of 4"
     assert says[2][1:] == (
         "guess",
         f"{kept}, as what was learned often does: no sign against recall",

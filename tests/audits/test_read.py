@@ -26,6 +26,7 @@ from mnemoscope.audits.verify import _find_unread
 from mnemoscope.benchmark.membership import WITH_TWIN
 from mnemoscope.errors import UserError
 from mnemoscope.progress import show_progress
+from mnemoscope.words import from_word
 from pages import words_of
 from tests.audits.conftest import BRIEF, audit_documents, with_word
 
@@ -395,11 +396,12 @@ def test_near_copies_in_unread_documents_are_counted(audited, trained, new_text,
     where = "b.txt, characters {} to {} (".format(*near.select("start", "end").row(0))
     said = f"1 near copy is, in 1 of them (100.0 % [2.5, 100.0], 95 % interval): {where}"
     assert said in found["sentence"]
-    text = " ".join(near["text"][0].split())
+    found_text = near["text"][0]
+    text, begins = (" ".join(one.split()) for one in (found_text, from_word(found_text)))
     report, page = (
         words_of((tmp_path / "out" / f"{one}.html").read_text()) for one in ("report", "audit")
     )
-    assert f"{found['sentence']} It reads “{text[:60]}…”." in report
+    assert f"{found['sentence']} It reads “{begins[:60]}…”." in report
     assert text[:120] in page.partition("Documents named as not read")[2]
     assert near["text"][0] in control
     assert near["verdict"].to_list() == ["recall"]

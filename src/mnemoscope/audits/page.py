@@ -59,7 +59,7 @@ from mnemoscope.audits.verdict import (
 )
 from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
-from mnemoscope.words import JOINT, MINUS, count, first_words
+from mnemoscope.words import JOINT, MINUS, count, first_words, from_word
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
@@ -377,7 +377,7 @@ def passage_tests(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             shown = says
             is_idle = column in THIRD and says == GUESS and row["reference_says"] != GUESS
             if column == "grafts_say":
-                shown = f"comes out in {row['grafts_survived']} of {row['grafts']} exchanges"
+                shown = f"still comes out after {row['grafts_survived']} of {row['grafts']}"
                 shown += ", as what was learned often does: no sign against recall" * is_idle
             elif is_idle and row["verdict"] != GUESS:
                 has_reference = row["reference_says"] is not None
@@ -405,6 +405,7 @@ def environment(*first: str) -> jinja2.Environment:
         "mark": lambda kind: _MARKS.get(kind, kind),
         "name_parts": _name_parts,
         "first_words": first_words,
+        "from_word": from_word,
         "chance": chance,
         "large": _large,
         "times": times,

@@ -480,12 +480,12 @@ def how_tested(verdict: Verdict) -> str:
     """Where the figures of `error_rate`, which stands before it, come from, in sentences."""
     tested = verdict["tested"]
     lists, unclear = tested["never_undecided"], tested["undecided"]
-    more = f"; of {lists} of them the rule could not tell" if lists else ""
+    more = f" Of {lists} of them the rule could not tell." if lists else ""
     return (
         f"Whichever model is audited, the test is of {verdict['tested_on']}. Its "
-        f"{tested['never']} lists are made from {tested['forms']} templates{more}; they had not "
-        "been read, and came out: where more such lists come out, more calls may be wrong. Of "
-        f"{tested['plain']:,} pieces of prose and code that had not been read "
+        f"{tested['never']} lists are made from {tested['forms']} templates. None of them had been "
+        f"read, and all came out.{more} Where more such lists come out, more calls may be wrong. "
+        f"Of {tested['plain']:,} pieces of prose and code that had not been read "
         f"{tested['plain_out'] or 'none'} came out, so the test does not say how often unread "
         f"prose that comes out would be called recalled. Of {tested['trained']} passages that had "
         f"been read and came out the rule called {tested['missed']} guessed"
