@@ -279,12 +279,14 @@ def build_log(
     page: Path,
     folder: Path,
     *,
+    handing_over: str = "",
     verbose: bool = False,
 ) -> Iterator[str]:
     """What the log of a failing build says: what failed, the worst of it, where, and what to do.
 
     `shown` is what the conditions count, the worst first; `page` has all, and `folder` is what was
-    judged. With `verbose` the whole of what to do.
+    judged. `handing_over` is what to do instead for who does not train. With `verbose` the whole of
+    what to do.
     """
     for one in sorted(judged, key=lambda one: not one.is_failed):
         yield one.line.replace(one.unchecked, "") if one.is_failed else one.line
@@ -305,9 +307,8 @@ def build_log(
         steps = [one.to_do for one in failed if one.to_do][:1]
     yield from steps
     if shown and steps:
-        yield (
-            f"If you do not train this model: give {page}, which holds the texts, to whoever does."
-        )
+        give = handing_over or f"give {page}, which holds the texts, to whoever does."
+        yield f"If you do not train this model: {give}"
     if shown:
         yield (
             f"If it may write this: --baseline {shlex.quote(str(folder))} lets pass what is known, "
@@ -545,7 +546,7 @@ def parse_gate(text: str, measures: Measures) -> Gate:
     if match is None or not is_read or match[1] not in (None, *measures.kinds):
         hint = nearest(match[1], measures.kinds) if match and is_read and match[1] else ""
         hint = measures.elsewhere.get(match[1] or "", hint) if match else _bare(text, measures)
-        hint = _mended(text, measures) or hint or _word_of(text, measures)
+        hint = _below(text, measures) or _mended(text, measures) or hint or _word_of(text, measures)
         hint = hint or _unit_of(text, measures) or _unquoted(text)
         raise UserError(
             f"--fail-if '{text}': not understood.{hint} Write for example {measures.examples} "
@@ -559,6 +560,9 @@ def parse_gate(text: str, measures: Measures) -> Gate:
     said = f"{kind or 'recalled'} {sign if number else '>'}"
     if unit is None:
         ways = [] if is_all else [f"'{said} {match[3]}%{each}' (of the {measures.whole})"]
+        if 0 < number < 1:  # a share as a program writes it
+            share = f"{100 * number:.12g}%"
+            ways.insert(0, f"'{said} {share}{each}' for {share} of the {measures.whole}")
         if number.is_integer():
             ways.append(f"'{said} {plural(int(number), measures.unit)}{each}'")
         raise UserError(f"--fail-if '{text}': {match[3]} of what? Write {', or '.join(ways)}.")
@@ -601,9 +605,7 @@ _SLIPS = {
 
 def _mended(text: str, measures: Measures) -> str:
     """A condition that could be meant, where one is written nearly so; else empty."""
-    meant = text.strip()
-    for wrong, right in _SLIPS.items():
-        meant = re.sub(wrong, right, meant, flags=re.IGNORECASE)
+    meant = _without_slips(text.strip())
     if meant != text.strip():
         with suppress(UserError):
             parse_gate(meant, measures)
@@ -611,11 +613,37 @@ def _mended(text: str, measures: Measures) -> str:
     return ""
 
 
+def _without_slips(text: str) -> str:
+    for wrong, right in _SLIPS.items():
+        text = re.sub(wrong, right, text, flags=re.IGNORECASE)
+    return text
+
+
+def _below(text: str, measures: Measures) -> str:
+    """That a condition says what fails, where one says what passes; else empty."""
+    if "<" not in text:
+        return ""
+    meant = _without_slips(text.strip().replace("<=", ">").replace("<", ">="))
+    said = " It says what fails, which is above a limit: write "
+    with suppress(UserError):
+        parse_gate(meant, measures)
+        return f"{said}'{meant}'."
+    return f"{said}> or >=."
+
+
 def _unquoted(text: str) -> str:
-    """That a shell takes what stands behind > for a file, where there is no sign; else empty."""
+    """What lacks where there is no sign: a shell may have taken it for the name of a file.
+
+    A text with a blank was in quotes.
+    """
     if re.search("[<>=]", text):
         return ""
-    return " Put it in quotes: without them a shell takes > and what follows for a file."
+    if " " in text.strip():
+        return " It lacks > or >= and a limit."
+    return (
+        " It lacks > and a limit: put all of it in quotes, for without them a shell takes > and "
+        "what follows for a file."
+    )
 
 
 def _word_of(text: str, measures: Measures) -> str:

@@ -353,6 +353,16 @@ def first_words(text: str, most: int) -> str:
     return words[:most] + "…" * (len(words) > most)
 
 
+def from_word(text: str) -> str:
+    """A text from its first whole word on; before what has no space before it a word may begin.
+
+    >>> from_word("urther and more"), from_word(" then more"), from_word("alone")
+    ('…and more', ' then more', 'alone')
+    """
+    found = re.match(r"\S{1,30}\s+(?=\S)", text)
+    return f"…{text[found.end() :]}" if found else text
+
+
 def whole_characters(text: str) -> str:
     """A text without halves of surrogate pairs (JSON can hold one), which are no characters."""
     return text.encode("utf-8", "replace").decode("utf-8")

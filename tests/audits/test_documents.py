@@ -167,6 +167,18 @@ def test_a_folder_is_read_without_the_audit_that_lies_in_it_and_standard_input(t
     assert [(one.name, one.text) for one in reading.documents] == [("-", "typed"), (path, "text")]
 
 
+@pytest.mark.parametrize("way", [(), ("--dry-run",)])
+def test_a_result_folder_that_holds_the_documents_is_refused(tmp_path, monkeypatch, refused, way):
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "in" / "sub" / "a.txt").write_text("A text. " * 90)
+    monkeypatch.chdir(tmp_path)
+    for source, out in (("in/sub", "in"), ("in", "."), (".", "."), ("in/sub", "../")):
+        said = refused("audit", "embedded", source, "-o", out, *way)
+        assert f"-o {Path(out)}: this folder holds the documents ({source}), and what" in said
+        assert said.endswith("Choose another folder with -o.")
+    assert [*tmp_path.rglob("*.html")] == []
+
+
 BAD = {
     "deep.html": (nested(3000).encode(), "cannot be read as a whole"),  # its parser would cut it
     "empty.txt": (b"", "empty"),

@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 from xml.etree import ElementTree
@@ -24,20 +25,21 @@ from mnemoscope.audits.exports import (
     recalled_lines,
     sarif_log,
     with_levels,
+    worst_passages,
 )
 from mnemoscope.audits.gate import PASSAGES, judge
 from mnemoscope.audits.page import (
     chance,
-    in_order,
     passage_tests,
     quoted,
     render_page,
     stretches,
     times,
 )
-from mnemoscope.audits.passages import shares_said, whole_passages, wordings_said
+from mnemoscope.audits.passages import in_order, shares_said, whole_passages, wordings_said
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.records import (
+    LISTED,
     WINDOWS_LINES,
     near_alone,
     read_audit,
@@ -183,10 +185,12 @@ def test_the_report_says_what_the_record_says(made):
 def test_redacted_pages_hold_no_text_of_the_documents_and_every_figure(
     made, tmp_path, succeed, refused
 ):
-    said = succeed("audit", "redact", made.out, "-o", tmp_path / "shared").out
-    assert "redacted" not in read_audit_record(made.out)  # which is read once in a process
+    out = shutil.copytree(made.out, tmp_path / "out")
+    said = succeed("audit", "redact", out, "-o", tmp_path / "shared").out
+    assert "redacted" not in read_audit_record(out)  # which is read once in a process
     sha256 = file_sha256(made.out / "audit.json")
     (tmp_path / "stopped" / "parts").mkdir(parents=True)
+    (tmp_path / "stopped" / "parts" / "founded-0.json").touch()
     begun = refused("audit", "redact", tmp_path / "stopped", "-o", tmp_path / "none")
     assert "is not finished. Run the command that began it again: it goes on" in begun
     (unread,) = made.record["skipped"]
@@ -212,17 +216,23 @@ def test_redacted_pages_hold_no_text_of_the_documents_and_every_figure(
         assert ("(note, …)" in own) == (name == "audit.html")
         assert "(note, …)" not in shown
         assert made.record["verdict"]["headline"] in shown
-    assert "is not empty" in refused("audit", "redact", made.out, "-o", tmp_path / "shared")
+    assert "is not empty" in refused("audit", "redact", out, "-o", tmp_path / "shared")
     alone = refused("audit", "verify", tmp_path / "shared")
-    assert "It holds pages alone, as a redacted copy does. Name the audit itself." in alone
+    assert "It holds pages alone, as a redacted copy does. Name the audit itself; 'm" in alone
 
 
 def test_redacted_pages_without_names_number_the_documents_as_the_record_does(
     made, tmp_path, succeed
 ):
-    said = succeed("audit", "redact", made.out, "-o", tmp_path / "shared", "--hide-names").out
-    assert f"Document N there is the Nth of {made.out / 'audit.json'}" in said
+    out = shutil.copytree(made.out, tmp_path / "out")
+    said = succeed("audit", "redact", out, "-o", tmp_path / "shared", "--hide-names").out
+    assert f"Document N there is the Nth of {out / 'audit.json'}" in said
     record = made.record
+    (kept,) = json.loads((out / "redacted.json").read_text())["copies"]
+    numbers = {f"document {n}": one["document"] for n, one in enumerate(record["documents"], 1)}
+    assert numbers.items() <= kept["names"].items()
+    assert kept["names"]["file not read 1"] == record["skipped"][0]["document"]
+    assert kept["audit"] == file_sha256(out / "audit.json")
     documents = [one["document"] for one in record["documents"]]
     titles = titles_of(documents)
     files = [*documents, *(one["document"] for one in record["skipped"]), *made.origins["in"]]
@@ -239,13 +249,45 @@ def test_redacted_pages_without_names_number_the_documents_as_the_record_does(
             assert places or not row["recall_spans"]
 
 
+def test_a_redacted_page_that_was_changed_is_found(made, tmp_path, succeed, call, refused):
+    out = shutil.copytree(made.out, tmp_path / "out")
+    assert "keeps no checksums" in refused("audit", "redact", out, "--check", tmp_path)
+    for name in ("named", "numbered"):
+        said = succeed(
+            *("audit", "redact", out, "-o", tmp_path / name, *["--hide-names"] * (name != "named"))
+        ).out
+        for page in (tmp_path / name).iterdir():
+            assert f"Wrote {page}, SHA-256 {file_sha256(page)}\n" in said
+    assert succeed("audit", "gate", out, "--fail-if", "recalled > 99%").out  # is as it was
+    moved = (tmp_path / "named").rename(tmp_path / "moved")
+    same = succeed("audit", "redact", out, "--check", moved).out
+    assert same == f"{moved}: the pages are as they were made.\n"
+    assert f"audit redact AUDIT --check {moved}'" in refused("audit", "verify", moved)
+    page = moved / "report.html"
+    was = file_sha256(page)
+    page.write_text(page.read_text() + "\n")
+    changed = call("audit", "redact", out, "--check", moved)
+    wanted = f"{page}: changed since it was made. It had SHA-256 {was}.\n"
+    assert (changed.status, changed.out) == (3, wanted)
+    page.write_bytes((tmp_path / "numbered" / "report.html").read_bytes())  # of another copy
+    assert call("audit", "redact", out, "--check", moved).status == 3
+    page.unlink()
+    assert (
+        call("audit", "redact", out, "--check", moved).out
+        == f"{page}: gone. It had SHA-256 {was}.\n"
+    )
+    assert "holds neither" in refused("audit", "redact", out, "--check", tmp_path / "none")
+    (out / "redacted.json").write_text("{")
+    assert "redacted.json: cannot be read" in refused("audit", "redact", out, "--check", moved)
+
+
 def test_files_that_were_left_out_are_named_unless_names_are_hidden(made, tmp_path, monkeypatch):
-    record, spans = read_audit(made.out)
+    record, spans = read_audit(out := shutil.copytree(made.out, tmp_path / "out"))
     left = record | {"excluded": {"private/*": ["private/a.txt"], "Keller*": ["Keller <1>.txt"]}}
     monkeypatch.setattr("mnemoscope.audits.redact.read_audit", lambda _: (left, spans))
     pages = {}
     for hides in (False, True):
-        redact_audit(made.out, tmp_path / str(hides), hide_names=hides)
+        redact_audit(out, tmp_path / str(hides), hide_names=hides)
         pages[hides] = words_of((tmp_path / str(hides) / "audit.html").read_text("utf-8"))
     assert all(one in pages[False] for one in ("private/*", "Keller <1>.txt"))
     assert not re.search("private|Keller", pages[True])
@@ -255,11 +297,11 @@ def test_files_that_were_left_out_are_named_unless_names_are_hidden(made, tmp_pa
 def test_a_study_whose_cnn_was_asked_is_not_named_where_names_are_hidden(
     made, tmp_path, monkeypatch
 ):
-    record, spans = read_audit(made.out)
+    record, spans = read_audit(out := shutil.copytree(made.out, tmp_path / "out"))
     asked = record | {"cnn": {"study": "cases/Keller", "reason": "too few"}}
     monkeypatch.setattr("mnemoscope.audits.redact.read_audit", lambda _: (asked, spans))
     for hides in (False, True):
-        redact_audit(made.out, tmp_path / str(hides), hide_names=hides)
+        redact_audit(out, tmp_path / str(hides), hide_names=hides)
         page = words_of((tmp_path / str(hides) / "audit.html").read_text("utf-8"))
         assert ("Keller" in page) is not hides
 
@@ -278,25 +320,46 @@ def test_what_the_reference_does_not_write_comes_first_whatever_survives_grafts(
     assert [row["number"] for row in in_order(rows)] == [2, 6, 1, 7, 3, 5, 4]
 
 
-@pytest.mark.parametrize("n_found", [0, 9, 23])
-def test_the_report_names_the_documents_with_most_found_recalled_or_undecided(made, n_found):
-    first, n, n_listed = made.record["documents"][0], 24, 20
-    counts = [{"recall_spans": 0, "undecided_spans": at >= n - n_found} for at in range(n)]
+@pytest.mark.parametrize("n_found", [0, 9, 20])
+def test_the_report_names_every_document_those_with_most_found_first(made, n_found):
+    first, n = made.record["documents"][0], 24
+    nothing = {"reproduced": {"characters": 0, "share": 0.0}, "near_spans": 0}
     documents = [
-        {**first, **own, "near_recall_spans": 0, "document": f"in/d{at:02}.txt"}
+        {**first, "recall_spans": 0, "undecided_spans": at >= n - n_found, "near_recall_spans": 0}
         | {"recalled": {"share": 0.0}, "undecided": {"characters": at, "share": at / n}}
-        for at, own in enumerate(counts)
+        | {"document": f"in/d{at:02}.txt", **(nothing if at < 4 else {})}
+        for at in range(n)
     ]
-    said = words_of(render_brief(made.record | {"documents": documents}, made.spans.clear(), {}))
+    record = made.record | {"documents": documents}
+    said = words_of(render_brief(record, made.spans.clear(), {}))
     assert "23 documents have the text of another." in said
-    places = [said.find(f"d{at:02}.txt") for at in range(n)]
-    assert places[: n - n_listed] == [-1] * (n - n_listed)
-    assert places[n - n_listed :] == sorted(places[n - n_listed :], reverse=True)
-    assert "and 4 more stand in audit.json" in said
-    assert ("with something found in 3 of them" in said) == (n_found == 23)
-    assert said.count(first["sha256"][:16]) == n_listed
+    table, _, silent = said.partition("Nothing came out of:")
+    places = [table.find(f"d{at:02}.txt") for at in range(n)]
+    assert places[:4] == [-1] * 4
+    assert places[n - n_found :] == sorted(places[n - n_found :], reverse=True)
+    assert max(places[n - n_found :], default=0) < min(places[4 : n - n_found], default=len(said))
+    assert "d00.txt, d01.txt, d02.txt, d03.txt." in silent
+    assert "more stand in" not in said
+    assert said.count(first["sha256"][:16]) == n - 4
     assert first["sha256"] not in said
-    assert "audit.json has every document with its whole SHA-256" in said
+    assert "audit.html has every document with its whole SHA-256" in said
+    assert "audit.json has every" not in said  # which a redacted copy does not hold
+
+
+@pytest.mark.parametrize(
+    ("came_out", "lacks"), [(True, "7 more stand in"), (False, "and 7 more, in the")]
+)
+def test_of_very_many_documents_the_report_lists_a_hundred_and_says_so(made, came_out, lacks):
+    first = made.record["documents"][0]
+    nothing = {"reproduced": {"characters": 0, "share": 0.0}, "near_spans": 0, "recall_spans": 0}
+    some = first if came_out else first | nothing
+    documents = [{**some, "document": f"in/d{at:03}.txt"} for at in range(LISTED + 7)]
+    documents[3] = {**first, "document": "in/d003.txt"}
+    said = words_of(render_brief(made.record | {"documents": documents}, made.spans.clear(), {}))
+    assert f"{lacks.replace('7', '7' if came_out else '6')}" in said
+    assert "audit.html" in said.partition(lacks[:3])[2]
+    n_named = len(set(re.findall(r"d\d{3}\.txt", said)))
+    assert n_named == (LISTED if came_out else LISTED + 1)
 
 
 @pytest.mark.parametrize(
@@ -447,7 +510,7 @@ def test_headings_name_documents_by_their_last_parts_and_cards_the_tests_that_de
         "exchange of parts",
         "what it needs",
     ]
-    kept = "comes out in 3 of 4 exchanges"
+    kept = "still comes out after 3 of 4"
     assert says[2][1:] == (
         "guess",
         f"{kept}, as what was learned often does: no sign against recall",
@@ -489,6 +552,22 @@ def test_a_passage_that_reaches_out_of_its_window_is_quoted_whole():
         said = "".join(one.text for one in parts if one.verdict == "guess")
         assert text[cut:].endswith(said)
         assert len(said) >= len(text) - cut - len("wrong")
+
+
+def test_a_character_that_tokens_share_is_quoted_as_the_document_has_it():
+    text = "shown one → two 😀"
+    row = {
+        **{"text": text[6:], "start": 6, "end": len(text), "number": 1, "verdict": "recall"},
+        **{"window_start": 0, "prefix_text": "shown ", "otherwise": []},
+        **{"suffix_pieces": ["one ", "\ufffd", "\ufffd", "\ufffd", " two ", "\ufffd", "\ufffd"]},
+        **{"continuation_pieces": [""] * 7, "window_tokens": [*range(9)]},
+        **{"continuation_tokens": [*range(2, 9)]},
+        "pieces": [{"start": 6, "end": len(text), "verdict": "recall"}],
+    }
+    assert "".join(one.text for one in quoted(row)) == text
+    wrong = row | {"continuation_tokens": [2, 3, 4, 5, 0, 7, 8]}
+    parts = [(one.text, one.written) for one in quoted(wrong)]
+    assert parts == [("shown ", None), ("one →", None), (" two ", ""), ("😀", None)]
 
 
 def summary(**given):
@@ -680,6 +759,106 @@ def test_pages_print_on_few_sheets_and_fit_on_a_phone(made, browser, tmp_path):
         assert part in said
 
 
+def test_the_terminal_lists_the_documents_as_the_report_does(made, capsys):
+    from mnemoscope.cli.audit import _print_documents
+
+    first = made.record["documents"][0]
+    nothing = {"reproduced": {"characters": 0, "share": 0.0}, "near_spans": 0, "recall_spans": 0}
+    documents = [
+        {
+            **first,
+            **(nothing if at % 2 else {"recalled": {"share": at / 50}}),
+            "document": f"{at}.t",
+        }
+        for at in range(40)
+    ]
+    summary = made.record["summary"] | {"documents": 40}
+    _print_documents(made.out, made.record | {"documents": documents, "summary": summary})
+    *rows, silent = capsys.readouterr().out.splitlines()
+    assert [row.partition(":")[0] for row in rows] == [f"{at}.t" for at in range(38, -1, -2)]
+    assert silent == f"Nothing came out of: {', '.join(f'{at}.t' for at in range(1, 40, 2))}."
+
+
+BROKEN = """() => {
+  const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const at = walk.currentNode, range = document.createRange();
+    if (!at.parentElement.closest('th, td') || at.parentElement.closest('code')) continue;
+    for (const word of at.data.matchAll(/[^\\s\\-_./#]+/g)) {
+      range.setStart(at, word.index);
+      range.setEnd(at, word.index + word[0].length);
+      const lines = [...range.getClientRects()].map((one) => Math.round(one.top));
+      if (new Set(lines).size > 1) found.push(word[0]);
+    }
+  }
+  return found;
+}"""
+"""Words in cells of tables that a line breaks, but for checksums."""
+
+
+def of_many(made, n_found, n=36):
+    """Report and page of n documents with long names, so many with passages, and their reading."""
+    first = made.record["documents"][0]
+    nothing = {"reproduced": {"characters": 0, "share": 0.0}, "near_spans": 0, "recall_spans": 0}
+    nothing |= {"undecided_spans": 0, "recalled": {"characters": 0, "share": 0.0}}
+    names = [f"in/becoming-package_maintainer.{at}.txt" for at in range(n)]
+    documents = [
+        {**first, **(nothing if at >= n_found else {}), "document": name}
+        for at, name in enumerate(names)
+    ]
+    row = made.spans.filter(verdict="recall").row(0, named=True)
+    spans = [row | {"document": one, "number": at} for at, one in enumerate(names[:n_found] * 3)]
+    bits = {"value": -1802.0, "low": -2130.0, "high": -471.0}
+    beside = {"median": -0.94, "largest": -0.51}
+    read = [
+        {"document": name, "tokens": 1112, "bits": bits, "bits_a_token": -0.72, "as_high": 13}
+        | {"unread_bits_a_token": beside, "shorter": {"value": 1.0}, "p": 0.16, "swapped_p": 0.88}
+        | {"verdict": "cannot be told", "unread_shorter": 0}
+        for name in names
+    ]
+    facts = {"documents": read, "unread": 24, "unread_bits_a_token": beside, "score": "ratio"}
+    facts |= {
+        "together": [],
+        "told_together": False,
+        "lower": None,
+        "sentence": "A sentence. " * 30,
+    }
+    record = made.record | {"documents": documents, "read": facts, "case": "A v. B"}
+    record |= dict.fromkeys(("ordinary", "profile", "origins"))
+    record["summary"] = made.record["summary"] | {"documents": n, "recall_spans": len(spans)}
+    table = pl.DataFrame(spans, schema=made.spans.schema)
+    texts = dict.fromkeys(names, made.texts["<b>&.txt"])
+    return {"report": render_brief(record, table, {}), "audit": render_page(record, table, texts)}
+
+
+@pytest.mark.browser
+@NEEDS_CHROMIUM[1]
+@pytest.mark.parametrize("n_found", [0, 14, 36])
+def test_tables_of_36_documents_break_no_word_and_print_on_three_sheets(
+    made, browser, tmp_path, n_found
+):
+    pypdf = pytest.importorskip("pypdf")
+    for name, text in of_many(made, n_found).items():
+        file = tmp_path / f"{name}.html"
+        file.write_text(text, encoding="utf-8")
+        page = browser.new_page()
+        page.goto(file.as_uri())
+        page.evaluate(UNFOLD)
+        for width, media in ((1400, "screen"), (390, "screen"), (680, "print")):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.emulate_media(media=media)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            assert page.evaluate(BROKEN) == []
+        page.emulate_media(media="screen")
+        page.set_viewport_size({"width": 1400, "height": 900})
+        for label in page.locator(".choice label").all():  # each with its button, on a line
+            assert label.bounding_box()["height"] < 30
+        page.emulate_media(media="print")
+        page.pdf(path=tmp_path / f"{name}.pdf", prefer_css_page_size=True)
+        assert len(pypdf.PdfReader(tmp_path / f"{name}.pdf").pages) <= 3
+        page.close()
+
+
 @pytest.mark.browser
 @NEEDS_CHROMIUM[1]
 def test_what_is_said_to_be_printed_is_printed(made, browser, tmp_path, monkeypatch):
@@ -695,7 +874,7 @@ def test_what_is_said_to_be_printed_is_printed(made, browser, tmp_path, monkeypa
 
     def printed():
         words = page.inner_text("main")
-        return len(re.findall(r"^In a row$", words, re.MULTILINE)), "strongest" in words
+        return len(re.findall(r"^In a row$", words, re.MULTILINE)), "strongest passages of" in words
 
     assert printed() == (2, True)
     for way, few in (("#print-cards", False), ("#print-all", False)):
@@ -947,6 +1126,38 @@ def test_in_a_build_server_fails_what_the_gate_fails_and_passages_stand_in_the_o
     assert levels == ["error" if failed else "warning", "warning"]
     known = {"runs": [{"results": [result | {"baselineState": "unchanged"}]}]}
     assert with_levels(known, judged) == known
+
+
+def test_pages_and_a_gate_s_log_have_one_order_of_what_is_worst(made):
+    row = made.spans.filter(verdict="recall").row(0, named=True)
+    lengths = {"long.txt": [400, 70], "short.txt": [80, 60, 300]}
+    spans, documents = [], []
+    for name, own in lengths.items():
+        for start, n in zip((1, 500, 1000), own, strict=False):
+            place = {"document": name, "start": start, "end": start + n}
+            spans.append(row | place | {"text": f"ing word {n} ".ljust(n, "x")})
+        counts = {"recall_spans": len(own), "recalled": {"characters": 9, "share": sum(own) / 1e4}}
+        documents.append({**made.record["documents"][0], **counts, "document": name})
+    record = made.record | {"documents": documents, "summary": overall(documents)}
+    record |= dict.fromkeys(("ordinary", "profile", "origins"))
+    table = pl.DataFrame(spans, schema=made.spans.schema)
+    texts = dict.fromkeys(lengths, "y" * 2000)
+    page = words_of(render_page(record, table, texts))
+    on_page = re.findall(r"recall (\w+\.txt), characters [\d,]+ to [\d,]+ (\d+) characters", page)
+    of_all = [("long.txt", "400"), ("short.txt", "300")]
+    rest = [("short.txt", "80"), ("long.txt", "70"), ("short.txt", "60")]
+    assert on_page == of_all + rest
+    report = words_of(render_brief(record, table, {})).partition("Every passage that is")[2]
+    assert re.findall(r"((?:long|short)\.txt) ?[\d,]+–[\d,]+ ?…word (\d+)", report) == on_page
+    for condition, first in (
+        ("recalled > 0%", of_all),
+        ("recalled > 1 passage in doc", of_all[::-1]),
+    ):
+        judged = [judge(parse_gate(condition, PASSAGES), record, table, None)]
+        shown = worst_passages(judged, None, {"runs": [{"results": []}]})
+        named = [(one.place.partition(",")[0], one.text.split()[1]) for one in shown]
+        assert named == first + rest
+        assert {one.text[:5] for one in shown} == {"…word"}
 
 
 def test_the_first_paragraph_says_where_unread_documents_are_of_another_kind():

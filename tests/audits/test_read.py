@@ -20,10 +20,13 @@ from mnemoscope.audits.local import LocalModel, local_audit
 from mnemoscope.audits.page import environment
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.run import check_same
+from mnemoscope.audits.shares import share_words
+from mnemoscope.audits.verdict import came_out, read_said
 from mnemoscope.audits.verify import _find_unread
 from mnemoscope.benchmark.membership import WITH_TWIN
 from mnemoscope.errors import UserError
 from mnemoscope.progress import show_progress
+from mnemoscope.words import from_word
 from pages import words_of
 from tests.audits.conftest import BRIEF, audit_documents, with_word
 
@@ -88,7 +91,8 @@ def test_what_was_read_often_is_found_and_not_with_the_roles_swapped(ask_of):
     assert (own["verdict"], own["as_high"]) == ("read", 0)
     assert own["p"] == pytest.approx(1 / (N_UNREAD + 1))
     assert own["swapped_p"] == 1.0
-    assert "evidence that it was read, or a text that holds" in facts["sentence"]
+    said = "evidence that it was read, or a text that holds much of it. That holds if it was chosen"
+    assert f"{said} before its score was seen; of documents that are asked one" in facts["sentence"]
     assert f"needs {own['bits']['value']:.0f} bits fewer" in facts["sentence"]
     assert own["bits_a_token"] == pytest.approx(own["bits"]["value"] / own["tokens"])
     assert own["bits_a_token"] > own["unread_bits_a_token"]["largest"]
@@ -229,10 +233,10 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     folder, tmp_path, succeed, call, lm, reference, verify
 ):
     out = tmp_path / "out"
-    succeed(
+    printed = succeed(
         *("audit", "embedded", folder / "read16", "--read", "--unread", folder / "new", "-q"),
         *("--edits", 0, "--near-length", 0, "--stride", 64, "-o", out),
-    )
+    ).out
     record = json.loads((out / "audit.json").read_text())
     docs = (Path(__file__).parents[2] / "docs" / "audit-files.md").read_text(encoding="utf-8")
     for name in ("read", "unread"):
@@ -240,7 +244,8 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
         assert [one for one in keys_of(record[name]) if f"`{one}`" not in row] == []
     said = record["read"]["sentence"]
     assert "10 unread documents are too few for 10 documents: 199 are needed, 189 more, " in said
-    assert "wrongly in at most 5 % of audits; for one document alone 19 are enough. " in said
+    assert "of audits. To ask them one by one needs as many; 19 are enough for one document" in said
+    assert "for one document that was chosen before any score was seen. " in said
     assert "All together are told from the unread ones by bits saved a token (AUC " in said
     page = (out / "audit.html").read_text()
     assert "Was it read, though it does not come out?" in page
@@ -248,7 +253,11 @@ def test_the_verb_writes_it_down_and_verify_scores_the_unread_texts_again(
     largest = record["read"]["documents"][0]["unread_bits_a_token"]["largest"]
     assert f"{largest:,.2f}" in page
     report = words_of((out / "report.html").read_text())
-    assert record["read"]["sentence"] in report
+    assert read_said(record) in report
+    n_out = len(came_out(record))
+    assert f"out: passages of {n_out} of the documents are recalled, which is" in read_said(record)
+    assert read_said(record) in printed
+    assert page.count("cannot be told by its score; passages came out</td>") == n_out > 0
     assert f"(median; at most {record['read']['unread_bits_a_token']['largest']:,.2f})" in report
     assert "A model that is better at such texts saves bits too: " in report
     assert "comes out (evidence of all together, and of none alone): see below." in report
@@ -362,7 +371,13 @@ def test_what_the_rule_recalls_of_unread_documents_is_counted(
     assert found["rate"] == {"value": 1.0, "low": pytest.approx(0.025), "high": 1.0}
     said = "1 passage in 1 of them (100.0 % [2.5, 100.0], 95 % interval; "
     assert f"of 1 document named as not read, {said}" in found["sentence"]
-    assert "is recalled by this rule: so it accuses wrongly here, or they" in found["sentence"]
+    (start, end), n = table.select("start", "end").row(0), len(f"{trained[0]} It ends.")
+    where = f"b.txt, characters {start} to {end} ({end - start} characters, "
+    assert (
+        f"is recalled by this rule: {where}{share_words((end - start) / n)} of it). So it"
+        in (found["sentence"])
+    )
+    assert "of it). So it accuses wrongly here, or it was read after all" in found["sentence"]
     known = "read after all, or it knows the words from a.txt, where they stand too, or nearly."
     assert (known in found["sentence"]) == stands_in_own
     page = words_of((tmp_path / "out" / "audit.html").read_text())
@@ -377,8 +392,17 @@ def test_near_copies_in_unread_documents_are_counted(audited, trained, new_text,
     record, _ = audited(tmp_path, new_text(1, 60), settings=settings)
     table, found = pl.read_parquet(tmp_path / "out" / "unread.parquet"), record["unread"]
     assert found["near_recall_spans"] == table["nearly"].sum() == 1
-    assert " near copy is: so it accuses wrongly here" in found["sentence"]
     near = table.filter("nearly")
+    where = "b.txt, characters {} to {} (".format(*near.select("start", "end").row(0))
+    said = f"1 near copy is, in 1 of them (100.0 % [2.5, 100.0], 95 % interval): {where}"
+    assert said in found["sentence"]
+    found_text = near["text"][0]
+    text, begins = (" ".join(one.split()) for one in (found_text, from_word(found_text)))
+    report, page = (
+        words_of((tmp_path / "out" / f"{one}.html").read_text()) for one in ("report", "audit")
+    )
+    assert f"{found['sentence']} It reads “{begins[:60]}…”." in report
+    assert text[:120] in page.partition("Documents named as not read")[2]
     assert near["text"][0] in control
     assert near["verdict"].to_list() == ["recall"]
 

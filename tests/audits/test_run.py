@@ -178,6 +178,18 @@ def test_a_killed_audit_goes_on_and_gives_the_same_bytes(
 WHERE = ("in_both", "only_here", "only_there")
 
 
+def test_status_of_an_audit_that_is_not_finished_says_how_to_go_on(tmp_path, refused):
+    out = tmp_path / "out"
+    (out / "parts").mkdir(parents=True)
+    assert "neither a study, nor a maps folder" in refused("status", out)  # of another work
+    run._founded(out, "0" * 64, ["mnemoscope", "audit", "embedded", "a b.txt", "-o", "out"])
+    said = "an audit that was begun and is not finished. Run the command that began it again: it"
+    for verb in (("status",), ("audit", "verify"), ("audit", "gate", "--fail-if", "recalled > 1%")):
+        found = refused(*verb, out)
+        assert f"{out}: {said} goes on from what was kept." in found
+        assert found.endswith("was given: mnemoscope audit embedded 'a b.txt' -o out")
+
+
 def test_another_audit_is_not_written_over_unless_asked(tmp_path, audited, new_text, monkeypatch):
     monkeypatch.setattr(run, "_now", lambda: FIRST_DAY)
     out, text, plain = tmp_path / "out", new_text(1, 80), audit_settings(stride=64)

@@ -71,6 +71,11 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert re.fullmatch(rf"  {own}, lines? \d.*: {re.escape(beginning)}…", worst)
     assert page.endswith(f": {out / 'audit.html'}")
     assert [one[:15] for one in steps] == ["What to do: loo", "If you do not t", "If it may write"]
+    assert f"{out / 'audit.html'} holds the documents, also those of which nothing came" in steps[1]
+    told, *given = shlex.split(steps[1].partition("without the texts: ")[2])
+    shared = call(*(tmp_path / one if one == "shared" else one for one in given))
+    assert (told, shared.status, len([*(tmp_path / "shared").iterdir()])) == ("mnemoscope", 0, 2)
+    (out / "redacted.json").unlink()
     done = call(*asked, "--fail-if", "recalled > 0.5%", "--verbose")
     assert f"\n{failed}\n{title}\n" in done.out
     named = {word.strip("(),.") for line in done.out.splitlines() for word in line.split()}
@@ -105,6 +110,12 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     planned = call(*plan, "--unread", others, "--read").out
     assert "--unread: 1 of 2 left out, as they are audited or stand twice." in planned
     assert "1 document of --unread is asked in the same way: " in planned
+    again = call(*asked, "--dry-run").out
+    assert "is finished and stays as it is: nothing is added.\nNothing was written." in again
+    more = call(*asked, "--dry-run", "--unread", others, "--read").out
+    assert "stays as it is: --unread and --read are added.\n1 document of --unread" in more
+    n_new = re.search(r"in the same way: ([\d,]+) windows more", more)[1]
+    assert f"of the {n_new} windows" in more
     few = "--read: 1 unread document is too few for the document: 19 are needed, 18 more, so"
     assert few in planned
     assert "--read without --unread: of no document will it say" in call(*plan, "--read").out
@@ -173,7 +184,9 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     log.rename(older / "audit.sarif")
     results = check_sarif(json.loads(sarif.read_text()))
     assert {one["level"] for one in results if one["ruleId"] == "recalled-passage"} == {"error"}
-    assert len(call("audit", "--help").out.splitlines()) <= 40
+    shown = call("audit", "--help").out
+    assert len(shown.splitlines()) <= 40
+    assert "Of a finished one: mnemoscope audit gate, audit verify, audit redact." in shown
     (out / "report.html").write_text("nothing was found")
     assert "report.html: damaged (its content has changed" in call(*gate).err
     (out / "report.html").write_bytes(before[out / "report.html"])

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.audits import page
-from mnemoscope.audits.passages import stretch_of, whole_passages
+from mnemoscope.audits.passages import in_order, stretch_of, whole_passages
 from mnemoscope.audits.records import AuditRecord, read_audit
 from mnemoscope.audits.verify import read_again
 from mnemoscope.errors import UserError
@@ -122,7 +122,7 @@ def render_result(result: Result) -> str:
         record=result.record,
         documents=documents,
         downloads=downloads,
-        passages=page.in_order(result.passages),
+        passages=in_order(result.passages),
     )
 
 
@@ -132,7 +132,7 @@ def render_card(result: Result, number: Any) -> str:
     Raises UserError: there is no such passage.
     """
     row = result.row(number)
-    order = [one["number"] for one in page.in_order(result.passages)]
+    order = [one["number"] for one in in_order(result.passages)]
     place, n = order.index(row["number"]) + 1, len(order)
     return render("evidence.html.j2", record=result.record, row=row, place=place, n=n)
 

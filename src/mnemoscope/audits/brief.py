@@ -13,10 +13,6 @@ import polars as pl
 from mnemoscope.audits.exports import Lines, address_of, lines_of, recalled_copies, recalled_lines
 from mnemoscope.audits.page import (
     Part,
-    in_order,
-    is_found,
-    most_first,
-    of_each_document,
     parts_of,
     passage_rows,
     quoted,
@@ -24,10 +20,16 @@ from mnemoscope.audits.page import (
     strongest,
     view_of,
 )
-from mnemoscope.audits.passages import GROUNDS
-from mnemoscope.audits.records import AuditRecord, Sarif
+from mnemoscope.audits.passages import GROUNDS, accused, in_order, of_each_document
+from mnemoscope.audits.records import (
+    LISTED,
+    AuditRecord,
+    Sarif,
+    listed_documents,
+    most_first,
+)
 from mnemoscope.audits.rule import RECALL, UNDECIDED
-from mnemoscope.words import first_words, lines_said, lines_words
+from mnemoscope.words import first_words, from_word, lines_said, lines_words
 
 REPORT = "report.html"
 
@@ -35,10 +37,10 @@ _LONGEST, _MOST_LINES = 240, 4  # characters and lines of a quotation
 _LINES_BEFORE = 2
 _QUOTED = 2  # passages or else near copies, which fit on the two sheets
 _BEFORE = 110  # characters of what stands before
-_DOCUMENTS, _WHOLE = 20, 6
-"""Documents that are listed, and up to how many have their whole checksums in a line below."""
-_LISTED = 24  # passages of the list at the end, which fit on a sheet
-_WORDS = 40  # characters of each
+_WHOLE = 6  # documents, all of which have a row, with their whole checksums in a line below
+_LISTED, _FEWEST = 24, 12
+"""Passages of the list at the end, which fit on a sheet; beside many documents fewer of them."""
+_WORDS = 32  # characters of each
 
 
 def render_brief(
@@ -59,17 +61,20 @@ def render_brief(
     )
     documents = most_first(record["documents"])
     names = [one["document"] for one in documents]
-    first = strongest([*of_each_document(recalled, names), *undecided])
-    listed = [*recalled, *undecided]
+    if is_short := len(documents) > _WHOLE:
+        documents = listed_documents(record) or documents
+    listed = [*of_each_document(recalled, names), *of_each_document(undecided, names)]
+    first = strongest(listed)
+    room = max(_LISTED - max(len(documents) - _FEWEST, 0) // 2, _FEWEST)
     near = sorted(recalled_copies(tables.get("near")).to_dicts(), key=lambda row: -row["matched"])
     origins = tables.get("origins")
-    n_found = sum(is_found(one) for one in documents)
     return render(
         "brief",
         record=record,
         whole=record["summary"],
         views={"origins": view_of("origins", origins, {}) if origins is not None else None},
         rows=rows,
+        accused=accused(tables["unread"])[:_QUOTED] if "unread" in tables else [],
         recalled=recalled,
         undecided=undecided,
         near=[
@@ -82,17 +87,15 @@ def render_brief(
             {**row, **_shortened(row)._asdict(), "lines": _lines_of(row, places)} for row in first
         ],
         listed=[
-            {**row, "begins": first_words(row["text"], _WORDS), "lines": _lines_of(row, places)}
-            for row in listed[: _LISTED if len(listed) > len(first) else 0]
+            {**row, "begins": _begins_at(row), "lines": _lines_of(row, places)}
+            for row in listed[: room if len(listed) > len(first) else 0]
         ],
         has_third_ground=any(row[name] for row in rows for name in GROUNDS[1:]),
         documents=[
-            {**one, "lines": _recalled_on(at_lines, one["document"])}
-            for one in documents[:_DOCUMENTS]
+            {**one, "lines": _recalled_on(at_lines, one["document"])} for one in documents[:LISTED]
         ],
-        is_short=len(documents) > _WHOLE,
-        n_more=max(len(documents) - _DOCUMENTS, 0),
-        n_more_found=max(n_found - _DOCUMENTS, 0),
+        is_short=is_short,
+        n_more=max(len(documents) - LISTED, 0),
     )
 
 
@@ -133,6 +136,11 @@ def _shortened(row: Mapping[str, Any]) -> Quotation:
     left_out = sum(one["end"] > reached for one in row["otherwise"] if one["written"])
     is_cut = row["window_start"] > 0 or len(end) < len(before)
     return Quotation(("…" if is_cut else "") + end, parts + more, left_out)
+
+
+def _begins_at(row: Mapping[str, Any]) -> str:
+    """How a passage begins, from its first whole word on."""
+    return first_words(from_word(row["text"]) if row["start"] else row["text"], _WORDS)
 
 
 def _begins(pieces: Sequence[Mapping[str, str]]) -> Iterator[Mapping[str, str]]:

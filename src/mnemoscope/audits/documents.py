@@ -157,6 +157,17 @@ def check_sources(sources: Sequence[str]) -> None:
             check_there(source, "Give a text as {name: text} in Python, or on standard input (-).")
 
 
+def check_outside(sources: Sequence[str], out: Path) -> None:
+    """Raise UserError where the result folder holds one of the folders of documents, or is it."""
+    for source in sources:
+        folder = Path(source)
+        if folder.is_dir() and folder.resolve().is_relative_to(out.resolve()):
+            raise UserError(
+                f"-o {out}: this folder holds the documents ({source}), and what a result folder "
+                "holds is not read. Choose another folder with -o."
+            )
+
+
 def _files(
     sources: Sequence[str], leave_out: Path | None, exclude: Sequence[str]
 ) -> Iterator[tuple[str, Path | None, str]]:

@@ -100,10 +100,12 @@ def plan_audit(
     beside: Container[str],
     unread: Sequence[Document] = (),
     timed: Timed | None = None,
+    added: Sequence[str] | None = None,
     tell_short: Callable[[str], None] = lambda _: None,
 ) -> Iterator[str]:
     """Say it line by line, with the time if pieces were `timed`.
 
+    `added` is all that is asked where the audit is finished and questions are added to it.
     `tell_short` hears of each document shorter than one window. Errors as `tokens.tokenize`.
     """
     cutter = WindowCutter(tokenizer)
@@ -124,7 +126,14 @@ def plan_audit(
         f"In all {plural(len(counts), 'document')}, {sum(n for _, n, _ in counts):,} characters: "
         f"{n_windows:,} windows of {settings.length} tokens, at one token in {settings.stride}."
     )
-    if reference is not None:
+    is_new = added is None
+    if added is not None:
+        names = " and ".join(f"--{one}" for one in added) or "nothing"
+        yield (
+            f"The audit of these is finished and stays as it is: {names} "
+            f"{'are' if len(added) > 1 else 'is'} added."
+        )
+    if is_new and reference is not None:
         yield (
             "The reference reads them all too, and is asked where it has most of a window right "
             "(does it repeat what the model does not, or were the two swapped?); both models are "
@@ -134,24 +143,29 @@ def plan_audit(
     n_unread = sum(
         len(coarse_starts(len(tokenize(one.text, cutter).ids), settings)) for one in unread
     )
-    if unread:
+    if unread and (is_new or "unread" in (added or ())):
         yield (
             f"{plural(len(unread), 'document')} of --unread "
             f"{'is' if len(unread) == 1 else 'are'} asked in the same way: "
             f"{n_unread:,} windows more."
         )
-    if isinstance(settings, ReadSettings) and settings.read:
+    if isinstance(settings, ReadSettings) and settings.read and (is_new or added):
         yield from foreseen(len(counts), len(unread), has_twin=reference is not None)
     asked = asked_of("here", settings, beside)
-    yield f"Then it is asked: {'; '.join(QUESTIONS[one].title for one in asked)}."
-    apart = None if reference is None else weights_apart(weights, reference)
+    if is_new:
+        yield f"Then it is asked: {'; '.join(QUESTIONS[one].title for one in asked)}."
+    apart = None if reference is None or not is_new else weights_apart(weights, reference)
     if apart is not None and apart < _NEARLY:
         yield (
             f"The reference's weights differ from the model's by {100 * apart:.2g} %: if it is a "
             "copy of the model, rounded or with noise, it cannot serve as a control. The audit "
             "measures that, and says so."
         )
-    yield _time_said(n_windows + n_unread, asked, settings, timed, weights, device_kind(device))
+    if is_new or "unread" in (added or ()):
+        n_asked = n_unread + n_windows * is_new
+        yield _time_said(n_asked, asked, settings, timed, weights, device_kind(device))
+    elif added:
+        yield "Time: a small part of what the audit took. Each model reads every token once."
     yield from (f"{one.name}: not read: {one.reason}" for one in reading.skipped)
     yield from excluded_said(reading.excluded)
     yield "Nothing was written."

@@ -12,7 +12,9 @@ import polars as pl
 from mnemoscope.audits.gate import TO_DO_HERE, held_in, new_copies, new_parts
 from mnemoscope.audits.near import TABLE
 from mnemoscope.audits.passages import (
+    in_order,
     numbered,
+    of_each_document,
     right_of,
     shares_said,
     whole_passages,
@@ -35,7 +37,7 @@ from mnemoscope.data.formats import table_ending
 from mnemoscope.data.hub import parse_hub_name
 from mnemoscope.errors import UserError
 from mnemoscope.version import __version__
-from mnemoscope.words import line_ranges, lines_said, lines_words, plural
+from mnemoscope.words import from_word, line_ranges, lines_said, lines_words, plural
 
 _SOURCE = "https://arxiv.org/abs/2508.02573"
 _HELP = (
@@ -401,25 +403,31 @@ _COUNTED = {"recalled": [RECALL], "near": [RECALL], "undecided": [UNDECIDED], "g
 def worst_passages(
     judged: Sequence[GateResult], near: pl.DataFrame | None, log: Mapping[str, Any]
 ) -> list[Shown]:
-    """Passages for which conditions hold, the longest first; near copies where they count.
+    """Passages for which conditions hold, in the order of the pages; near copies where they count.
 
-    `log` is the audit's, which has the lines of what is recalled.
+    The first is of the document with most of what fails. `log` is the audit's, which has the lines
+    of what is recalled.
     """
-    found: dict[tuple[str, int, int], str] = {}
-    for one in judged:
-        if not one.gate.holds(one.value):
-            continue
+    passages: dict[tuple[str, int, int], Mapping[str, Any]] = {}
+    copies: dict[tuple[str, int, int], Mapping[str, Any]] = {}
+    failed = [one for one in judged if one.gate.holds(one.value)]
+    for one in failed:
         verdicts = _COUNTED.get(one.gate.kind, VERDICTS)
-        rows = [row for row in whole_passages(one.counted) if row["verdict"] in verdicts]
-        if one.gate.kind == "near":
-            copies = recalled_copies(near if one.copies is None else one.copies)
-            rows += copies.rows(named=True)
-        for row in rows:
-            if not one.failing or row["document"] in one.failing:
-                found[row["document"], row["start"], row["end"]] = row["text"]
+        own = [row for row in whole_passages(one.counted) if row["verdict"] in verdicts]
+        nearly = recalled_copies(near if one.copies is None else one.copies)
+        nearly = nearly if one.gate.kind == "near" else nearly.clear()
+        for found, rows in ((passages, own), (copies, nearly.rows(named=True))):
+            for row in rows:
+                if not one.failing or row["document"] in one.failing:
+                    found[row["document"], row["start"], row["end"]] = row
+    names = dict.fromkeys(name for one in failed for name in one.most_in)
+    ordered = in_order(passages.values())
+    ordered += sorted(copies.values(), key=lambda row: -row["matched"])
     places, shown = lines_of(log), []
-    for (name, start, end), text in sorted(found.items(), key=lambda one: one[0][1] - one[0][2]):
+    for row in of_each_document(ordered, names):
+        name, start, end = row["document"], row["start"], row["end"]
         where = _lines_at(places.get(address_of(name), []), start, end)
+        text = from_word(row["text"]) if start else row["text"]
         shown.append(Shown(f"{name}, {where or f'characters {start} to {end}'}", text))
     return shown
 

@@ -329,7 +329,7 @@ def planned(
         check_folder(out)
     reading = _read(documents, out, encoding, columns, exclude)
     from mnemoscope.audits.dry_run import plan_audit, time_pieces
-    from mnemoscope.audits.run import check_same
+    from mnemoscope.audits.run import added_to, check_same
     from mnemoscope.audits.tokens import cut_texts
     from mnemoscope.audits.unread import unread_documents
     from mnemoscope.lm.tokenizer import load_tokenizer
@@ -337,15 +337,18 @@ def planned(
 
     if out is not None:
         check_same(out, asked, reading, other.name if other else None, redo=redo)
+    added = None if out is None or redo else added_to(out, asked)
 
     place, left_out = place_of(own.name), list[str]()
     unread = unread_documents(asked, reading, tell=left_out.append)
     trust = own.trust_remote_code
     tokenizer = load_tokenizer(place, revision=revision, trust_remote_code=trust)
     timed = None
-    if all(is_on_disk(one.name, one.revision) for one in (own, other) if one is not None):
+    is_timed = added is None or "unread" in added
+    if is_timed and all(is_on_disk(one.name, one.revision) for one in (own, other) if one):
         auditing = _local_audit(own, other, reading, asked)
         auditing.unread = cut_texts(auditing.model.splitter, unread)
+        auditing.texts = auditing.texts if added is None else []
         timed = time_pieces(auditing)
     lines = plan_audit(
         *(reading, tokenizer, asked),
@@ -355,6 +358,7 @@ def planned(
         beside={name for name, one in (("reference", other), ("cnn", study)) if one is not None},
         unread=unread,
         timed=timed,
+        added=added,
         tell_short=(unasked := [one.name for one in reading.skipped]).append,
     )
     return Plan("\n".join([*left_out, *lines]), unasked)
@@ -647,7 +651,13 @@ def _read(
     columns: Mapping[str, str] | None,
     exclude: Sequence[str] = (),
 ) -> "Reading":
-    from mnemoscope.audits.documents import Reading, check_columns, make_document, read_documents
+    from mnemoscope.audits.documents import (
+        Reading,
+        check_columns,
+        check_outside,
+        make_document,
+        read_documents,
+    )
 
     if isinstance(documents, Mapping):
         if exclude:
@@ -655,6 +665,8 @@ def _read(
         texts = [make_document(*one, is_extracted=True) for one in documents.items()]
         return Reading(texts, [])
     sources = _sources(documents)
+    if out is not None:
+        check_outside(sources, out)
     excluded = find_excluded(sources, exclude)
     check_columns(sources, columns, exclude)
     stdin = sys.stdin.buffer if "-" in sources else None

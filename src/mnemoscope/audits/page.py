@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
-from itertools import pairwise
+from itertools import chain, groupby, pairwise
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -23,6 +23,8 @@ from mnemoscope.audits.heat import COLUMNS, LEVELS
 from mnemoscope.audits.passages import (
     HIDDEN,
     THIRD,
+    in_order,
+    of_each_document,
     right_of,
     shares_of,
     shares_said,
@@ -32,10 +34,12 @@ from mnemoscope.audits.passages import (
 )
 from mnemoscope.audits.questions import QUESTIONS, settings_class
 from mnemoscope.audits.records import (
+    LISTED,
     WINDOWS_LINES,
     AuditRecord,
-    DocumentRow,
     copies_said,
+    listed_documents,
+    most_first,
     near_alone,
     silent_documents,
 )
@@ -44,16 +48,18 @@ from mnemoscope.audits.rule import GUESS, MOST_COPIED, RECALL, UNDECIDED, VERDIC
 from mnemoscope.audits.settings import checked, flag_of
 from mnemoscope.audits.shares import Passage, near_said, share_beside, share_words
 from mnemoscope.audits.verdict import (
+    came_out,
     distance_said,
     error_rate,
     how_tested,
     is_control,
     model_title,
+    read_said,
     unread_said,
 )
 from mnemoscope.report import style
 from mnemoscope.stats import FEWEST_GROUPS
-from mnemoscope.words import JOINT, MINUS, count
+from mnemoscope.words import JOINT, MINUS, count, first_words, from_word
 
 MOST_CARDS = 200
 """Spans shown with their evidence; all of them stand in `spans.parquet`."""
@@ -63,8 +69,9 @@ _CARDS_OPEN = 10
 """Passages of a verdict whose evidence stands unfolded."""
 _STRONGEST = 3  # passages that are quoted in the report, and printed of few documents
 _MOST_PRINTED = 7  # passages that are printed: one of each document, and one that is open
-_PRINTED = 24
-"""Documents that are printed, with their checksums, unless everything is."""
+_ROWS_A_CARD, _ROWS_A_SHEET = 4, 38  # documents in print, each with a checksum besides
+_PART = 24  # characters of a name without a separator, after which a line may break
+_BYTES = "\ufffd"  # stands for bytes that are no whole character
 _ROWS = 10  # of a table that has no view of its own
 _TITLES = {RECALL: "Recalled", UNDECIDED: "Cannot be told", GUESS: "Guessed"}
 _MARKS = {UNDECIDED: "undecided"}  # classes of the style sheet, where not called as the kind is
@@ -110,8 +117,10 @@ def render_page(
     rows = passage_rows(record, frame)
     shown = in_order(rows)[:MOST_CARDS]
     is_whole = sum(map(len, texts.values())) <= WHOLE_UP_TO
+    ordered = most_first(record["documents"])
+    listed = {row["document"] for row in (listed_documents(record) or ordered)[:LISTED]}
     documents, n_characters = [], 0
-    for place, summary in enumerate(ordered := most_first(record["documents"])):
+    for summary in ordered:
         own = [stretch_of(row) for row in rows if row["document"] == summary["document"]]
         near = _near_marks(tables.get("near"), summary["document"])
         marked = sorted([*own, *near], key=attrgetter("start"))
@@ -120,23 +129,27 @@ def render_page(
         n_characters += n_shown
         is_open = n_shown <= _OPEN_UP_TO and (bool(marked) or len(record["documents"]) == 1)
         shown_as = {"pieces": pieces, "n_spans": len(own), "is_open": is_open}
-        documents.append({**summary, **shown_as, "is_printed": place < _PRINTED})
-    ranked = of_each_document(shown, [row["document"] for row in ordered])
+        documents.append({**summary, **shown_as, "is_printed": summary["document"] in listed})
+    names = [row["document"] for row in ordered]
+    sections = {
+        _TITLES[one]: of_each_document([row for row in shown if row["verdict"] == one], names)
+        for one in VERDICTS
+    }
     n_found = len({row["document"] for row in shown})
-    most = min(max(n_found + 1, _STRONGEST), _MOST_PRINTED)  # one of them cannot be told
+    room = max(_MOST_PRINTED - len(listed) // _ROWS_A_CARD, 2)
+    most = min(max(n_found + 1, _STRONGEST), room)  # one of them cannot be told
     return render(
         "audit",
         record=record,
         views={name: view_of(name, table, texts) for name, table in tables.items()},
         rows=rows,
-        sections={
-            _TITLES[one]: [row for row in shown if row["verdict"] == one] for one in VERDICTS
-        },
+        sections=sections,
         numbers_shown={row["number"] for row in shown},
         n_left_out=len(rows) - len(shown),
         cards_open=_CARDS_OPEN,
-        printed=[row["number"] for row in strongest(ranked, most)],
+        printed=[row["number"] for row in strongest(chain(*sections.values()), most)],
         documents=documents,
+        summary_sheets=math.ceil(2 + len(listed) / _ROWS_A_SHEET),
         card_sheets=round(2 + len(shown) / 5),
         all_sheets=_sheets(len(shown), n_characters),
     )
@@ -171,38 +184,6 @@ def _sheets(n_cards: int, n_characters: int) -> int:
     return max(round(3 + 1.5 * n_cards + n_characters / 3000), 3)
 
 
-def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Passages in the order in which a reader looks at them, as in `VERDICTS`.
-
-    Of each those first that are at least half as long as what the model was asked for, since a
-    fragment is weak evidence whatever the grounds say of its window; then those that the reference
-    does not write, if it is a control; then those of which a whole answer came out word for word;
-    then the longest, spaces not counted. Grafts do not count here: what was learned very often may
-    survive most of them.
-    """
-    return sorted(
-        rows,
-        key=lambda row: (
-            VERDICTS.index(row["verdict"]),
-            2 * row["tokens"] < len(row["suffix_pieces"]),
-            row["reference_says"] == GUESS,
-            row["score"] < 1,
-            -len("".join(row["text"].split())),
-            row["number"],
-        ),
-    )
-
-
-def of_each_document(
-    rows: Sequence[Mapping[str, Any]], names: Iterable[str]
-) -> list[Mapping[str, Any]]:
-    """The first passage of each document, in the order of their names, then the others."""
-    ranked = [next((row for row in rows if row["document"] == name), None) for name in names]
-    first = [row for row in ranked if row is not None]
-    numbers = {row["number"] for row in first}
-    return [*first, *(row for row in rows if row["number"] not in numbers)]
-
-
 def strongest(rows: Iterable[Mapping[str, Any]], most: int = _STRONGEST) -> list[Mapping[str, Any]]:
     """The first of passages that are in order, with one that cannot be told if there is."""
     ordered = [*rows]
@@ -210,21 +191,6 @@ def strongest(rows: Iterable[Mapping[str, Any]], most: int = _STRONGEST) -> list
         [row for row in ordered if row["verdict"] == one] for one in VERDICTS
     )
     return [*recalled[: most - bool(undecided)], *undecided, *rest][:most]
-
-
-def is_found(one: Mapping[str, Any]) -> bool:
-    """Whether a passage of a document is recalled, or it cannot be told of one."""
-    return bool(one["recall_spans"] or one["undecided_spans"] or one.get("near_recall_spans"))
-
-
-def most_first(documents: Iterable[DocumentRow]) -> list[DocumentRow]:
-    """Documents by what is recalled, then by what cannot be told, then the rest."""
-
-    def key(one: DocumentRow) -> tuple[float, ...]:
-        recalled, undecided = one["recalled"]["share"], one["undecided"]["share"]
-        return not is_found(one), -recalled, -undecided, -one["reproduced"]["share"]
-
-    return sorted(documents, key=key)
 
 
 class Quoted(NamedTuple):
@@ -250,9 +216,7 @@ def quoted(row: Mapping[str, Any]) -> Iterator[Quoted]:
     borders = {at for one in row["pieces"] for at in (one["start"], one["end"])}
     if start < place:
         yield from (_in_passage(one) for one in parts_of(row, end=place))
-    pieces: list[tuple[str, str | None, bool]] = [(row["prefix_text"], None, True)]
-    pieces += [(one.wanted, None if one.is_right else one.written, False) for one in _tokens(row)]
-    for text, written, is_shown in pieces:
+    for text, written, is_shown in _window(row):
         cuts = [0, *sorted(one - place for one in borders if place < one < place + len(text))]
         for first, last in pairwise([*cuts, len(text)] if written is None else [0, len(text)]):
             inside = place + first < end and place + last > start
@@ -261,6 +225,27 @@ def quoted(row: Mapping[str, Any]) -> Iterator[Quoted]:
         place += len(text)
     if end > place:
         yield from (_in_passage(one) for one in parts_of(row, start=place))
+
+
+def _window(row: Mapping[str, Any]) -> Iterator[tuple[str, str | None, bool]]:
+    """What a window shows, then what was right in a row and each other token, as `Quoted` has it.
+
+    Of a character that tokens share each holds bytes (U+FFFD): it is read in the passage.
+    """
+    yield row["prefix_text"], None, True
+    place = row["window_start"] + len(row["prefix_text"])
+    for is_right, some in groupby(_tokens(row), key=attrgetter("is_right")):
+        tokens = list(some)
+        text = "".join(one.wanted for one in tokens)
+        if is_right:
+            parts = map(re.escape, re.split(f"{_BYTES}+", text))
+            in_passage = row["text"][place - row["start"] :] if place >= row["start"] else ""
+            found = re.match("(?s:.+?)".join(parts), in_passage)
+            text = found[0] if found else text
+            yield text, None, False
+        else:
+            yield from ((one.wanted, one.written, False) for one in tokens)
+        place += len(text)
 
 
 def _in_passage(part: Part) -> Quoted:
@@ -392,7 +377,7 @@ def passage_tests(row: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
             shown = says
             is_idle = column in THIRD and says == GUESS and row["reference_says"] != GUESS
             if column == "grafts_say":
-                shown = f"comes out in {row['grafts_survived']} of {row['grafts']} exchanges"
+                shown = f"still comes out after {row['grafts_survived']} of {row['grafts']}"
                 shown += ", as what was learned often does: no sign against recall" * is_idle
             elif is_idle and row["verdict"] != GUESS:
                 has_reference = row["reference_says"] is not None
@@ -418,6 +403,9 @@ def environment(*first: str) -> jinja2.Environment:
         "ends": _ends,
         "beside": share_beside,
         "mark": lambda kind: _MARKS.get(kind, kind),
+        "name_parts": _name_parts,
+        "first_words": first_words,
+        "from_word": from_word,
         "chance": chance,
         "large": _large,
         "times": times,
@@ -445,6 +433,8 @@ def environment(*first: str) -> jinja2.Environment:
         "near_said": near_said,
         "near_alone": near_alone,
         "unread_said": unread_said,
+        "read_said": read_said,
+        "came_out": came_out,
         "token_rows": _token_rows,
         "quoted": quoted,
         "right_of": right_of,
@@ -454,6 +444,7 @@ def environment(*first: str) -> jinja2.Environment:
         "is_control": is_control,
         "distance_said": distance_said,
         "most_cards": MOST_CARDS,
+        "most_listed": LISTED,
         "most_copied": MOST_COPIED,
         "heat_levels": LEVELS,
         "heat_columns": COLUMNS,
@@ -466,6 +457,16 @@ def environment(*first: str) -> jinja2.Environment:
 def _joined(text: str) -> str:
     """A sentence whose percentages do not break before their sign."""
     return text.replace(" %", f"{JOINT}%")
+
+
+def _name_parts(name: str) -> list[str]:
+    """A name in parts between which a line may break: at its separators, or where it has none.
+
+    >>> _name_parts("in/ldap-directory.txt")
+    ['in/', 'ldap-', 'directory', '.txt']
+    """
+    parts = re.split(r"(?<=[-_/\\\\])|(?=[.#])", name)
+    return [one[at : at + _PART] for one in parts for at in range(0, len(one), _PART)]
 
 
 def _moment(date: str) -> str:

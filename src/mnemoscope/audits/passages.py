@@ -1,7 +1,7 @@
 """The table of passages: what the windows say, what each question adds, and the verdict."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from textwrap import shorten
@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from mnemoscope.audits.questions import QUESTIONS
-from mnemoscope.audits.rule import VERDICTS, decide
+from mnemoscope.audits.rule import GUESS, RECALL, VERDICTS, decide
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.shares import OTHERWISE, Passage, passage_numbers, share_words
 from mnemoscope.audits.spans import Piece, Span
@@ -301,6 +301,46 @@ def whole_passages(pieces: pl.DataFrame) -> list[Mapping[str, Any]]:
     for number, (_, run) in enumerate(groupby(zip(numbers, rows, strict=True), itemgetter(0)), 1):
         found.append({"number": number, **_whole([row for _, row in run])})
     return found
+
+
+def in_order(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Passages in the order in which a reader looks at them, as in `VERDICTS`.
+
+    Of each those first that are at least half as long as what the model was asked for, since a
+    fragment is weak evidence whatever the grounds say of its window; then those that the reference
+    does not write, if it is a control; then those of which a whole answer came out word for word;
+    then the longest, spaces not counted. Grafts do not count here: what was learned very often may
+    survive most of them.
+    """
+    return sorted(
+        rows,
+        key=lambda row: (
+            VERDICTS.index(row["verdict"]),
+            2 * row["tokens"] < len(row["suffix_pieces"]),
+            row["reference_says"] == GUESS,
+            row["score"] < 1,
+            -len("".join(row["text"].split())),
+            row["number"],
+        ),
+    )
+
+
+def of_each_document(
+    rows: Sequence[Mapping[str, Any]], names: Iterable[str]
+) -> list[Mapping[str, Any]]:
+    """The first passage of each document, in the order of their names, then the others."""
+    first = {row["document"]: row for row in reversed(rows)}
+    ranked = [first.pop(name) for name in names if name in first]
+    taken = {*map(id, ranked)}
+    return [*ranked, *(row for row in rows if id(row) not in taken)]
+
+
+def accused(found: pl.DataFrame) -> list[Mapping[str, Any]]:
+    """What is recalled in `unread.parquet`, near copies too, the longest first."""
+    passages = whole_passages(found.filter(~pl.col("nearly")))
+    rows = [row for row in passages if row["verdict"] == RECALL]
+    rows += found.filter("nearly").rows(named=True)
+    return sorted(rows, key=lambda row: row["start"] - row["end"])
 
 
 def numbered(pieces: pl.DataFrame) -> list[int]:

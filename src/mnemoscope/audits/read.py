@@ -67,9 +67,17 @@ _BY = SCORES | {WITH_TWIN: "bits saved a token"}
 READ, OPEN = "read", UNTOLD
 READ_SAID = "evidence that it was read, or a text that holds much of it."
 MANY_SAID = "evidence that they were read, or texts that hold much of them."
+_LEVEL = 0.05  # chance that any document that was not read is called read
+_CHOSEN = (
+    "That holds if it was chosen before its score was seen; of documents that are asked one by "
+    "one, multiply each p by their number."
+)
+_ONE_BY_ONE = (
+    f"To ask them one by one needs as many; {round(1 / _LEVEL) - 1} are enough for one document "
+    "that was chosen before any score was seen."
+)
 BETTER = "A model that is better at such texts saves bits too"
 _OF_AUC = "0.5 is chance, 1 no error"
-_LEVEL = 0.05  # chance that any document that was not read is called read
 _MOST_NAMED = 9  # documents in a sentence
 _LONGEST = 1024  # tokens in a forward pass
 _BLOCKS_A_PART = 256
@@ -398,7 +406,8 @@ def _sentences(
         n_less = sum(one["bits"].value <= 0 for one in rows)
         yield _bits_said(name, bits, these, "passages" if is_one else "documents")
         if 0 < n_less < len(rows):
-            yield f"For {n_less:,} of them it needs no fewer; they are in the sum."
+            those = "1 document" if n_less == 1 else f"{n_less:,} documents"
+            yield f"The sum includes {those} for which it needs no fewer."
         if (bits.value or 0.0) > 0:
             here = (bits.value or 0.0) / sum(one["tokens"] for one in rows)
             yield BETTER + (
@@ -439,7 +448,7 @@ def _sentences(
             f"By {_BY[score]} {n_high or 'none'} of {n_unread:,} unread documents "
             f"{'score' if n_high > 1 else 'scores'} as high (p {p_figure(p)}: the chance that "
             "one which was not read does): "
-            + (READ_SAID if n_read else "whether it was read cannot be told.")
+            + (f"{READ_SAID} {_CHOSEN}" if n_read else "whether it was read cannot be told.")
         )
     else:
         scores = "score" if n_read > 1 else "scores"
@@ -475,8 +484,7 @@ def _too_few(n_documents: int, n_unread: int) -> str:
     return (
         f"{plural(n_unread, 'unread document')} {'is' if n_unread == 1 else 'are'} too few for "
         f"{these}: {least:,} are needed, {least - n_unread:,} more, so that chance names {which} "
-        f"wrongly in at most {100 * _LEVEL:g} % of audits"
-        + ("." if is_one else f"; for one document alone {round(1 / _LEVEL) - 1} are enough.")
+        f"wrongly in at most {100 * _LEVEL:g} % of audits" + ("." if is_one else f". {_ONE_BY_ONE}")
     )
 
 

@@ -1,7 +1,8 @@
 """The folder of an audit: `audit.json`, and the files that it names."""
 
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NotRequired, cast
@@ -116,6 +117,8 @@ _REDO = "make the audit again with --redo"
 
 PLACE = ("document", "start", "end", "verdict", "reason", "text", "otherwise")
 """Columns of `spans.parquet` that say what was found where, and why."""
+_RANKED = ("tokens", "score", "reference_says", "suffix_pieces")
+"""Columns by which passages are put in order (`passages.in_order`)."""
 
 
 def copies_said(record: "AuditRecord") -> str:
@@ -127,13 +130,40 @@ def copies_said(record: "AuditRecord") -> str:
     return f"{which} the text of another. {again} counted again, in intervals too." if n else ""
 
 
+def is_found(one: DocumentRow) -> bool:
+    """Whether a passage of a document is recalled, or it cannot be told of one."""
+    return bool(one["recall_spans"] or one["undecided_spans"] or one.get("near_recall_spans"))
+
+
+def most_first(documents: Iterable[DocumentRow]) -> list[DocumentRow]:
+    """Documents by what is recalled, then by what cannot be told, then the rest."""
+
+    def key(one: DocumentRow) -> tuple[float, ...]:
+        recalled, undecided = one["recalled"]["share"], one["undecided"]["share"]
+        return not is_found(one), -recalled, -undecided, -one["reproduced"]["share"]
+
+    return sorted(documents, key=key)
+
+
 def silent_documents(record: "AuditRecord") -> list[str]:
     """Documents that were asked and of which nothing came out, not nearly either."""
-    return [
-        row["document"]
-        for row in record["documents"]
-        if not (row["is_too_short"] or row["reproduced"]["characters"] or row["near_spans"])
-    ]
+    return [row["document"] for row in record["documents"] if _is_silent(row)]
+
+
+def _is_silent(row: DocumentRow) -> bool:
+    return not (row["is_too_short"] or row["reproduced"]["characters"] or row["near_spans"])
+
+
+LISTED = 100
+"""Rows, and names in a line, of documents; audit.html has every document in its table."""
+
+
+def listed_documents(record: "AuditRecord") -> list[DocumentRow]:
+    """Documents that have a row in report, print and terminal, those with most found first.
+
+    The others, of which nothing came out, are named in a line (`silent_documents`).
+    """
+    return [row for row in most_first(record["documents"]) if not _is_silent(row)]
 
 
 def near_alone(record: "AuditRecord") -> list["DocumentRow"]:
@@ -212,14 +242,14 @@ def read_audit(out: Path, *, as_it_is: bool = False) -> tuple[AuditRecord, pl.Da
 
 
 def read_verdicts(out: Path) -> tuple[AuditRecord, pl.DataFrame]:
-    """Read `audit.json`, and of each passage `PLACE`, without loading what questions need.
+    """Read `audit.json`, and of each passage its place and rank, without what questions need.
 
     Every other file of the audit that is there must be as it was written. Raises as `read_audit`.
     """
     check_is_audit(out)
     record, store = read_audit_record(out), audit_store(out)
     store.check(ARTEFACT)
-    return record, store.frame(ARTEFACT, SPANS).select(PLACE)
+    return record, store.frame(ARTEFACT, SPANS).select(*PLACE, *_RANKED)
 
 
 def read_sarif(out: Path) -> Sarif:
@@ -238,15 +268,28 @@ def read_near(out: Path) -> pl.DataFrame | None:
 def check_is_audit(out: Path) -> None:
     """Refuse a folder without an audit."""
     if not (out / RECORD).is_file():
-        if (out / PARTS).is_dir():
-            raise UserError(
-                f"{out}: an audit that was begun and is not finished. Run the command that began "
-                "it again: it goes on from what was kept."
-            )
+        if said := begun_said(out):
+            raise UserError(said)
         remedy = "Make one with 'mnemoscope audit'."
         if (out / "audit.html").is_file():
-            remedy = "It holds pages alone, as a redacted copy does. Name the audit itself."
+            remedy = (
+                "It holds pages alone, as a redacted copy does. Name the audit itself; 'mnemoscope "
+                f"audit redact AUDIT --check {out}' compares them with what was made of it."
+            )
         refuse_folder(out, "contains no audit (audit.json)", remedy)
+
+
+def begun_said(out: Path) -> str:
+    """That a folder holds an audit that is not finished, and how to go on; else empty."""
+    begun = sorted((out / PARTS).glob(f"{FOUNDED}*.json"))
+    if (out / RECORD).is_file() or not begun:
+        return ""
+    command: Sequence[str] = ()
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        command = [str(one) for one in read_json(begun[-1])["command"]]
+    again = "Run the command that began it again: it goes on from what was kept."
+    where = f" In the folder where it was given: {shlex.join(command)}" if command else ""
+    return f"{out}: an audit that was begun and is not finished. {again}{where}"
 
 
 def changed_record(out: Path) -> str | None:

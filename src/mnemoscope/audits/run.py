@@ -91,7 +91,7 @@ def make_audit(
         return done
     if audit.model.kind == "here":  # the answers of a service are kept each by itself
         audit.kept = made_folder(out / PARTS / key[:16])
-    date = _founded(out, key)
+    date = _founded(out, key, command)
     if earlier is not None:
         return _extended(out, key, date, audit, *earlier, command=command)
     audit.steps = ["passages", *audit.asked()]
@@ -229,13 +229,16 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _founded(out: Path, key: str) -> str:
-    """When this audit was begun, in UTC; one that goes on has the date of its beginning."""
+def _founded(out: Path, key: str, command: Sequence[str]) -> str:
+    """When this audit was begun, in UTC; one that goes on has the date of its beginning.
+
+    The command is kept for who finds the audit unfinished.
+    """
     store, name = Store(out / PARTS), f"{FOUNDED}{key[:16]}"
     try:
         return str(store.record(name, key=key)["date"])
     except MissingError:
-        store.put(name, {}, key=key, date=(date := _now()))
+        store.put(name, {}, key=key, date=(date := _now()), command=[*command])
         return date
 
 
@@ -442,6 +445,14 @@ def check_same(
         different += _other_requests(record, settings.model_copy(update=lacking), asked)
     if different:
         raise other_audit(out, different)
+
+
+def added_to(out: Path, settings: AuditSettings) -> list[str] | None:
+    """What these settings ask that the finished audit in a folder has not; None: none is there."""
+    with suppress(DamagedDataError, UserError):
+        record = read_audit_record(out)
+        return [name for name in ADDED if getattr(settings, name, None) and name not in record]
+    return None
 
 
 def check_no_other(out: Path, *, redo: bool) -> None:

@@ -14,7 +14,7 @@ import polars as pl
 
 from mnemoscope.audits.asking import Answer, Auditing
 from mnemoscope.audits.documents import Document, Reading, read_documents, titles_of
-from mnemoscope.audits.passages import numbered, whole_passages
+from mnemoscope.audits.passages import accused, numbered, whole_passages
 from mnemoscope.audits.questions import UnreadSettings
 from mnemoscope.audits.repeats import REPEAT, repeats
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
@@ -28,6 +28,7 @@ from mnemoscope.progress import say
 from mnemoscope.stats import Estimate, clopper_pearson
 from mnemoscope.words import plural
 
+_NAMED = 3  # recalled passages of unread documents that a sentence names
 TABLE = {
     "document": Column(pl.String, "its name, one of `--unread`"),
     "start": Column(pl.Int64, "first character of the passage"),
@@ -136,7 +137,12 @@ def facts_of(audit: Auditing, passages: pl.DataFrame) -> Mapping[str, Any]:
                 has_near="near" in audit.asked(),
             )
         ),
-        "sentence": sentence_of(counts, titles_of([one.name for one in audit.texts]))
+        "sentence": sentence_of(
+            counts,
+            titles_of([one.name for one in audit.texts]),
+            accused(passages),
+            {one.name: len(one.document.text) for one in texts},
+        )
         + _of_other_types([one.name for one in audit.texts], [one.name for one in texts]),
     }
 
@@ -193,8 +199,29 @@ def counts_of(
     }
 
 
-def sentence_of(counts: Mapping[str, Any], titles: Mapping[str, str]) -> str:
-    """What the rule says of documents named as not read; `titles` of the audited ones."""
+def _where(rows: Sequence[Mapping[str, Any]], lengths: Mapping[str, int]) -> str:
+    """Where the longest of them stand, how long they are, and which share of their document."""
+    titles = titles_of([*lengths])
+    said = [
+        f"{titles[row['document']]}, characters {row['start']:,} to {row['end']:,} "
+        f"({plural(n := row['end'] - row['start'], 'character')}, "
+        f"{share_words(n / lengths[row['document']])} of it)"
+        for row in rows[:_NAMED]
+    ]
+    more = len(rows) - len(said)
+    return "; ".join(said) + f"; and {more:,} more, in audit.html" * (more > 0)
+
+
+def sentence_of(
+    counts: Mapping[str, Any],
+    titles: Mapping[str, str],
+    rows: Sequence[Mapping[str, Any]],
+    lengths: Mapping[str, int],
+) -> str:
+    """What the rule says of documents named as not read; `titles` of the audited ones.
+
+    `rows` are those that are `accused`, in documents of such `lengths`.
+    """
     n, k, rate = counts["documents"], counts["documents_recalled"], Estimate(**counts["rate"])
     if not n:
         return "None of the documents named as not read is as long as one window."
@@ -217,6 +244,9 @@ def sentence_of(counts: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     if near := counts["near_recall_spans"]:
         said += f"{', but' if not passages else ', and'} {near:,} near cop"
         said += "y is" if near == 1 else "ies are"
+        if not passages:
+            n_near = len({row["document"] for row in rows})
+            said += f", in {n_near:,} of them ({clopper_pearson(n_near, n)}, 95 % interval)"
     elif near is not None:
         said += ", nor is a near copy" if not passages else ", and no near copy"
     if not passages and not near:
@@ -230,4 +260,8 @@ def sentence_of(counts: Mapping[str, Any], titles: Mapping[str, str]) -> str:
         those = "the words" if len(known) == passages else f"those of {len(known):,} of them"
         where = " and ".join(sorted({titles[one] for one in known}))
         explained = f", or it knows {those} from {where}, where they stand too, or nearly"
-    return f"{said}: so it accuses wrongly here, or they were read after all{explained}."
+    they = "it was" if len({row["document"] for row in rows}) == 1 else "they were"
+    return (
+        f"{said}: {_where(rows, lengths)}. So it accuses wrongly here, or {they} read after "
+        f"all{explained}."
+    )

@@ -17,7 +17,7 @@ from mnemoscope.audits.passages import GROUNDS, whole_passages
 from mnemoscope.audits.repeats import repeats
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.shares import DocumentCounts, Summary, share_words
-from mnemoscope.benchmark.membership import TOLD
+from mnemoscope.benchmark.membership import TOLD, UNTOLD
 from mnemoscope.errors import printable
 from mnemoscope.stats import clopper_pearson
 from mnemoscope.study.settings import EMBEDDED
@@ -437,6 +437,25 @@ def unread_said(record: Mapping[str, Any]) -> str:
     )
 
 
+def came_out(record: Mapping[str, Any]) -> list[str]:
+    """Documents of which passages are recalled, and reading cannot be told by their scores."""
+    found = {one["document"] for one in record["documents"] if one["recall_spans"]}
+    asked = (one for one in record["read"]["documents"] if one["verdict"] == UNTOLD)
+    return [one["document"] for one in asked if one["document"] in found]
+
+
+def read_said(record: Mapping[str, Any]) -> str:
+    """What `read` of `audit.json` says, and what it takes from documents that came out: nothing."""
+    said, n = str(record["read"]["sentence"]), len(came_out(record))
+    if not n:
+        return said
+    these = "the document" if len(record["read"]["documents"]) == 1 else f"{n:,} of the documents"
+    return (
+        f"{said} This second question asks for scores alone and takes nothing from what came out: "
+        f"passages of {these} are recalled, which is evidence already."
+    )
+
+
 def error_rate(verdict: Verdict, unread: Mapping[str, Any] | None = None) -> str:
     """How often the rule was wrong on known truth, in short; `how_tested` says it at length.
 
@@ -461,12 +480,12 @@ def how_tested(verdict: Verdict) -> str:
     """Where the figures of `error_rate`, which stands before it, come from, in sentences."""
     tested = verdict["tested"]
     lists, unclear = tested["never_undecided"], tested["undecided"]
-    more = f"; of {lists} of them the rule could not tell" if lists else ""
+    more = f" Of {lists} of them the rule could not tell." if lists else ""
     return (
         f"Whichever model is audited, the test is of {verdict['tested_on']}. Its "
-        f"{tested['never']} lists are made from {tested['forms']} templates{more}; they had not "
-        "been read, and came out: where more such lists come out, more calls may be wrong. Of "
-        f"{tested['plain']:,} pieces of prose and code that had not been read "
+        f"{tested['never']} lists are made from {tested['forms']} templates. None of them had been "
+        f"read, and all came out.{more} Where more such lists come out, more calls may be wrong. "
+        f"Of {tested['plain']:,} pieces of prose and code that had not been read "
         f"{tested['plain_out'] or 'none'} came out, so the test does not say how often unread "
         f"prose that comes out would be called recalled. Of {tested['trained']} passages that had "
         f"been read and came out the rule called {tested['missed']} guessed"

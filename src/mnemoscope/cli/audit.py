@@ -43,7 +43,6 @@ _UNCHECKED = 2
 _SPAN_FACTS = ["document", "start", "end", "tokens", "verdict", "reason", "text", "otherwise"]
 _SPAN_FACTS += ["window_start", "suffix_start"]  # the beginning that brings it out
 _SPAN_FACTS += ["score", "reference_score"]  # shares of tokens that model and reference wrote
-_DOCUMENTS = 10  # that are printed, the most recalled first
 _KINDS = {"recalled": "recalled", "undecided": "cannot be told", "guessed": "guessed"}
 _SUREST, _SHOWN = 5, 60  # windows that `audit rank` prints, characters of each
 _RANKED = ("prefix", "suffix", "stride", "batch_size", "chat_template", "instruction")
@@ -51,10 +50,10 @@ _USUAL = ("prefix", "suffix", "stride", "read", "unread", "ordinary")
 """Settings whose flags the short help shows; `--help-all` shows all."""
 _USUAL_OF_SERVICE = ("chat", "prompt_as", "concurrency", "requests_per_minute", "api_key_env")
 
-Model = Annotated[str, Argument(help="Folder, hub name, .gguf, 'embedded'.")]
+Model = Annotated[str, Argument(help="Path, hub name, 'embedded'.")]
 DocumentNames = Annotated[
     list[str],
-    Argument(help="Files, folders, tables, hub data; or -."),
+    Argument(help="Paths, hub data sets; or -."),
 ]
 Folder = Annotated[Path | None, Option("-o", "--out", help="Folder for the result.")]
 Reference = Annotated[
@@ -177,6 +176,8 @@ def audit(
     **fields: Any,
 ) -> None:
     """Find the passages that a model repeats. --help-all shows every flag.
+
+    Of a finished one: mnemoscope audit gate, audit verify, audit redact.
 
     Example: mnemoscope audit embedded README.md -o audit
     """
@@ -415,23 +416,39 @@ def audit_redact(
     hide_names: Annotated[
         bool, Option("--hide-names", help="Number the documents; leave the command out.")
     ] = False,
+    check: Annotated[
+        Path | None, Option("--check", metavar="DIR", help="Only compare such pages as were made.")
+    ] = None,
     answer: JsonAnswer = ANSWER,
 ) -> None:
     """Write the pages of a finished audit without any text of its documents.
 
-    Names (unless they are hidden), positions, figures, verdicts and checksums stay.
+    Names (unless they are hidden), positions, figures, verdicts and checksums stay. The audit keeps
+    the checksums of the pages and, of hidden names, which is whose: redacted.json.
 
     Example: mnemoscope audit redact audit -o shared
     """
-    from mnemoscope.audits.redact import redact_audit
+    from mnemoscope.audits.redact import REDACTED, check_redacted, redact_audit
 
-    pages = redact_audit(folder, needed_out(out, "audit redact"), hide_names=hide_names)
+    if check is not None:
+        problems = check_redacted(folder, check)
+        answer.facts.update(folder=folder, problems=problems)
+        print(*map(printable, problems or [f"{check}: the pages are as they were made."]), sep="\n")
+        if problems:
+            raise typer.Exit(GATE_FAILED)
+        return
+    made = redact_audit(folder, needed_out(out, "audit redact"), hide_names=hide_names)
+    for page, sha256 in made.pages.items():
+        print(f"Wrote {page}, SHA-256 {sha256}")
     stands = "Names of documents and the command stand there; --hide-names leaves them out."
     if hide_names:
         stands = f"Document N there is the Nth of {folder / 'audit.json'}. "
         stands += "Case, operator and models are named."
-    print(f"Wrote {' and '.join(map(str, pages))}. {stands}")
-    answer.facts.update(folder=folder, pages=pages)
+    kept = f"{folder / REDACTED} keeps these checksums" + ", and each name" * hide_names
+    if not made.is_kept:
+        kept = f"{folder / REDACTED} could not be written: keep these checksums yourself"
+    print(f"{stands} {kept}. To compare the pages with it later, add --check DIR in place of -o.")
+    answer.facts.update(folder=folder, pages=[*made.pages])
 
 
 def audit_rank(
@@ -556,6 +573,7 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         error_rate,
         is_near,
         is_nearly_same,
+        read_said,
     )
     from mnemoscope.words import plural
 
@@ -606,10 +624,14 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
             f"Asked at one token in {stride}: a passage that comes out after exactly one beginning "
             "can have been missed. --stride 1 tries every beginning."
         )
-    for name in ("origins", "read"):
-        if name in record:
-            print(printable(record[name]["sentence"]))
-    print(f"Read {out / 'report.html'} (the summary), then {out / 'audit.html'} (every passage).")
+    if "origins" in record:
+        print(printable(record["origins"]["sentence"]))
+    if "read" in record:
+        print(printable(read_said(record)))
+    print(
+        f"Read {out / 'report.html'} (the summary), then {out / 'audit.html'} (every passage, and "
+        "the documents: 'mnemoscope audit redact' makes pages without the texts)."
+    )
     files = [out / name for name in ("audit.json", "spans.parquet", "audit.sarif")]
     print(f"For programs: {', '.join(map(str, files))}.")
 
@@ -617,16 +639,14 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
 def _print_documents(out: Path, record: "AuditRecord") -> None:
     """Say what came out of each document, and of which nothing did; of one alone the lines."""
     from mnemoscope.audits.exports import address_of, recalled_lines
-    from mnemoscope.audits.records import read_sarif, silent_documents
+    from mnemoscope.audits.records import LISTED, listed_documents, read_sarif, silent_documents
     from mnemoscope.audits.shares import near_said, number_of, share_beside, share_words
     from mnemoscope.words import lines_said, plural
 
-    found = [row for row in record["documents"] if row["reproduced"]["characters"]]
-    nearly = [row for row in record["documents"] if near_said(row) and row not in found]
+    found = [row for row in listed_documents(record) if not row["is_too_short"]]
     at_lines = recalled_lines(read_sarif(out))
     if record["summary"]["documents"] > 1:
-        found.sort(key=lambda row: -row["recalled"]["share"])
-        for row in (listed := found + nearly)[:_DOCUMENTS]:
+        for row in found[:LISTED]:
             shares = [
                 f"{share_words(share_beside(row, kind)['share'])} {said}"
                 for kind, said in _KINDS.items()
@@ -636,15 +656,15 @@ def _print_documents(out: Path, record: "AuditRecord") -> None:
             lines = f"; recalled on {lines_said(ranges)}" if ranges else ""
             copies = f"; {said}" if (said := near_said(row)) else ""
             print(f"{printable(row['document'])}: {', '.join(shares)}{copies}{lines}")
-        if len(listed) > _DOCUMENTS:
-            more = plural(len(listed) - _DOCUMENTS, "more document")
+        if len(found) > LISTED:
+            more = plural(len(found) - LISTED, "more document")
             print(f"... and {more}: {out / 'audit.html'} lists all.")
         if any("…" in lines_said(at_lines.get(address_of(row["document"]), [])) for row in found):
             print(f"Every line stands in {out / 'audit.sarif'}.")
-        if listed and (silent := silent_documents(record)):
-            n_more = len(silent) - _DOCUMENTS
+        if found and (silent := silent_documents(record)):
+            n_more = len(silent) - LISTED
             more = f" and {n_more:,} more: {out / 'audit.html'} lists all" * (n_more > 0)
-            print(printable(f"Nothing came out of: {', '.join(silent[:_DOCUMENTS])}{more}."))
+            print(printable(f"Nothing came out of: {', '.join(silent[:LISTED])}{more}."))
     elif ranges := [one for row in found for one in at_lines.get(address_of(row["document"]), [])]:
         print(f"Recalled on {lines_said(ranges)}.")
 

@@ -1,5 +1,6 @@
 """Conditions on an audit or on items: checked before the work, judged and written down after it."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +25,7 @@ class Gated(NamedTuple):
     junit: "Callable[[Any, Sequence[GateResult]], str]"
     sarif: "Callable[[Any, Path | None], Sarif] | None"  # beside a baseline, if there is one
     worst: "Callable[[Any, Sequence[GateResult]], list[Shown]]"  # what conditions hold for
+    handing_over: Callable[[Path], str] = lambda _: ""  # for who does not train, where it fails
 
 
 def gated_audits() -> Gated:
@@ -44,6 +46,11 @@ def gated_audits() -> Gated:
         lambda made, baseline: sarif_beside(made.folder, made.passages, baseline),
         lambda made, judged: worst_passages(
             judged, read_near(made.folder), read_sarif(made.folder)
+        ),
+        lambda folder: (
+            f"{folder / 'audit.html'} holds the documents, also those of which nothing came out. "
+            "To hand over pages without the texts: mnemoscope audit redact "
+            f"{shlex.quote(str(folder))} -o shared"
         ),
     )
 
@@ -175,7 +182,8 @@ def judge_found(
     said: list[str] = []
     if page is not None and isinstance(of, Gated) and is_failed(results):
         worst = of.worst(found, results)
-        said += build_log(results, worst, page, found.folder, verbose=verbose)
+        given = of.handing_over(found.folder)
+        said += build_log(results, worst, page, found.folder, handing_over=given, verbose=verbose)
         print(*map(printable, said), sep="\n")
     if flags.junit is not None:
         write_text(flags.junit, of.junit(found, results))

@@ -335,6 +335,12 @@ def duplicates(
     )
 
 
+def _begun(folder: Path) -> str:
+    from mnemoscope.audits.records import begun_said
+
+    return begun_said(folder)
+
+
 def status(
     target: Annotated[Path, Argument(help="A study, a maps folder, or a table.")],
     verify: Annotated[bool, Option("--verify", help="Read every file of a study.")] = False,
@@ -360,6 +366,8 @@ def status(
             f"{target}: an audit. Open {target / 'audit.html'} in a browser; "
             f"'mnemoscope audit verify {target}' checks it."
         )
+    elif said := _begun(target):
+        raise UserError(said)
     elif target.exists():
         raise UserError(
             f"{target}: neither a study, nor a maps folder, nor a table. mnemoscope run makes a "
