@@ -263,6 +263,20 @@ def to_do_of(judged: Sequence[GateResult]) -> list[str]:
     return [*dict.fromkeys(one.next_step for one in judged if one.next_step)]
 
 
+def judge_all(
+    gates: Sequence[Gate], judge: Callable[[Gate], GateResult], *, strict: bool
+) -> list[GateResult]:
+    """What each condition says; advice that another condition follows is left out."""
+    results = [judge(gate) for gate in gates]
+    has = {one.kind for one in gates}
+    results = [
+        one._replace(advice={kind: said for kind, said in one.advice.items() if kind not in has})
+        for one in results
+    ]
+    results = [*(one._replace(unseen="") for one in results[:-1]), *results[-1:]]
+    return [one.strictly() for one in results] if strict else results
+
+
 class Shown(NamedTuple):
     """Text that a condition counts: where it stands, and its words."""
 
@@ -288,12 +302,7 @@ def build_log(
     """
     for one in sorted(judged, key=lambda one: not one.is_failed):
         yield one.line.replace(one.unchecked, "") if one.is_failed else one.line
-    if shown:
-        whole = plural(len(shown), judged[0].gate.measures.unit)
-        of = f"the worst {_SHOWN} of {whole}" if len(shown) > _SHOWN else whole
-        yield f"What the model repeats of the documents ({of}):"
-    for place, text in shown[:_SHOWN]:
-        yield f"  {place}: {first_words(text, _BEGINNING)}"
+    yield from worst_said(shown, judged[0].gate.measures.unit)
     yield f"All of it, with the evidence: {page}"
     failed = [one for one in judged if one.is_failed]
     is_named = any(one.is_only_strict for one in failed)
@@ -313,6 +322,16 @@ def build_log(
             f"If it may write this: --baseline {shlex.quote(str(folder))} lets pass what is known, "
             "in a later run into another folder."
         )
+
+
+def worst_said(shown: Sequence[Shown], unit: str) -> Iterator[str]:
+    """The worst of what conditions count, a line each; nothing where there is none."""
+    if shown:
+        whole = plural(len(shown), unit)
+        of = f"the worst {_SHOWN} of {whole}" if len(shown) > _SHOWN else whole
+        yield f"What the model repeats of the documents ({of}):"
+    for place, text in shown[:_SHOWN]:
+        yield f"  {place}: {first_words(text, _BEGINNING)}"
 
 
 _WORST = 10  # documents of which a result says how much
@@ -441,6 +460,15 @@ def lacking(n: int, whole: int, unit: str, baseline: object) -> str:
         return ""
     more = whole - n
     return f"{plural(more, unit)} of {whole:,} {'is' if more == 1 else 'are'} not in {baseline}"
+
+
+def check_baseline(baseline: Path, folder: Path | None) -> None:
+    """Refuse a baseline that is the folder that is judged."""
+    if folder is not None and baseline.resolve() == folder.resolve():
+        raise UserError(
+            f"--baseline {baseline}: the folder that is judged, beside which nothing is new, so it "
+            "never fails. Keep the older result in another folder."
+        )
 
 
 def refuse_same(baseline: object, date: str | None = None) -> None:

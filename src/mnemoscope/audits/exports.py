@@ -398,14 +398,11 @@ def junit_xml(
 _COUNTED = {"recalled": [RECALL], "near": [RECALL], "undecided": [UNDECIDED], "guessed": [GUESS]}
 
 
-def worst_passages(
-    judged: Sequence[GateResult], near: pl.DataFrame | None, log: Mapping[str, Any]
-) -> list[Shown]:
-    """Passages for which conditions hold, the longest first; near copies where they count.
-
-    `log` is the audit's, which has the lines of what is recalled.
-    """
-    found: dict[tuple[str, int, int], str] = {}
+def counted_passages(
+    judged: Sequence[GateResult], near: pl.DataFrame | None
+) -> list[Mapping[str, Any]]:
+    """Passages for which conditions hold, the longest first; near copies where they count."""
+    found: dict[tuple[str, int, int], Mapping[str, Any]] = {}
     for one in judged:
         if not one.gate.holds(one.value):
             continue
@@ -416,11 +413,19 @@ def worst_passages(
             rows += copies.rows(named=True)
         for row in rows:
             if not one.failing or row["document"] in one.failing:
-                found[row["document"], row["start"], row["end"]] = row["text"]
+                found[row["document"], row["start"], row["end"]] = row
+    return [row for _, row in sorted(found.items(), key=lambda one: one[0][1] - one[0][2])]
+
+
+def worst_passages(
+    judged: Sequence[GateResult], near: pl.DataFrame | None, log: Mapping[str, Any]
+) -> list[Shown]:
+    """`counted_passages` with their places; `log` is the audit's, which has the lines."""
     places, shown = lines_of(log), []
-    for (name, start, end), text in sorted(found.items(), key=lambda one: one[0][1] - one[0][2]):
+    for row in counted_passages(judged, near):
+        name, start, end = row["document"], row["start"], row["end"]
         where = _lines_at(places.get(address_of(name), []), start, end)
-        shown.append(Shown(f"{name}, {where or f'characters {start} to {end}'}", text))
+        shown.append(Shown(f"{name}, {where or f'characters {start} to {end}'}", row["text"]))
     return shown
 
 

@@ -29,15 +29,14 @@ class Gated(NamedTuple):
 def gated_audits() -> Gated:
     """Audits."""
     from mnemoscope.audits.exports import junit_xml, sarif_beside, worst_passages
-    from mnemoscope.audits.gate import PASSAGES, judge
+    from mnemoscope.audits.gate import PASSAGES
+    from mnemoscope.audits.library import judge_audit
     from mnemoscope.audits.records import check_is_audit, read_near, read_sarif
 
     return Gated(
         PASSAGES,
         check_is_audit,
-        lambda gate, made, baseline: judge(
-            gate, made.record, made.passages, baseline, read_near(made.folder) if baseline else None
-        ),
+        judge_audit,
         lambda made, judged: junit_xml(
             *(made.record, made.passages, judged, read_near(made.folder), read_sarif(made.folder))
         ),
@@ -82,7 +81,7 @@ def read_gate(
 
     `out` is the folder that is judged; `sources`, what is asked of, are looked for first.
     """
-    from mnemoscope.conditions import parse_gate
+    from mnemoscope.conditions import check_baseline, parse_gate
 
     if sources:
         from mnemoscope.audits.documents import check_sources
@@ -97,11 +96,7 @@ def read_gate(
             more = " or --sarif" * (of.sarif is not None)
             raise UserError(f"--baseline: for what is new. Add --fail-if{more}.")
         of.check(flags.baseline)
-        if out is not None and flags.baseline.resolve() == out.resolve():
-            raise UserError(
-                f"--baseline {flags.baseline}: the folder that is judged, beside which nothing is "
-                "new, so it never fails. Keep the older result in another folder."
-            )
+        check_baseline(flags.baseline, out)
     elif flags.sarif is not None and not flags.fail_if:
         raise UserError(
             "--sarif: for what a gate fails for, or what is new. Add --fail-if or --baseline; the "
@@ -193,15 +188,11 @@ def judge_found(
 def results_of(
     found: Any, gates: "Sequence[Gate]", flags: GateFlags, of: "Gated | Kind[Any]"
 ) -> "list[GateResult]":
-    """What each condition says; advice that another condition follows is left out."""
-    results = [of.judge(gate, found, flags.baseline) for gate in gates]
-    has = {one.kind for one in gates}
-    results = [
-        one._replace(advice={kind: said for kind, said in one.advice.items() if kind not in has})
-        for one in results
-    ]
-    results = [*(one._replace(unseen="") for one in results[:-1]), *results[-1:]]
-    return [one.strictly() for one in results] if flags.strict else results
+    """What each condition says."""
+    from mnemoscope.conditions import judge_all
+
+    judge = lambda gate: of.judge(gate, found, flags.baseline)  # noqa: E731
+    return judge_all(gates, judge, strict=flags.strict)
 
 
 def judge_finished(folder: Path, flags: GateFlags, of: "Kind[Any]", answer: JsonAnswer) -> None:

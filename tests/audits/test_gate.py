@@ -1,0 +1,76 @@
+"""The gate in Python is that of `audit gate`: the same lines, the same passages, no second rule."""
+
+import json
+import shutil
+
+import pytest
+
+import mnemoscope as ms
+from study_files import rewrite_record
+
+
+@pytest.fixture(scope="module")
+def older(made, tmp_path_factory):
+    """The same audit, made earlier of another text: nothing of it is new."""
+    folder = shutil.copytree(made.out, tmp_path_factory.mktemp("older") / "older")
+    rewrite_record(folder / "audit.json", date="2020-01-01T00:00:00+00:00")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("conditions", "strict", "is_beside"),
+    [
+        (["recalled > 0.5%", "near > 0.5%"], False, False),
+        (["recalled > 99%"], False, False),
+        (["recalled > 99%"], True, False),
+        (["recalled >= 1 passage in doc", "guessed > 1%"], False, False),
+        (["recalled >= 1 passage", "near > 0%"], False, True),
+    ],
+)
+def test_an_audit_is_judged_in_python_as_by_the_command(
+    made, older, call, conditions, strict, is_beside
+):
+    flags = [word for one in conditions for word in ("--fail-if", one)]
+    flags += ["--strict"] * strict + ["--baseline", older] * is_beside
+    done = call("audit", "gate", made.out, *flags, "--json")
+    audit = ms.Audit.load(made.out)
+    found = audit.gate(*conditions, baseline=older if is_beside else None, strict=strict)
+    assert (found.passed, bool(found)) == (done.status == 0,) * 2
+    asked = json.loads(done.out)["gate"]["conditions"]
+    assert [json.loads(json.dumps(one.as_json())) for one in found.conditions] == asked
+    shown = [one for one in str(found).splitlines() if one.startswith("  ")]
+    assert [one for one in done.err.splitlines() if one.startswith("  ")] == shown
+    assert len(found.reasons) == sum(one["failed"] for one in asked)
+    if found.passed:
+        found.check()
+        assert found.passages.is_empty()
+    else:
+        with pytest.raises(AssertionError, match="Failed"):
+            found.check()
+
+
+def test_passages_that_an_audit_fails_for_are_a_frame_and_the_new_ones_beside_a_baseline(
+    made, older, tmp_path
+):
+    audit, earlier = ms.Audit.load(made.out), ms.Audit.load(older)
+    found = audit.gate("recalled >= 1 passage").passages
+    assert found["verdict"].unique().to_list() == ["recall"]
+    assert found.height >= 2
+    assert {*found["text"]} <= {*audit.recalled["text"]}
+    lengths = (found["end"] - found["start"]).to_list()
+    assert lengths == sorted(lengths, reverse=True)
+    assert audit.gate("recalled >= 1 passage", baseline=earlier).passages.is_empty()
+    assert audit.passages.columns == made.spans.columns
+
+
+def test_what_no_gate_can_judge_is_refused(made, tmp_path):
+    audit = ms.Audit.load(made.out)
+    for asked, said in (
+        (lambda: audit.gate(), "no condition. Give one, such as 'recalled > 0.5%'"),
+        (lambda: audit.gate("recalled > 0.5"), "^fail_if 'recalled > 0.5': 0.5 of what"),
+        (lambda: audit.gate("recalled > 1%", baseline=audit), "baseline .*is judged, beside"),
+        (lambda: audit.gate("recalled > 1%", baseline=tmp_path), "contains no audit"),
+        (lambda: ms.Audit.load(tmp_path), "contains no audit"),
+    ):
+        with pytest.raises(ms.UserError, match=said):
+            asked()
