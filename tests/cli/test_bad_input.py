@@ -98,8 +98,9 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     ("items embedded none.csv --strict -o out", "none.csv: no such file"),
     ("watch MODEL --sequences none.txt --strict -o out", "none.txt: no such file"),
     ("watch MODEL --sequences texts --column text=x -o out", "only tables have", "Leave out"),
+    ("watch MODEL --sequences amid --column text=x -o out", "b.jsonl", "--column text=x"),
     (
-        "watch MODEL --sequences amid --column text=x -o out",
+        "run --model MODEL --sequences amid --column text=x -o out",
         "amid: --column text=x: texts, and only tables have columns. Of a table among texts (b.",
         "/amid/b.jsonl. Or read its lines as they stand: --column 'text=*'.",
     ),

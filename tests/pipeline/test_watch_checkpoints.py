@@ -12,9 +12,10 @@ from xml.etree import ElementTree
 import polars as pl
 import pytest
 
+from mnemoscope.audits.documents import read_documents
 from mnemoscope.conditions import _clean, parse_gate, quoted
 from mnemoscope.embedded import model_path, sequences_path
-from mnemoscope.errors import UserError
+from mnemoscope.errors import UserError, flags_as_typed
 from mnemoscope.files import digest
 from mnemoscope.flow import watch, watch_gate
 from mnemoscope.flow.watch import WatchAsked, watch_checkpoints, watch_results, write_watch_page
@@ -555,6 +556,38 @@ def test_documents_that_are_not_checked_are_named_and_counted(tiny, run, tmp_pat
     words = re.findall(r"mnemoscope (watch .*-again)", said)[0].replace("TEXTS", str(texts))
     words = words.replace("checkpoint-*", "checkpoint-200")  # as a shell has it
     assert call(*shlex.split(words), "--scan", "-q").status == 0
+
+
+def test_a_folder_of_texts_and_tables_is_read_as_an_audit_reads_it(tiny, run, tmp_path, call):
+    """Rows of a table among texts are texts; as lines with --column 'text=*'; a README is one."""
+    words = [" ".join(map(str, range(n, n + 300))) for n in range(4)]
+    for folder in ("texts/sub", "records"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "texts" / "a.txt").write_text(words[0])
+    (tmp_path / "records" / "README.md").write_text(words[0])
+    for folder in ("texts/sub", "records"):
+        table = pl.DataFrame({"text": [words[1], "short", words[2]], "note": words[1:]})
+        table.write_csv(tmp_path / folder / "rows.csv")
+    pl.DataFrame({"note": words[3:]}).write_ndjson(tmp_path / "texts" / "z.jsonl")
+    asked = ("watch", run / "checkpoint-200", "--scan", "-q", "--sequences")
+    for number, (folder, columns) in enumerate(
+        [("texts", {}), ("texts", {"text": "note"}), ("texts", {"text": "*"}), ("records", {})]
+    ):
+        source, out = str(tmp_path / folder), tmp_path / f"w{number}"
+        column = [word for one in columns.items() for word in ("--column", "=".join(one))]
+        made = call(*asked, source, *column, "-o", out)
+        assert made.status == 0, made.err
+        history = read_history(out)
+        with flags_as_typed():
+            reading = read_documents([source], columns=columns)
+        short = {one.name for one in reading.documents if len(one.text) < 9}
+        watched = {*history.windows["document"]}
+        assert watched == {one.name for one in reading.documents} - short
+        unread = dict(history.unread.iter_rows())
+        reasons = {one.name: one.reason for one in reading.skipped}
+        assert unread == reasons | dict.fromkeys(short, "shorter than one window (64 tokens).")
+        of_rows = history.windows["document"].str.contains("#")
+        assert (history.windows["line"].is_null() == of_rows).all()
 
 
 def test_what_a_strict_watch_fails_for_can_be_left_out_as_it_says(tiny, run, tmp_path, call):

@@ -20,7 +20,7 @@ from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.conditions import GateResult, refuse_same, to_do_of
 from mnemoscope.data.formats import AS_TEXT, excluded_said, find_excluded
 from mnemoscope.data.read import ReadResult, read_sequences
-from mnemoscope.data.rows import holds_rows
+from mnemoscope.data.rows import has_tables, holds_rows
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError, printable
 from mnemoscope.files import digest, hold_file, made_folder, write_parquet
@@ -234,6 +234,7 @@ def _windows(
         stride=stride,
         columns=_columns_of(asked, path),
         exclude=asked.exclude if source != CONTROL else (),
+        rows_too=True,
     )
     read = read.as_given(path)
     frame = read.frame
@@ -249,7 +250,11 @@ def _columns_of(asked: WatchAsked, path: str) -> Mapping[str, str]:
     sources = {asked.sequences: asked.exclude, asked.control: ()}
     if asked.columns in ({}, AS_TEXT):
         return asked.columns
-    has_rows = {one: holds_rows(one, exclude) for one, exclude in sources.items() if one}
+    has_rows = {
+        one: holds_rows(one, exclude) or has_tables(Path(one), exclude)
+        for one, exclude in sources.items()
+        if one
+    }
     return {} if any(has_rows.values()) and not has_rows[path] else asked.columns
 
 
