@@ -23,6 +23,7 @@ from mnemoscope.progress import counted_as, noted, track
 from mnemoscope.training.history import FOLDER, WINDOWS, History, read_history
 from mnemoscope.training.windows import placed
 from mnemoscope.words import lines_words
+from sarif_logs import check_sarif
 from study_files import rewrite_record
 from tiny_models import save_model
 
@@ -676,6 +677,84 @@ def test_an_audit_that_a_watch_advises_takes_its_texts_alone(tiny, run, tmp_path
     named.write_parquet(tmp_path / "tokens.parquet")
     call(*asked, tmp_path / "t", "--sequences", tmp_path / "tokens.parquet")
     assert read_history(tmp_path / "t").audit == {}
+
+
+def test_a_base_named_as_the_reference_is_step_0_as_where_it_is_named_first(
+    tiny, run, tmp_path, call, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    pl.read_parquet(tiny.table).head(9).write_parquet("read.parquet")
+    base = shutil.copytree(run / "checkpoint-100", "base")
+    asked = ("--documents", "read.parquet", "--scan", "-q", "-o")
+    for names, out in (([base, run], "first"), ([run, "--reference", base], "named")):
+        assert call("watch", *names, *asked, out).status == 0
+    histories = [read_history(out) for out in ("first", "named")]
+    assert [one.steps for one in histories] == [[0, 100, 200, 300]] * 2
+    assert histories[0].checks.equals(histories[1].checks)
+    alone = call("watch", run / "checkpoint-200", "--reference", base, *asked, "alone")
+    assert (alone.status, read_history("alone").steps) == (0, [0, 200])
+
+
+def test_a_folder_of_other_texts_or_of_a_training_begun_anew_is_made_anew(
+    tiny, run, tmp_path, call, refused
+):
+    table = pl.read_parquet(tiny.table)
+    table.head(30).write_parquet(tmp_path / "some.parquet")
+    table.tail(30).write_parquet(tmp_path / "others.parquet")
+    out, first = tmp_path / "w", run / "checkpoint-100"
+    asked = ("-q", "-o", out, "--sequences")
+    held = ("--control", tmp_path / "others.parquet", "--threshold", 0.9)
+    assert call("watch", run, *asked, tmp_path / "some.parquet", *held).status == 0
+    assert (out / "levels.parquet").is_file()
+    others = ("watch", first, *asked, tmp_path / "others.parquet")
+    begun_anew = "training that was begun anew. Give another folder with -o, or --redo, which"
+    assert begun_anew in refused(*others)
+    others += ("--scan",)
+    said = refused("watch", run, *asked, tmp_path / "some.parquet", "--most", 9)
+    assert "history of other windows. Give another folder, or --redo, which" in said
+    plan = call(*others, "--redo", "--dry-run")
+    assert (plan.status, "1 checkpoint (" in plan.out, "already" in plan.out) == (0, True, False)
+    assert read_history(out).steps == [100, 200, 300]
+    assert call(*others, "--redo").status == 0
+    history = read_history(out)
+    assert (history.steps, history.kept_threshold) == ([100], 1)
+    assert {*history.windows["source"]} == {"document"}
+    assert {one.stem for one in (out / "checks").iterdir()} == {"step-000000100"}
+    assert not (out / "levels.parquet").exists()
+    assert call(*others).status == 0
+
+
+def test_a_watch_writes_sarif_of_what_it_fails_for_and_what_is_new(tmp_path, call):
+    """Windows of a file with their lines, rows by the table; known ones are no errors."""
+    starts_whole = pl.col("text").str.contains(r"^ [A-Za-z]")
+    rows = pl.read_parquet(sequences_path()).filter(
+        starts_whole, genre="prose", form="plain", inserted=64
+    )
+    texts = rows["text"].to_list()
+    (folder := tmp_path / "texts").mkdir()
+    (folder / "a.txt").write_text(texts[0])
+    pl.DataFrame({"text": texts[1:2]}).write_csv(folder / "rows.csv")
+    sarif = tmp_path / "w.sarif"
+    asked = ("watch", model_path(), "--sequences", folder, "--scan", "-q", "-o", tmp_path / "w")
+    gate = ("--fail-if", "recalled >= 1 window in doc", "--sarif", sarif)
+    made = call(*asked, *gate)
+    assert (made.status, f"Wrote {sarif}." in made.out) == (3, True)
+    results = check_sarif(json.loads(sarif.read_text()))
+    places = [one["locations"][0]["physicalLocation"] for one in results]
+    assert [one["artifactLocation"]["uri"] for one in places] == [
+        f"file://{folder}/a.txt", f"file://{folder}/rows.csv#1"
+    ]  # fmt: skip
+    assert (places[0]["region"]["startLine"], "region" in places[1]) == (1, False)
+    assert {one["level"] for one in results} == {"error"}
+    older = shutil.copytree(tmp_path / "w", tmp_path / "older")
+    rewrite_record(older / "checks" / "step-000000000.json", date="2000-01-01T00:00:00+00:00")
+    (folder / "b.txt").write_text(texts[3])
+    made = call(*asked, "--redo", *gate, "--baseline", older)
+    results = check_sarif(json.loads(sarif.read_text()))
+    states = [(one["baselineState"], one["level"]) for one in results]
+    assert (made.status, states) == (
+        3, [("unchanged", "warning"), ("new", "error"), ("unchanged", "warning")]
+    )  # fmt: skip
 
 
 def test_a_dry_run_says_what_a_watch_takes_and_writes_nothing(tiny, run, tmp_path, call, refused):

@@ -22,7 +22,7 @@ class Gated(NamedTuple):
     check: Callable[[Path], None]  # refuses a folder without such a result
     judge: "Callable[[Gate, Any, Path | None], GateResult]"
     junit: "Callable[[Any, Sequence[GateResult]], str]"
-    sarif: "Callable[[Any, Path | None], Sarif] | None"  # beside a baseline, if there is one
+    sarif: "Callable[[Any, Path | None], Sarif]"  # beside a baseline, if there is one
     worst: "Callable[[Any, Sequence[GateResult]], list[Shown]]"  # what conditions hold for
 
 
@@ -61,12 +61,17 @@ def gated_watch() -> Gated:
 
         return watch_junit(history, judged)
 
+    def sarif(history: Any, baseline: Path | None) -> "Sarif":
+        from mnemoscope.audits.watched import watch_sarif
+
+        return watch_sarif(history, baseline)
+
     def worst(_: Any, judged: "Sequence[GateResult]") -> "list[Shown]":
         from mnemoscope.flow.watch_gate import worst_windows
 
         return worst_windows(judged)
 
-    return Gated(WINDOWS, check_holds_history, judge, junit, None, worst)
+    return Gated(WINDOWS, check_holds_history, judge, junit, sarif, worst)
 
 
 def read_gate(
@@ -93,14 +98,13 @@ def read_gate(
         raise UserError(f"gate: no condition. Add --fail-if, such as {of.measures.examples}.")
     if flags.baseline is not None:
         if not flags.fail_if and flags.sarif is None:
-            more = " or --sarif" * (of.sarif is not None)
-            raise UserError(f"--baseline: for what is new. Add --fail-if{more}.")
+            raise UserError("--baseline: for what is new. Add --fail-if or --sarif.")
         of.check(flags.baseline)
         check_baseline(flags.baseline, out)
     elif flags.sarif is not None and not flags.fail_if:
+        log = "; the log of all findings is in the folder" * (of.measures.unit != "window")
         raise UserError(
-            "--sarif: for what a gate fails for, or what is new. Add --fail-if or --baseline; the "
-            "log of all findings is in the folder."
+            f"--sarif: for what a gate fails for, or what is new. Add --fail-if or --baseline{log}."
         )
     if flags.strict and not flags.fail_if:
         raise UserError("--strict: for a gate. Add --fail-if.")
@@ -175,7 +179,7 @@ def judge_found(
     if flags.junit is not None:
         write_text(flags.junit, of.junit(found, results))
         print(f"Wrote {flags.junit}.")
-    if flags.sarif is not None and of.sarif is not None:
+    if flags.sarif is not None:
         from mnemoscope.audits.exports import with_levels
 
         log = with_levels(of.sarif(found, flags.baseline), results)

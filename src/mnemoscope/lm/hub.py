@@ -508,8 +508,11 @@ def _named(given: Sequence[str], *, is_listed: bool = False) -> list[Checkpoint]
     at = next((at for at, found in enumerate(numbers) if not found), None)
     has_step = any(map(NAMED_STEP.search, names)) or not all(is_here)
     if any(numbers) and at is not None and has_step:
+        is_base = is_listed and by_name.count(False) == 1
         remedy = (
-            "Rename it."
+            "Name it first, if it is their base, or rename it."
+            if is_here[at] and is_base
+            else "Rename it."
             if is_here[at]
             else "Name a folder that exists, or a model of the hub with its step (MODEL@step1000)."
         )
