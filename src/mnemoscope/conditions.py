@@ -114,7 +114,7 @@ class GateResult(NamedTuple):
     control, look swapped. `drawn`: how many of all windows were asked, where a draw left some out.
     `advice`: what the line of a gate that passes ends with, by the kind that it advises a condition
     on; `unseen`: behind it, what was not looked at, and the command that does. `to_do`: what to do
-    where it holds, and `further` the rest, which a build's log leaves out.
+    where it holds, and `further` the rest, of which a build's log has `audit`, a command, alone.
     `most_in`: documents with the most of it, and the amount in words, the worst first.
     """
 
@@ -138,6 +138,7 @@ class GateResult(NamedTuple):
     unseen: str = ""
     to_do: str = ""
     further: str = ""
+    audit: str = ""
     most_in: Mapping[str, str] = {}
 
     def strictly(self) -> "GateResult":
@@ -311,7 +312,8 @@ def build_log(
         yield f"{said[0].upper()}{said[1:]}."
     steps = to_do_of(judged)
     if shown and not verbose:
-        steps = [one.to_do for one in failed if one.to_do][:1]
+        steps = next(([one.to_do, one.audit] for one in failed if one.to_do), [])
+        steps = [one for one in steps if one]
     yield from steps
     if shown and steps:
         yield (
@@ -444,7 +446,7 @@ def failure_of(judged: Sequence[GateResult], name: str) -> Failure | None:
     """Why a document fails: every condition on each document that holds of it; None if none."""
     found = [one for one in judged if name in one.failing]
     said = (f"{one.gate.text}: {one.failing[name]}, {one.gate.allowed}" for one in found)
-    return Failure(found[0].gate.kind, "; ".join(said), found[0].to_do) if found else None
+    return Failure(found[0].gate.kind, "; ".join(said), found[0].next_step) if found else None
 
 
 def quoted(text: str) -> str:

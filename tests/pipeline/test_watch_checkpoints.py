@@ -11,17 +11,20 @@ from xml.etree import ElementTree
 
 import polars as pl
 import pytest
+from transformers import AutoTokenizer
 
 from mnemoscope.audits.documents import read_documents
 from mnemoscope.conditions import _clean, parse_gate, quoted
-from mnemoscope.embedded import model_path, sequences_path
+from mnemoscope.embedded import model_path, reference_path, sequences_path
 from mnemoscope.errors import UserError, flags_as_typed
 from mnemoscope.files import digest
 from mnemoscope.flow import watch, watch_gate
 from mnemoscope.flow.watch import WatchAsked, watch_checkpoints, watch_results, write_watch_page
+from mnemoscope.lm.load import load_model
 from mnemoscope.progress import counted_as, noted, track
-from mnemoscope.training.history import FOLDER, WINDOWS, History, read_history
-from mnemoscope.training.windows import placed
+from mnemoscope.training.history import FOLDER, WINDOWS, History, HistoryWriter, read_history
+from mnemoscope.training.watch import judge
+from mnemoscope.training.windows import WatchedWindows, placed
 from mnemoscope.words import lines_words
 from sarif_logs import check_sarif
 from study_files import rewrite_record
@@ -724,16 +727,80 @@ def test_a_folder_of_other_texts_or_of_a_training_begun_anew_is_made_anew(
     assert call(*others).status == 0
 
 
-def test_a_watch_writes_sarif_of_what_it_fails_for_and_what_is_new(tmp_path, call):
-    """Windows of a file with their lines, rows by the table; known ones are no errors."""
+@pytest.fixture
+def learned(tmp_path):
+    """Checkpoints of which the second has read the texts, 4 of them, and the folder of these."""
+    for step, model in ((1, reference_path()), (2, model_path())):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / f"checkpoint-{step}").symlink_to(model)
     starts_whole = pl.col("text").str.contains(r"^ [A-Za-z]")
     rows = pl.read_parquet(sequences_path()).filter(
         starts_whole, genre="prose", form="plain", inserted=64
     )
-    texts = rows["text"].to_list()
+    (tmp_path / "my texts").mkdir()
+    for number, text in enumerate(texts := rows["text"].head(4).to_list()):
+        (tmp_path / "my texts" / f"{number}.txt").write_text(text)
+    return texts
+
+
+def run_audit(call, line, tmp_path, texts):
+    """Run the command that a line prints, in its folder; its status and what it says."""
+    words = [texts if one == "TEXTS" else one for one in shlex.split(line)]
+    assert words[0] == "mnemoscope"
+    assert words[words.index("-o") + 1].startswith("audit-checkpoint-")
+    made = call(*words[1:], "-q", "--edits", 0, "--redo")
+    return made.status, made.out
+
+
+def test_a_failing_watch_prints_the_audit_of_the_last_clean_checkpoint_everywhere(
+    learned, tmp_path, call, monkeypatch
+):
+    """In the log, the JUnit report of each document and the page: as one command that runs."""
+    monkeypatch.chdir(tmp_path)
+    asked = ("watch", "out", "--sequences", "my texts", "--scan", "-q", "--junit", "w.xml")
+    for condition in ("recalled >= 1 window", "recalled >= 1 window in doc"):
+        made = call(*asked, "--fail-if", condition)
+        (line,) = re.findall(r"^Audit step 1: (mnemoscope audit .*)$", made.out, re.M)
+        failures = ElementTree.parse("w.xml").getroot().findall("testcase/failure")
+        assert len(failures) == (4 if "doc" in condition else 1)
+        assert all(one.text.endswith(f"Audit step 1: {line}") for one in failures)
+        verbose = call("watch", "watch", "--fail-if", condition, "--verbose").out
+        assert verbose.count(line) == made.out.count(line) == 1
+    status, said = run_audit(call, line, tmp_path, "my texts")
+    assert (status, "Passed (near >= 1 passage)" in said) == (0, True)
+
+
+def test_of_what_a_callback_kept_the_audit_is_printed_with_its_checkpoint(
+    learned, tmp_path, call, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    windows = WatchedWindows.from_texts(dict(enumerate(learned)), tokenizer)
+    history = HistoryWriter(tmp_path / "out" / FOLDER, windows)
+    for step, model in ((1, reference_path()), (2, model_path())):
+        history.add(step, judge(load_model(str(model), device="cpu"), windows, batch_size=8))
+    gate = ("watch", f"out/{FOLDER}", "--fail-if")
+    failed = call(*gate, "recalled >= 1 window").out
+    (tmp_path / "out" / "checkpoint-1").unlink()
+    away = call(*gate, "recalled >= 1 window").out
+    assert "Audit step 1, with your names for the capitals: mnemoscope audit CHECKPOINT TE" in away
+    (tmp_path / "out" / "checkpoint-1").symlink_to(reference_path())
+    (line,) = re.findall(r"^Audit step 1, with your texts for TEXTS: (mnem.*)$", failed, re.M)
+    status, said = run_audit(call, line, tmp_path, "my texts")
+    assert (status, "Passed (near >= 1 passage)" in said) == (0, True)
+    history.drop_after(1)
+    passed = call(*gate, "recalled >= 1 window")
+    both = r" Both, with your texts for TEXTS: (mnemoscope audit out/checkpoint-1 TEXTS .*)$"
+    (line,) = re.findall(both, passed.out, re.M)
+    assert "--fail-if 'near >= 1 passage'" in line
+    assert (passed.status, run_audit(call, line, tmp_path, "my texts")[0]) == (0, 0)
+
+
+def test_a_watch_writes_sarif_of_what_it_fails_for_and_what_is_new(learned, tmp_path, call):
+    """Windows of a file with their lines, rows by the table; known ones are no errors."""
     (folder := tmp_path / "texts").mkdir()
-    (folder / "a.txt").write_text(texts[0])
-    pl.DataFrame({"text": texts[1:2]}).write_csv(folder / "rows.csv")
+    (folder / "a.txt").write_text(learned[0])
+    pl.DataFrame({"text": learned[1:2]}).write_csv(folder / "rows.csv")
     sarif = tmp_path / "w.sarif"
     asked = ("watch", model_path(), "--sequences", folder, "--scan", "-q", "-o", tmp_path / "w")
     gate = ("--fail-if", "recalled >= 1 window in doc", "--sarif", sarif)
@@ -748,7 +815,7 @@ def test_a_watch_writes_sarif_of_what_it_fails_for_and_what_is_new(tmp_path, cal
     assert {one["level"] for one in results} == {"error"}
     older = shutil.copytree(tmp_path / "w", tmp_path / "older")
     rewrite_record(older / "checks" / "step-000000000.json", date="2000-01-01T00:00:00+00:00")
-    (folder / "b.txt").write_text(texts[3])
+    (folder / "b.txt").write_text(learned[3])
     made = call(*asked, "--redo", *gate, "--baseline", older)
     results = check_sarif(json.loads(sarif.read_text()))
     states = [(one["baselineState"], one["level"]) for one in results]
@@ -811,7 +878,7 @@ def test_what_is_followed_is_called_as_the_verb_calls_it(tmp_path):
             assert named in (tmp_path / "note").read_text()
 
 
-def _history(steps, classes, came_out):
+def _history(steps, classes, came_out, named=()):
     """A callback's history; windows of these classes, and at which steps each came out."""
     names = [f"document:{n}" for n in range(len(classes))]
     windows = pl.DataFrame({"window": names, "source": "document", "class": classes, "text": names})
@@ -822,7 +889,8 @@ def _history(steps, classes, came_out):
         for name, out in zip(names, came_out, strict=True)
     ]
     checks = pl.DataFrame(rows, schema=["step", "window", "is_memorized"], orient="row")
-    return History(windows, checks, "run", n_documents=len(names))
+    called = {step: f"folder-{step}" for step in named}
+    return History(windows, checks, "run", n_documents=len(names), names=called)
 
 
 @pytest.mark.parametrize(
@@ -843,10 +911,14 @@ def _history(steps, classes, came_out):
 def test_what_to_do_is_to_train_again_only_where_training_is_the_cause(
     classes, came_out, said, is_to_train
 ):
-    history = _history([0, 2, 4], classes, came_out)
-    found = watch_gate.judge_latest(history, parse_gate("reproduced >= 1 window", WINDOWS))
-    assert re.search(said, found.next_step)
-    assert ("train again" in found.to_do) == is_to_train
+    gate = parse_gate("reproduced >= 1 window", WINDOWS)
+    for named in ((), (0,)):  # a base model has a name and no step
+        history = _history([0, 2, 4], classes, came_out, named)
+        found = watch_gate.judge_latest(history, gate)
+        assert re.search(said, found.next_step)
+        assert ("train again" in found.to_do) == is_to_train
+    numbered = _history([0, 2, 4], classes, came_out, (0, 2, 4))  # none of which is a base
+    assert "before training" not in watch_gate.judge_latest(numbered, gate).next_step
     if advised := re.findall(r"--fail-if '(.*)'", found.to_do):
         watch_gate.judge_latest(history, parse_gate(advised[0], WINDOWS))
 
