@@ -182,9 +182,10 @@ class GateResult(NamedTuple):
         older = self.baseline or {}
         if older.get("swapped"):
             yield (
-                f"{older['folder']} is newer than what is judged, and repeats more",
-                "What to do: if you swapped the two, name each in the place of the other; if not, "
-                "make anew what is judged.",
+                f"{older['folder']} was made later than what is judged, and repeats more",
+                f"What to do: if {older['folder']} is of the later model, name each in the place "
+                "of the other; if it is of the earlier one and was only asked again, ask what is "
+                "judged again too (--redo).",
             )
         if self.swapped:
             yield (
@@ -482,6 +483,10 @@ def refuse_same(baseline: object, date: str | None = None) -> None:
     )
 
 
+Step = tuple[str, int] | None
+"""The training that a model is of, and its step there; None where its name says none."""
+
+
 def compared(
     baseline: object,
     unit: str,
@@ -491,20 +496,22 @@ def compared(
     n_both: int,
     n_all: int,
     more: str = "",
+    steps: tuple[Step, Step] = (None, None),
     repeats_more: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """How a baseline compares with what is judged: for `--json`, and what a gate's line adds.
 
     `dates` are the baseline's and that of what is judged, `n_both` units of all `n_all` stand in
-    both; `more` is said between the date and what the baseline lacks. One that is newer and
-    `repeats_more` looks swapped. UserError: it `is_same`.
+    both; `more` is said between the date and what the baseline lacks. `steps` and `repeats_more`
+    are as `later_said` has them. UserError: it `is_same`.
     """
     if is_same:
         refuse_same(baseline, dates[0])
-    said = [newer(baseline, *dates), more, lacking(n_both, n_all, unit, baseline)]
+    later, swapped = later_said(baseline, dates, steps, repeats_more=repeats_more)
+    said = [later, more, lacking(n_both, n_all, unit, baseline)]
     named = unit.split()[-1]
     counts = {f"{named}s_in_both": n_both, f"{named}s_only_here": n_all - n_both}
-    facts = {"folder": str(baseline), "swapped": bool(said[0]) and repeats_more} | counts
+    facts = {"folder": str(baseline), "swapped": swapped} | counts
     return facts, "".join(f"; {one}" for one in said if one)
 
 
@@ -552,11 +559,32 @@ def unchecked(names: Sequence[str], whole: int) -> str:
     return f"; not checked: {of}, unread or too short ({first_names(names)})" if names else ""
 
 
-def newer(baseline: object, then: str | None, now: str | None) -> str:
-    """What to say of a baseline that was made after what is judged, by dates in ISO; else empty."""
-    if then is None or now is None or then <= now:
-        return ""
-    return f"{baseline} is newer ({then}) than what is judged ({now}): are the two swapped?"
+def later_said(
+    baseline: object,
+    dates: tuple[str | None, str | None],
+    steps: tuple[Step, Step] = (None, None),
+    *,
+    repeats_more: bool = False,
+) -> tuple[str, bool]:
+    """That a baseline comes after what is judged, empty if not; and whether the two look swapped.
+
+    Both pairs are the baseline's and that of what is judged. A date (ISO) says when a model was
+    asked, not when it was trained. So they look swapped only where the baseline was made later and
+    `repeats_more`, and no step of one training says that it is the earlier model.
+
+    >>> later_said("old", ("2026-02", "2026-01"), (("run", 5), ("run", 9)), repeats_more=True)
+    ('', False)
+    >>> later_said("old", ("2026-02", "2026-01"), (("run", 9), ("run", 5)))
+    ('old is of step 9, what is judged of step 5', False)
+    """
+    (then, now), (before, after) = dates, steps
+    is_later = then is not None and now is not None and then > now
+    said = f"{baseline} was made later ({then}) than what is judged ({now})" if is_later else ""
+    if before and after and before[0] == after[0] and before[1] != after[1]:
+        if before[1] < after[1]:
+            return "", False
+        said = f"{baseline} is of step {before[1]:,}, what is judged of step {after[1]:,}"
+    return said + ", and repeats more" * (bool(said) and repeats_more), is_later and repeats_more
 
 
 def parse_gate(text: str, measures: Measures) -> Gate:

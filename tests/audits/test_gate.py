@@ -63,6 +63,41 @@ def test_passages_that_an_audit_fails_for_are_a_frame_and_the_new_ones_beside_a_
     assert audit.passages.columns == made.spans.columns
 
 
+@pytest.mark.parametrize(
+    ("names", "said", "is_swapped"),
+    [
+        (("run/checkpoint-5", "run/checkpoint-9"), "", False),
+        (("run/checkpoint-9", "run/checkpoint-5"), "is of step 9, what is judged of step 5", True),
+        (("run-1/checkpoint-5", "run-2/checkpoint-9"), "was made later (2099-01-01T", True),
+        (("base", "run/checkpoint-9"), "was made later (2099-01-01T", True),
+    ],
+)
+def test_a_baseline_that_was_asked_later_is_swapped_only_where_no_step_speaks_against_it(
+    made, tmp_path, names, said, is_swapped
+):
+    """Asked later, it repeats as much; then more, which alone makes it look swapped."""
+    old, own = (shutil.copytree(made.out, tmp_path / one) for one in ("old", "own"))
+    for folder, name in zip((old, own), names, strict=True):
+        record = json.loads((folder / "audit.json").read_text())
+        rewrite_record(folder / "audit.json", model=record["model"] | {"name": name})
+    rewrite_record(old / "audit.json", date="2099-01-01T00:00:00+00:00")
+    found = ms.Audit.load(own).gate("recalled > 99%", baseline=old)
+    assert (found.passed, said in str(found), "later" in str(found)) == (
+        True,
+        True,
+        "later" in said,
+    )
+    assert not found.conditions[0].baseline["swapped"]
+    summary = record["summary"]
+    less = summary["recalled"] | {"share": summary["recalled"]["share"] / 2}
+    rewrite_record(own / "audit.json", summary=summary | {"recalled": less})
+    found = ms.Audit.load(own).gate("recalled > 99%", baseline=old, strict=True)
+    assert found.conditions[0].baseline["swapped"] == is_swapped
+    fails = f"{old} was made later than what is judged, and repeats more"
+    assert (said in str(found), fails in found.reasons[0]) == (True, is_swapped)
+    assert "swapped?" not in str(found)
+
+
 def test_what_no_gate_can_judge_is_refused(made, tmp_path):
     audit = ms.Audit.load(made.out)
     for asked, said in (

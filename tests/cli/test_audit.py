@@ -161,7 +161,7 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert 'failures="0"' in junit.read_text()
     assert "recalled passages: 1 known, 0 new" in junit.read_text()
     rewrite_record(older / "audit.json", date="2099-01-01T00:00:00+00:00")
-    assert f"; {older} is newer (2099-01-01T" in call(*gate, "--baseline", older).out
+    assert f"; {older} was made later (2099-01-01T" in call(*gate, "--baseline", older).out
     rewrite_record(older / "audit.json", date="2020-01-01T00:00:00+00:00")
     results = check_sarif(json.loads(sarif.read_text()))
     assert [one["baselineState"] for one in results] == ["unchanged"] * len(results) != []

@@ -276,7 +276,8 @@ def test_a_gate_judges_the_last_checkpoint(tiny, run, tracked, tmp_path, call, r
     new = call("watch", learned, "--fail-if", "recalled > 0%", "--baseline", older)
     assert new.status == 0
     assert "from their text reproduced newly (160 in all), none allowed; " in new.out
-    assert f"; {older} is newer (2099-01-01T00:00:00+00:00) than what is judged (" in new.out
+    assert f"; {older} was made later (2099-01-01T00:00:00+00:00) than what is jud" in new.out
+    assert "?" not in new.out.replace("Passed", "").split("allowed; ")[1]
     assert f"; {older} checked the same weights." in new.out
     junit = tmp_path / "j.xml"
     gate = ("--fail-if", "recalled > 0%", "--strict", "--junit", junit, "--baseline")
@@ -289,13 +290,37 @@ def test_a_gate_judges_the_last_checkpoint(tiny, run, tracked, tmp_path, call, r
     assert swapped.status == 0  # it repeats as much
     clean = ("watch", run / "checkpoint-100", "--sequences", tiny.table, "--scan", "-q", "-o")
     swapped = call(*clean, tmp_path / "clean", *gate, older)
-    assert f"{older} is newer than what is judged, and repeats more. At step" in swapped.out
-    assert swapped.status == 3
+    assert f"{older} was made later than what is judged, and repeats more. At step" in swapped.out
+    assert f"; {older} is of step 200, what is judged of step 100, and repeats more" in swapped.out
+    assert (swapped.status, swapped.out.count(f"What to do: if {older} is of the later")) == (3, 1)
     rewrite_record(name, date="2000-01-01T00:00:00+00:00")
     assert call("watch", learned, *gate, older).status == 0
     at = ("watch", learned, "--fail-if", "recalled > 0%", "--baseline")
     assert "the folder that is judged" in refused(*at, learned)
     assert "holds no history" in refused(*at, run)
+
+
+def test_an_earlier_step_that_was_asked_again_later_is_no_swapped_baseline(tiny, tmp_path, call):
+    """By the steps of one training; of two trainings the dates are all that is known."""
+    asked = ("--sequences", tiny.table, "--scan", "-q", "-o")
+    for name, model in (("checkpoint-50", tiny.model), ("checkpoint-60", tiny.reference)):
+        for folder in ("run", "another"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / name).symlink_to(model)
+    clean = tmp_path / "clean"
+    assert call("watch", tmp_path / "run" / "checkpoint-60", *asked, clean).status == 0
+    gate = ("--fail-if", "recalled > 0%", "--strict", "--baseline")
+    for folder, status in (("run", 0), ("another", 3)):
+        older = tmp_path / f"older-{folder}"
+        assert call("watch", tmp_path / folder / "checkpoint-50", *asked, older).status == 0
+        name = older / "checks" / "step-000000050.json"
+        rewrite_record(name, date="2099-01-01T00:00:00+00:00")
+        found = call("watch", clean, *gate, older)
+        assert (found.status, "made later" in found.out) == (status, status == 3)
+    (way,) = re.findall("ask what is judged again too \\((--redo)\\)", found.out)
+    rewrite_record(name, date="2020-01-01T00:00:00+00:00")  # before the check that is made anew
+    again = ("watch", tmp_path / "run" / "checkpoint-60", *asked, clean, way, *gate, older)
+    assert call(*again).status == 0
 
 
 def test_what_comes_out_is_named_by_document_and_place(tiny, run, tmp_path, call):

@@ -14,6 +14,7 @@ from mnemoscope.conditions import (
     Gate,
     GateResult,
     Shown,
+    Step,
     compared,
     each_said,
     failure_of,
@@ -31,6 +32,7 @@ from mnemoscope.flow.watch import (
     shares_of,
     swapped_said,
 )
+from mnemoscope.lm.hub import step_of
 from mnemoscope.stats import Estimate
 from mnemoscope.training.history import History, read_history
 from mnemoscope.training.windows import CONTROL, GUESS, PLACE, RECALL, lines_of, place_of
@@ -220,10 +222,18 @@ def _new_since(
         n_both=n_both,
         n_all=rows.height,
         more=f"{baseline} checked the same weights" if is_same_model else "",
+        steps=(_step_of(older), _step_of(history)),
         repeats_more=shares[1] > shares[0],
     )
     facts |= {"step": older.steps[-1], "same_model": is_same_model}
     return rows.with_columns(is_memorized=is_new), facts, said
+
+
+def _step_of(history: History) -> Step:
+    """The training and step of the last check; a callback's is of the run that it names."""
+    if name := [*(history.last.get("model") or ())]:
+        return step_of(name[0], *name[2:])
+    return None if history.steps[-1] in history.names else (history.run, history.steps[-1])
 
 
 def _amount(gate: Gate, rows: pl.DataFrame) -> float:

@@ -355,6 +355,20 @@ def hub_reason(error: BaseException) -> str | None:
 _NUMBER = re.compile(r"\d+")
 NAMED_STEP = re.compile(r"(^|checkpoint|ckpt|step|iter(ation)?|epoch)[-_]?\d+$", re.IGNORECASE)
 """How a folder's name ends that says its step; `release-1` does not."""
+
+
+def step_of(name: str, revision: str | None = None) -> tuple[str, int] | None:
+    """The training that a checkpoint is of, its folder or hub name, and its step; None: none said.
+
+    >>> step_of("run/checkpoint-20"), step_of("owner/model", "step1000"), step_of("run/final")
+    (('run', 20), ('owner/model', 1000), None)
+    """
+    said = revision or Path(name).name
+    if not NAMED_STEP.search(said):
+        return None
+    return name if revision else Path(name).parent.as_posix(), int(_NUMBER.findall(said)[-1])
+
+
 _SHOWN = 4  # checkpoints of a folder, the last ones
 _TRAINERS = re.compile(r"checkpoint-\d+")
 _MOST_LACKING = 1000
