@@ -328,13 +328,36 @@ def build_log(
 
 
 def worst_said(shown: Sequence[Shown], unit: str) -> Iterator[str]:
-    """The worst of what conditions count, a line each; nothing where there is none."""
+    """The worst of what conditions count, a line each; nothing where there is none.
+
+    Of texts that repeat words of another one stands for all.
+    """
+    distinct = [*_distinct(shown)]
     if shown:
-        whole = plural(len(shown), unit)
-        of = f"the worst {_SHOWN} of {whole}" if len(shown) > _SHOWN else whole
-        yield f"What the model repeats of the documents ({of}):"
-    for place, text in shown[:_SHOWN]:
+        said = plural(len(shown), unit)
+        said = f"the worst {_SHOWN} of {said}" if len(distinct) > _SHOWN else said
+        if n := len(shown) - len(distinct):
+            said += f", of which {n:,} repeat{'s' * (n == 1)} words of another"
+        yield f"What the model repeats of the documents ({said}):"
+    for place, text in distinct[:_SHOWN]:
         yield f"  {place}: {first_words(text, _BEGINNING)}"
+
+
+_RUN = 8  # words in a row
+
+
+def _distinct(shown: Sequence[Shown]) -> Iterator[Shown]:
+    """Texts of which less than half the runs of words stand in one before; a short one nowhere."""
+    known, lines = set[tuple[str, ...]](), list[str]()
+    for one in shown:
+        words = re.findall(r"\w+", one.text.lower())
+        runs = [tuple(words[at : at + _RUN]) for at in range(len(words) - _RUN + 1)]
+        line = f" {' '.join(words)} "
+        is_short = bool(words) and not runs and any(line in other for other in lines)
+        if not is_short and (not runs or 2 * sum(run in known for run in runs) < len(runs)):
+            yield one
+        known.update(runs)
+        lines.append(line)
 
 
 _WORST = 10  # documents of which a result says how much

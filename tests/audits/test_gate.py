@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 import mnemoscope as ms
+from mnemoscope.conditions import Shown, worst_said
 from study_files import rewrite_record
 
 
@@ -96,6 +97,24 @@ def test_a_baseline_that_was_asked_later_is_swapped_only_where_no_step_speaks_ag
     fails = f"{old} was made later than what is judged, and repeats more"
     assert (said in str(found), fails in found.reasons[0]) == (True, is_swapped)
     assert "swapped?" not in str(found)
+
+
+def test_the_worst_of_a_log_are_of_different_words():
+    """A copy, its part, and one that is wrapped elsewhere; neither another text nor a short one."""
+    words = "the lamp on the hill burns green for seven birds and a crane over the harbour"
+    others = ["a ferry crossed at noon", "ten boats lay in the harbour", "it was the winter letter"]
+    copies = [words, words.upper(), words.replace(" ", "\n"), words[9:], "seven birds and a crane"]
+    shown = [Shown(f"{n}.txt", text) for n, text in enumerate([*copies, *others[:2]])]
+    title, *lines = worst_said(shown, "passage")
+    assert title.endswith("(7 passages, of which 4 repeat words of another):")
+    assert [one.split(".")[0] for one in lines] == ["  0", "  5", "  6"]
+    title, *lines = worst_said([*shown[:2], *(Shown("a", one) for one in others)], "window")
+    assert title.endswith("(the worst 3 of 5 windows, of which 1 repeats words of another):")
+    assert len(lines) == 3
+    assert next(worst_said(shown[:1], "passage")).endswith("(1 passage):")
+    assert [*worst_said([], "passage")] == []
+    blank = [Shown("a", " \n"), Shown("b", "...")]  # without a word none repeats another
+    assert len([*worst_said(blank, "passage")]) == 3
 
 
 def test_what_no_gate_can_judge_is_refused(made, tmp_path):
