@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnemoscope.audits.questions import audit_settings
@@ -445,9 +446,11 @@ def planned(
     tokenizer = load_tokenizer(place, revision=revision, trust_remote_code=trust)
     timed = None
     if all(is_on_disk(one.name, one.revision) for one in (own, other) if one is not None):
+        started = monotonic()
         auditing = _local_audit(own, other, reading, asked)
+        loading = monotonic() - started
         auditing.unread = cut_texts(auditing.model.splitter, unread)
-        timed = time_pieces(auditing)
+        timed = time_pieces(auditing)._replace(loading=loading)
     lines = plan_audit(
         *(reading, tokenizer, asked),
         weights=Path(place),
