@@ -58,6 +58,14 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     before = {path: path.read_bytes() for path in out.iterdir()}
     done = call(*asked, "--fail-if", "recalled > 99%")
     assert (done.status, "Passed" in done.out) == (0, True)
+    assert "How far to trust this: " in done.out
+    brief = call(*asked, "--fail-if", "recalled > 99%", "-q").out
+    trust = f"Read {out / 'report.html'} (the summary, and how far to trust it), then "
+    assert (trust in brief, "How far to trust this" in brief, "For prog" in brief) == (
+        *(True, False, False),
+    )
+    for verb in ("audit", "audit gate", "watch"):
+        assert "--verbose" in call(*verb.split(), "--help").out
     assert "this audit is already there" in call(*asked).err
     assert "The reference is far enough apart to count.\n" in done.out
     assert "nats a token" not in done.out

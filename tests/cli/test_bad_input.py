@@ -94,6 +94,19 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     ("watch STUDY --fail-if 'x > 1%'", ": holds a study, to which no condition is put."),
     ("watch gate --fail-if 'x > 1%'", "watch: has no gate of its own"),
     ("audit gate WATCHED --fail_if 'x > 1%'", "--fail_if (Possible options: --fail-if). See"),
+    *(
+        (
+            f"{verb} --fail-if 'recalled > 1%' --{flag} /proc/x.xml",
+            f"--{flag} /proc/x.xml: nothing can be written into /proc (",
+        )
+        for verb in ("audit embedded texts -o out", "watch MODEL --sequences texts -o out")
+        for flag in ("junit", "sarif")
+    ),
+    (
+        "audit embedded texts -o out --fail-if 'recalled > 1%' --sarif no/x.sarif",
+        "--sarif no/x.sarif: no such folder as ",
+        "/no. Make it first.",
+    ),
     ("items MODEL t.csv --refernce x -o out", "--refernce (Possible options: --reference). See"),
     ("data convert --sequences x", "No such option: --sequences. See"),
     ("watch WATCHED --redo", "watch: --sequences is missing"),

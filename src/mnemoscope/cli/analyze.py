@@ -15,6 +15,7 @@ from mnemoscope.cli.options import (
     JsonAnswer,
     Out,
     Quiet,
+    QuietOrWordy,
     TrustRemoteCode,
     WatchGateFlags,
     Wordy,
@@ -360,7 +361,7 @@ def watch(
     redo: WatchRedo = False,
     dry_run: WatchDryRun = False,
     answer: JsonAnswer = ANSWER,
-    quiet: Quiet = False,
+    quiet: QuietOrWordy = False,
     verbose: Wordy = False,
 ) -> None:
     """See which windows become memorized and which are forgotten, over checkpoints of one run.

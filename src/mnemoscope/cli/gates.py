@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from typer import Exit
@@ -126,9 +127,16 @@ def check_file(flag: str, file: Path | None, results: Sequence[Path]) -> None:
         name = "gate.xml" if flag == "--junit" else "gate.sarif"
         raise UserError(f"{flag} {file}: a name for the result itself. Choose another, as {name}.")
     if not place.is_dir() and place not in folders:
-        raise UserError(f"{flag} {file}: no such folder. Make it first.")
+        raise UserError(f"{flag} {file}: no such folder as {place}. Make it first.")
     if file.is_dir():
         raise UserError(f"{flag} {file}: a folder. Name a file.")
+    if place.is_dir():
+        try:
+            with TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            why = f"nothing can be written into {place} ({error.strerror})"
+            raise UserError(f"{flag} {file}: {why}. Name a file in another folder.") from None
 
 
 _OF_RESULTS = {".html", ".json", ".parquet"}

@@ -86,6 +86,9 @@ Set = Annotated[
 ]
 Redo = Annotated[bool, Option("--redo", help="Redo stages that were made with other settings.")]
 Quiet = Annotated[bool, Option("-q", "--quiet", help="No progress; the result is printed.")]
+QuietOrWordy = Annotated[
+    bool, Option("-q", "--quiet", help="No progress (--verbose: all that fails).")
+]
 TrustRemoteCode = Annotated[
     bool, Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]
