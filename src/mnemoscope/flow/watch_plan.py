@@ -36,8 +36,11 @@ def plan_watch(asked: WatchAsked, found: Prepared, out: Path) -> Iterator[str]:
     control = f", and {table.height - own.height:,} of the control" * (table.height > own.height)
     drawn = f" drawn of {own.height + found.windows.n_left_out:,}" * bool(found.windows.n_left_out)
     yield f"In all {plural(own.height, 'window')} of {asked.length} tokens{drawn}{control}."
-    is_kept = lambda one: not asked.redo and is_checked(out, one.step, found.keys[one])  # noqa: E731
-    left = [one for one in found.checkpoints if not is_kept(one)]
+    left = [
+        one
+        for one in found.checkpoints
+        if asked.redo or not is_checked(out, one.step, found.keys[one])
+    ]
     checked = f"; {len(found.checkpoints) - len(left):,} of them checked already"
     names = first_names([str(one) for one in found.checkpoints])
     said = f"{plural(len(found.checkpoints), 'checkpoint')} ({names})"
