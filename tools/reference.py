@@ -91,7 +91,7 @@ NAMES = {
         "run Study load_settings StudySettings demo_settings run_stage analyze"
     ),
     "Audit documents, ask items": (
-        "audit Audit items Items images Images membership Membership forget Forgetting"
+        "audit Audit Judgement items Items images Images membership Membership forget Forgetting"
     ),
     "Windows, scan, classes, maps": "windows scan classify capture Maps",
     "Readers of maps": "fit fit_blind Reader excess Excess Estimate",

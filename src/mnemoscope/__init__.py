@@ -27,6 +27,7 @@ from mnemoscope.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from mnemoscope.audits.library import Audit as Audit
+    from mnemoscope.audits.library import Judgement as Judgement
     from mnemoscope.audits.library import audit as audit
     from mnemoscope.contamination.found import Items as Items
     from mnemoscope.contamination.run import items as items
@@ -74,7 +75,7 @@ if TYPE_CHECKING:
     from mnemoscope.training.windows import WatchedWindows as WatchedWindows
 
 _ROOMS = {
-    "audits.library": "Audit audit",
+    "audits.library": "Audit Judgement audit",
     "contamination.found": "Items",
     "contamination.run": "items",
     "diffusion.found": "Images",

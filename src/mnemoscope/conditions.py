@@ -114,7 +114,7 @@ class GateResult(NamedTuple):
     control, look swapped. `drawn`: how many of all windows were asked, where a draw left some out.
     `advice`: what the line of a gate that passes ends with, by the kind that it advises a condition
     on; `unseen`: behind it, what was not looked at, and the command that does. `to_do`: what to do
-    where it holds, and `further` the rest, which a build's log leaves out.
+    where it holds, and `further` the rest, of which a build's log has `audit`, a command, alone.
     `most_in`: documents with the most of it, and the amount in words, the worst first.
     """
 
@@ -138,6 +138,7 @@ class GateResult(NamedTuple):
     unseen: str = ""
     to_do: str = ""
     further: str = ""
+    audit: str = ""
     most_in: Mapping[str, str] = {}
 
     def strictly(self) -> "GateResult":
@@ -181,9 +182,10 @@ class GateResult(NamedTuple):
         older = self.baseline or {}
         if older.get("swapped"):
             yield (
-                f"{older['folder']} is newer than what is judged, and repeats more",
-                "What to do: if you swapped the two, name each in the place of the other; if not, "
-                "make anew what is judged.",
+                f"{older['folder']} was made later than what is judged, and repeats more",
+                f"What to do: if {older['folder']} is of the later model, name each in the place "
+                "of the other; if it is of the earlier one and was only asked again, ask what is "
+                "judged again too (--redo).",
             )
         if self.swapped:
             yield (
@@ -263,6 +265,20 @@ def to_do_of(judged: Sequence[GateResult]) -> list[str]:
     return [*dict.fromkeys(one.next_step for one in judged if one.next_step)]
 
 
+def judge_all(
+    gates: Sequence[Gate], judge: Callable[[Gate], GateResult], *, strict: bool
+) -> list[GateResult]:
+    """What each condition says; advice that another condition follows is left out."""
+    results = [judge(gate) for gate in gates]
+    has = {one.kind for one in gates}
+    results = [
+        one._replace(advice={kind: said for kind, said in one.advice.items() if kind not in has})
+        for one in results
+    ]
+    results = [*(one._replace(unseen="") for one in results[:-1]), *results[-1:]]
+    return [one.strictly() for one in results] if strict else results
+
+
 class Shown(NamedTuple):
     """Text that a condition counts: where it stands, and its words."""
 
@@ -290,12 +306,7 @@ def build_log(
     """
     for one in sorted(judged, key=lambda one: not one.is_failed):
         yield one.line.replace(one.unchecked, "") if one.is_failed else one.line
-    if shown:
-        whole = plural(len(shown), judged[0].gate.measures.unit)
-        of = f"the worst {_SHOWN} of {whole}" if len(shown) > _SHOWN else whole
-        yield f"What the model repeats of the documents ({of}):"
-    for place, text in shown[:_SHOWN]:
-        yield f"  {place}: {first_words(text, _BEGINNING)}"
+    yield from worst_said(shown, judged[0].gate.measures.unit)
     yield f"All of it, with the evidence: {page}"
     failed = [one for one in judged if one.is_failed]
     is_named = any(one.is_only_strict for one in failed)
@@ -304,7 +315,8 @@ def build_log(
         yield f"{said[0].upper()}{said[1:]}."
     steps = to_do_of(judged)
     if shown and not verbose:
-        steps = [one.to_do for one in failed if one.to_do][:1]
+        steps = next(([one.to_do, one.audit] for one in failed if one.to_do), [])
+        steps = [one for one in steps if one]
     yield from steps
     if shown and steps:
         give = handing_over or f"give {page}, which holds the texts, to whoever does."
@@ -314,6 +326,39 @@ def build_log(
             f"If it may write this: --baseline {shlex.quote(str(folder))} lets pass what is known, "
             "in a later run into another folder."
         )
+
+
+def worst_said(shown: Sequence[Shown], unit: str) -> Iterator[str]:
+    """The worst of what conditions count, a line each; nothing where there is none.
+
+    Of texts that repeat words of another one stands for all.
+    """
+    distinct = [*_distinct(shown)]
+    if shown:
+        said = plural(len(shown), unit)
+        said = f"the worst {_SHOWN} of {said}" if len(distinct) > _SHOWN else said
+        if n := len(shown) - len(distinct):
+            said += f", of which {n:,} repeat{'s' * (n == 1)} words of another"
+        yield f"What the model repeats of the documents ({said}):"
+    for place, text in distinct[:_SHOWN]:
+        yield f"  {place}: {first_words(text, _BEGINNING)}"
+
+
+_RUN = 8  # words in a row
+
+
+def _distinct(shown: Sequence[Shown]) -> Iterator[Shown]:
+    """Texts of which less than half the runs of words stand in one before; a short one nowhere."""
+    known, lines = set[tuple[str, ...]](), list[str]()
+    for one in shown:
+        words = re.findall(r"\w+", one.text.lower())
+        runs = [tuple(words[at : at + _RUN]) for at in range(len(words) - _RUN + 1)]
+        line = f" {' '.join(words)} "
+        is_short = bool(words) and not runs and any(line in other for other in lines)
+        if not is_short and (not runs or 2 * sum(run in known for run in runs) < len(runs)):
+            yield one
+        known.update(runs)
+        lines.append(line)
 
 
 _WORST = 10  # documents of which a result says how much
@@ -426,7 +471,7 @@ def failure_of(judged: Sequence[GateResult], name: str) -> Failure | None:
     """Why a document fails: every condition on each document that holds of it; None if none."""
     found = [one for one in judged if name in one.failing]
     said = (f"{one.gate.text}: {one.failing[name]}, {one.gate.allowed}" for one in found)
-    return Failure(found[0].gate.kind, "; ".join(said), found[0].to_do) if found else None
+    return Failure(found[0].gate.kind, "; ".join(said), found[0].next_step) if found else None
 
 
 def quoted(text: str) -> str:
@@ -444,6 +489,15 @@ def lacking(n: int, whole: int, unit: str, baseline: object) -> str:
     return f"{plural(more, unit)} of {whole:,} {'is' if more == 1 else 'are'} not in {baseline}"
 
 
+def check_baseline(baseline: Path, folder: Path | None) -> None:
+    """Refuse a baseline that is the folder that is judged."""
+    if folder is not None and baseline.resolve() == folder.resolve():
+        raise UserError(
+            f"--baseline {baseline}: the folder that is judged, beside which nothing is new, so it "
+            "never fails. Keep the older result in another folder."
+        )
+
+
 def refuse_same(baseline: object, date: str | None = None) -> None:
     """Refuse a baseline that is what is judged (UserError)."""
     of = f" (of {date})" if date else ""
@@ -451,6 +505,10 @@ def refuse_same(baseline: object, date: str | None = None) -> None:
         f"--baseline {baseline}: a copy of what is judged{of}, beside which nothing is new, so it "
         "never fails. Name the result of an earlier model, or make this one anew in another folder."
     )
+
+
+Step = tuple[str, int] | None
+"""The training that a model is of, and its step there; None where its name says none."""
 
 
 def compared(
@@ -462,20 +520,22 @@ def compared(
     n_both: int,
     n_all: int,
     more: str = "",
+    steps: tuple[Step, Step] = (None, None),
     repeats_more: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """How a baseline compares with what is judged: for `--json`, and what a gate's line adds.
 
     `dates` are the baseline's and that of what is judged, `n_both` units of all `n_all` stand in
-    both; `more` is said between the date and what the baseline lacks. One that is newer and
-    `repeats_more` looks swapped. UserError: it `is_same`.
+    both; `more` is said between the date and what the baseline lacks. `steps` and `repeats_more`
+    are as `later_said` has them. UserError: it `is_same`.
     """
     if is_same:
         refuse_same(baseline, dates[0])
-    said = [newer(baseline, *dates), more, lacking(n_both, n_all, unit, baseline)]
+    later, swapped = later_said(baseline, dates, steps, repeats_more=repeats_more)
+    said = [later, more, lacking(n_both, n_all, unit, baseline)]
     named = unit.split()[-1]
     counts = {f"{named}s_in_both": n_both, f"{named}s_only_here": n_all - n_both}
-    facts = {"folder": str(baseline), "swapped": bool(said[0]) and repeats_more} | counts
+    facts = {"folder": str(baseline), "swapped": swapped} | counts
     return facts, "".join(f"; {one}" for one in said if one)
 
 
@@ -523,11 +583,32 @@ def unchecked(names: Sequence[str], whole: int) -> str:
     return f"; not checked: {of}, unread or too short ({first_names(names)})" if names else ""
 
 
-def newer(baseline: object, then: str | None, now: str | None) -> str:
-    """What to say of a baseline that was made after what is judged, by dates in ISO; else empty."""
-    if then is None or now is None or then <= now:
-        return ""
-    return f"{baseline} is newer ({then}) than what is judged ({now}): are the two swapped?"
+def later_said(
+    baseline: object,
+    dates: tuple[str | None, str | None],
+    steps: tuple[Step, Step] = (None, None),
+    *,
+    repeats_more: bool = False,
+) -> tuple[str, bool]:
+    """That a baseline comes after what is judged, empty if not; and whether the two look swapped.
+
+    Both pairs are the baseline's and that of what is judged. A date (ISO) says when a model was
+    asked, not when it was trained. So they look swapped only where the baseline was made later and
+    `repeats_more`, and no step of one training says that it is the earlier model.
+
+    >>> later_said("old", ("2026-02", "2026-01"), (("run", 5), ("run", 9)), repeats_more=True)
+    ('', False)
+    >>> later_said("old", ("2026-02", "2026-01"), (("run", 9), ("run", 5)))
+    ('old is of step 9, what is judged of step 5', False)
+    """
+    (then, now), (before, after) = dates, steps
+    is_later = then is not None and now is not None and then > now
+    said = f"{baseline} was made later ({then}) than what is judged ({now})" if is_later else ""
+    if before and after and before[0] == after[0] and before[1] != after[1]:
+        if before[1] < after[1]:
+            return "", False
+        said = f"{baseline} is of step {before[1]:,}, what is judged of step {after[1]:,}"
+    return said + ", and repeats more" * (bool(said) and repeats_more), is_later and repeats_more
 
 
 def parse_gate(text: str, measures: Measures) -> Gate:

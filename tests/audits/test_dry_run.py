@@ -1,5 +1,8 @@
 """The dry run of an audit: its time against a clock that counts, its folder as the audit's."""
 
+from contextlib import contextmanager
+from types import SimpleNamespace
+
 import pytest
 
 from mnemoscope.audits import dry_run
@@ -30,33 +33,52 @@ def test_pieces_hold_every_window_of_the_documents_once(lm, new_text):
     }
 
 
-@pytest.mark.whole
-def test_near_copies_read_and_unread_are_in_the_time_of_a_dry_run(
-    lm, new_text, trained, monkeypatch
-):
-    """By a clock that counts the tokens the model is asked for, and nothing else."""
-    clock, asked = 0.0, LocalModel.continue_
+@contextmanager
+def counted_clock(a_second):
+    """A clock that counts the tokens the model is asked for, so many a second, and nothing else."""
+    clock, asked = SimpleNamespace(now=0.0), LocalModel.continue_
 
     def counted(self, prompts, **options):
-        nonlocal clock
-        clock += sum(one.end - one.begin for one in prompts) / 1000
+        clock.now += sum(one.end - one.begin for one in prompts) / a_second
         return asked(self, prompts, **options)
 
-    monkeypatch.setattr(LocalModel, "continue_", counted)
-    monkeypatch.setattr(dry_run.time, "monotonic", lambda: clock)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalModel, "continue_", counted)
+        patch.setattr(dry_run.time, "monotonic", lambda: clock.now)
+        yield clock
+
+
+@pytest.mark.whole
+def test_near_copies_read_and_unread_are_in_the_time_of_a_dry_run(lm, new_text, trained):
     settings = audit_settings(read=True, unread="given below", edits=0)
     own = [make_document(str(n), new_text(n, 150) + trained[n] + new_text(9, 150)) for n in (0, 1)]
     audit = local_audit(lm, own, settings)
     audit.unread = cut_texts(audit.model.splitter, [make_document("u", new_text(5, 300))])
     texts = [*audit.texts, *audit.unread]
     n_windows = sum(len(coarse_starts(len(one.tokens.ids), settings)) for one in texts)
-    found = time_pieces(audit)
-    windows_alone, clock = n_windows * settings.suffix / 1000, 0.0
-    find_passages(audit)
-    ask_questions(audit)
+    with counted_clock(1000) as clock:
+        found = time_pieces(audit)
+        windows_alone, clock.now = n_windows * settings.suffix / 1000, 0.0
+        find_passages(audit)
+        ask_questions(audit)
     assert found.windows <= n_windows
-    assert clock > 1.2 * windows_alone
-    assert found.a_window * n_windows == pytest.approx(clock, rel=0.35)
+    assert clock.now > 1.2 * windows_alone
+    assert found.a_window * n_windows == pytest.approx(clock.now, rel=0.35)
+
+
+def test_a_dry_run_measures_for_some_seconds_however_much_there_is(lm, new_text, trained):
+    """Of many documents no more than of few, by the tokens that it asks for."""
+    settings = audit_settings(edits=0, near_length=0, stride=4)
+    asked = {}
+    for n in (4, 24):
+        texts = [new_text(k, 150) + trained[k % 4] + new_text(k + 99, 150) for k in range(n)]
+        own = [make_document(str(k), text) for k, text in enumerate(texts)]
+        with counted_clock(4000) as clock:
+            found = time_pieces(audit := local_audit(lm, own, settings), enough=3)
+        asked[n] = clock.now
+        assert found.a_window > settings.suffix / 4000  # what follows is in it
+    n_windows = sum(len(coarse_starts(len(one.tokens.ids), settings)) for one in audit.texts)
+    assert max(asked.values()) < 6 < n_windows * settings.suffix / 4000 / 3
 
 
 @pytest.mark.whole

@@ -58,6 +58,14 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     before = {path: path.read_bytes() for path in out.iterdir()}
     done = call(*asked, "--fail-if", "recalled > 99%")
     assert (done.status, "Passed" in done.out) == (0, True)
+    assert "How far to trust this: " in done.out
+    brief = call(*asked, "--fail-if", "recalled > 99%", "-q").out
+    trust = f"Read {out / 'report.html'} (the summary, and how far to trust it), then "
+    assert (trust in brief, "How far to trust this" in brief, "For prog" in brief) == (
+        *(True, False, False),
+    )
+    for verb in ("audit", "audit gate", "watch"):
+        assert "--verbose" in call(*verb.split(), "--help").out
     assert "this audit is already there" in call(*asked).err
     assert "The reference is far enough apart to count.\n" in done.out
     assert "nats a token" not in done.out
@@ -172,7 +180,7 @@ def test_an_audit_is_answered_kept_repeated_and_verified(call, call_light, docum
     assert 'failures="0"' in junit.read_text()
     assert "recalled passages: 1 known, 0 new" in junit.read_text()
     rewrite_record(older / "audit.json", date="2099-01-01T00:00:00+00:00")
-    assert f"; {older} is newer (2099-01-01T" in call(*gate, "--baseline", older).out
+    assert f"; {older} was made later (2099-01-01T" in call(*gate, "--baseline", older).out
     rewrite_record(older / "audit.json", date="2020-01-01T00:00:00+00:00")
     results = check_sarif(json.loads(sarif.read_text()))
     assert [one["baselineState"] for one in results] == ["unchanged"] * len(results) != []

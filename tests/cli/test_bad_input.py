@@ -94,12 +94,30 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     ("watch STUDY --fail-if 'x > 1%'", ": holds a study, to which no condition is put."),
     ("watch gate --fail-if 'x > 1%'", "watch: has no gate of its own"),
     ("audit gate WATCHED --fail_if 'x > 1%'", "--fail_if (Possible options: --fail-if). See"),
+    *(
+        (
+            f"{verb} --fail-if 'recalled > 1%' --{flag} /proc/x.xml",
+            f"--{flag} /proc/x.xml: nothing can be written into /proc (",
+        )
+        for verb in ("audit embedded texts -o out", "watch MODEL --sequences texts -o out")
+        for flag in ("junit", "sarif")
+    ),
+    (
+        "audit embedded texts -o out --fail-if 'recalled > 1%' --sarif no/x.sarif",
+        "--sarif no/x.sarif: no such folder as ",
+        "/no. Make it first.",
+    ),
+    ("items MODEL t.csv --refernce x -o out", "--refernce (Possible options: --reference). See"),
+    ("data convert --sequences x", "No such option: --sequences. See"),
+    ("watch WATCHED --redo", "watch: --sequences is missing"),
+    ("watch MODEL --reference MODEL", "watch: --sequences is missing"),
     ("audit embedded none.txt --strict -o out", "none.txt: no such file"),
     ("items embedded none.csv --strict -o out", "none.csv: no such file"),
     ("watch MODEL --sequences none.txt --strict -o out", "none.txt: no such file"),
     ("watch MODEL --sequences texts --column text=x -o out", "only tables have", "Leave out"),
+    ("watch MODEL --sequences amid --column text=x -o out", "b.jsonl", "--column text=x"),
     (
-        "watch MODEL --sequences amid --column text=x -o out",
+        "run --model MODEL --sequences amid --column text=x -o out",
         "amid: --column text=x: texts, and only tables have columns. Of a table among texts (b.",
         "/amid/b.jsonl. Or read its lines as they stand: --column 'text=*'.",
     ),

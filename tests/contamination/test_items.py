@@ -326,7 +326,7 @@ def test_a_gate_on_finished_items_counts_what_is_new_and_writes_what_builds_read
     lacks = f"1 item of 2 is not in {old}."
     assert f"): 1 new item recalled, at most 1 allowed; {lacks}" in passed.out
     rewrite_record(old / "items.json", date="2099-01-01T00:00:00+00:00")
-    assert f"; {old} is newer (2099-01-01T" in call(*gate, "--baseline", old).out
+    assert f"; {old} was made later (2099-01-01T" in call(*gate, "--baseline", old).out
     rewrite_record(old / "items.json", date="2020-01-01T00:00:00+00:00")
     copied = shutil.copytree(now, tmp_path / "copied")
     assert "a copy of what is judged" in refused(*gate, "--baseline", copied)

@@ -2,6 +2,9 @@
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -9,7 +12,7 @@ import polars as pl
 import pytest
 
 from mnemoscope.cli.app import command, verbs
-from mnemoscope.embedded import model_path, reference_path, texts
+from mnemoscope.embedded import model_path, reference_path, sequences_path, texts
 from mnemoscope.study import shapes
 from mnemoscope.taxonomy.sample import MINIMUM
 
@@ -102,6 +105,29 @@ def test_commands_of_the_tutorials_on_audits_run(page, tmp_path, monkeypatch, su
             if words[0] in ("audit", "watch") and "difflib" not in str(words):  # a long text
                 is_asked = words[:1] == ["audit"] and words[1] not in ("gate", "verify")
                 succeed(*(names.get(one, one) for one in words), *quick * is_asked)
+
+
+@pytest.mark.whole
+def test_the_gate_of_the_docs_is_a_test_that_pytest_runs(tmp_path, succeed):
+    """As it stands, on small texts: new words pass, what the model has read fails with its text."""
+    (block,) = (one for one in blocks(ROOT / "docs" / "python.md", "python") if "def test" in one)
+    rows = pl.read_parquet(sequences_path()).filter(genre="prose", form="plain", inserted=64)
+    read = "\nA ferry crossed.\n".join(rows["text"].head(2))
+    prose = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")[:600]
+    succeed("audit", reference_path(), ROOT / "LICENSE", "--stride", 64, "--edits", 0, "-o",
+            tmp_path / "audit-of-last-release")  # fmt: skip
+    for text, wanted in ((prose, "2 passed"), (prose + read, "2 failed")):
+        (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+        names = {"MODEL": "embedded", "DOCUMENTS": "text.txt", "BASE": "embedded"}
+        for name, own in names.items():
+            block = block.replace(f'"{name}"', f'"{own}"')
+        (tmp_path / "test_memorization.py").write_text(block)
+        shutil.rmtree(tmp_path / "audit", ignore_errors=True)
+        asked = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        done = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert wanted in done.stdout, done.stdout
+    assert "AssertionError: Failed (recalled > 0.5%): " in done.stdout
+    assert "What the model repeats of the documents (" in done.stdout
 
 
 @pytest.mark.whole

@@ -388,7 +388,7 @@ def test_beside_an_older_result_only_what_is_new_counts(
     assert call(*gate[:-1], "hidden > 0%", "--baseline", old).status == 3
     shutil.copytree(old, tmp_path / "copy")
     rewrite_record(old / "forget.json", date="2099-01-01T00:00:00+00:00")
-    assert f"; {old} is newer (2099-01-01T" in call(*gate, "--baseline", old).out
+    assert f"; {old} was made later (2099-01-01T" in call(*gate, "--baseline", old).out
     shutil.rmtree(old)
     shutil.copytree(tmp_path / "copy", old)
     again = ("forget", "gate", old, *gate[3:], "--baseline", tmp_path / "copy")

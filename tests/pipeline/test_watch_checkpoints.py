@@ -11,17 +11,22 @@ from xml.etree import ElementTree
 
 import polars as pl
 import pytest
+from transformers import AutoTokenizer
 
+from mnemoscope.audits.documents import read_documents
 from mnemoscope.conditions import _clean, parse_gate, quoted
-from mnemoscope.embedded import model_path, sequences_path
-from mnemoscope.errors import UserError
+from mnemoscope.embedded import model_path, reference_path, sequences_path
+from mnemoscope.errors import UserError, flags_as_typed
 from mnemoscope.files import digest
 from mnemoscope.flow import watch, watch_gate
 from mnemoscope.flow.watch import WatchAsked, watch_checkpoints, watch_results, write_watch_page
+from mnemoscope.lm.load import load_model
 from mnemoscope.progress import counted_as, noted, track
-from mnemoscope.training.history import FOLDER, WINDOWS, History, read_history
-from mnemoscope.training.windows import placed
+from mnemoscope.training.history import FOLDER, WINDOWS, History, HistoryWriter, read_history
+from mnemoscope.training.watch import judge
+from mnemoscope.training.windows import WatchedWindows, placed
 from mnemoscope.words import lines_words
+from sarif_logs import check_sarif
 from study_files import rewrite_record
 from tiny_models import save_model
 
@@ -271,7 +276,8 @@ def test_a_gate_judges_the_last_checkpoint(tiny, run, tracked, tmp_path, call, r
     new = call("watch", learned, "--fail-if", "recalled > 0%", "--baseline", older)
     assert new.status == 0
     assert "from their text reproduced newly (160 in all), none allowed; " in new.out
-    assert f"; {older} is newer (2099-01-01T00:00:00+00:00) than what is judged (" in new.out
+    assert f"; {older} was made later (2099-01-01T00:00:00+00:00) than what is jud" in new.out
+    assert "?" not in new.out.replace("Passed", "").split("allowed; ")[1]
     assert f"; {older} checked the same weights." in new.out
     junit = tmp_path / "j.xml"
     gate = ("--fail-if", "recalled > 0%", "--strict", "--junit", junit, "--baseline")
@@ -284,13 +290,37 @@ def test_a_gate_judges_the_last_checkpoint(tiny, run, tracked, tmp_path, call, r
     assert swapped.status == 0  # it repeats as much
     clean = ("watch", run / "checkpoint-100", "--sequences", tiny.table, "--scan", "-q", "-o")
     swapped = call(*clean, tmp_path / "clean", *gate, older)
-    assert f"{older} is newer than what is judged, and repeats more. At step" in swapped.out
-    assert swapped.status == 3
+    assert f"{older} was made later than what is judged, and repeats more. At step" in swapped.out
+    assert f"; {older} is of step 200, what is judged of step 100, and repeats more" in swapped.out
+    assert (swapped.status, swapped.out.count(f"What to do: if {older} is of the later")) == (3, 1)
     rewrite_record(name, date="2000-01-01T00:00:00+00:00")
     assert call("watch", learned, *gate, older).status == 0
     at = ("watch", learned, "--fail-if", "recalled > 0%", "--baseline")
     assert "the folder that is judged" in refused(*at, learned)
     assert "holds no history" in refused(*at, run)
+
+
+def test_an_earlier_step_that_was_asked_again_later_is_no_swapped_baseline(tiny, tmp_path, call):
+    """By the steps of one training; of two trainings the dates are all that is known."""
+    asked = ("--sequences", tiny.table, "--scan", "-q", "-o")
+    for name, model in (("checkpoint-50", tiny.model), ("checkpoint-60", tiny.reference)):
+        for folder in ("run", "another"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / name).symlink_to(model)
+    clean = tmp_path / "clean"
+    assert call("watch", tmp_path / "run" / "checkpoint-60", *asked, clean).status == 0
+    gate = ("--fail-if", "recalled > 0%", "--strict", "--baseline")
+    for folder, status in (("run", 0), ("another", 3)):
+        older = tmp_path / f"older-{folder}"
+        assert call("watch", tmp_path / folder / "checkpoint-50", *asked, older).status == 0
+        name = older / "checks" / "step-000000050.json"
+        rewrite_record(name, date="2099-01-01T00:00:00+00:00")
+        found = call("watch", clean, *gate, older)
+        assert (found.status, "made later" in found.out) == (status, status == 3)
+    (way,) = re.findall("ask what is judged again too \\((--redo)\\)", found.out)
+    rewrite_record(name, date="2020-01-01T00:00:00+00:00")  # before the check that is made anew
+    again = ("watch", tmp_path / "run" / "checkpoint-60", *asked, clean, way, *gate, older)
+    assert call(*again).status == 0
 
 
 def test_what_comes_out_is_named_by_document_and_place(tiny, run, tmp_path, call):
@@ -557,6 +587,38 @@ def test_documents_that_are_not_checked_are_named_and_counted(tiny, run, tmp_pat
     assert call(*shlex.split(words), "--scan", "-q").status == 0
 
 
+def test_a_folder_of_texts_and_tables_is_read_as_an_audit_reads_it(tiny, run, tmp_path, call):
+    """Rows of a table among texts are texts; as lines with --column 'text=*'; a README is one."""
+    words = [" ".join(map(str, range(n, n + 300))) for n in range(4)]
+    for folder in ("texts/sub", "records"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "texts" / "a.txt").write_text(words[0])
+    (tmp_path / "records" / "README.md").write_text(words[0])
+    for folder in ("texts/sub", "records"):
+        table = pl.DataFrame({"text": [words[1], "short", words[2]], "note": words[1:]})
+        table.write_csv(tmp_path / folder / "rows.csv")
+    pl.DataFrame({"note": words[3:]}).write_ndjson(tmp_path / "texts" / "z.jsonl")
+    asked = ("watch", run / "checkpoint-200", "--scan", "-q", "--sequences")
+    for number, (folder, columns) in enumerate(
+        [("texts", {}), ("texts", {"text": "note"}), ("texts", {"text": "*"}), ("records", {})]
+    ):
+        source, out = str(tmp_path / folder), tmp_path / f"w{number}"
+        column = [word for one in columns.items() for word in ("--column", "=".join(one))]
+        made = call(*asked, source, *column, "-o", out)
+        assert made.status == 0, made.err
+        history = read_history(out)
+        with flags_as_typed():
+            reading = read_documents([source], columns=columns)
+        short = {one.name for one in reading.documents if len(one.text) < 9}
+        watched = {*history.windows["document"]}
+        assert watched == {one.name for one in reading.documents} - short
+        unread = dict(history.unread.iter_rows())
+        reasons = {one.name: one.reason for one in reading.skipped}
+        assert unread == reasons | dict.fromkeys(short, "shorter than one window (64 tokens).")
+        of_rows = history.windows["document"].str.contains("#")
+        assert (history.windows["line"].is_null() == of_rows).all()
+
+
 def test_what_a_strict_watch_fails_for_can_be_left_out_as_it_says(tiny, run, tmp_path, call):
     """In the same folder: no window is another. The commands that it prints leave it out too."""
     (texts := tmp_path / "texts").mkdir()
@@ -645,6 +707,148 @@ def test_an_audit_that_a_watch_advises_takes_its_texts_alone(tiny, run, tmp_path
     assert read_history(tmp_path / "t").audit == {}
 
 
+def test_a_base_named_as_the_reference_is_step_0_as_where_it_is_named_first(
+    tiny, run, tmp_path, call, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    pl.read_parquet(tiny.table).head(9).write_parquet("read.parquet")
+    base = shutil.copytree(run / "checkpoint-100", "base")
+    asked = ("--documents", "read.parquet", "--scan", "-q", "-o")
+    for names, out in (([base, run], "first"), ([run, "--reference", base], "named")):
+        assert call("watch", *names, *asked, out).status == 0
+    histories = [read_history(out) for out in ("first", "named")]
+    assert [one.steps for one in histories] == [[0, 100, 200, 300]] * 2
+    assert histories[0].checks.equals(histories[1].checks)
+    alone = call("watch", run / "checkpoint-200", "--reference", base, *asked, "alone")
+    assert (alone.status, read_history("alone").steps) == (0, [0, 200])
+
+
+def test_a_folder_of_other_texts_or_of_a_training_begun_anew_is_made_anew(
+    tiny, run, tmp_path, call, refused
+):
+    table = pl.read_parquet(tiny.table)
+    table.head(30).write_parquet(tmp_path / "some.parquet")
+    table.tail(30).write_parquet(tmp_path / "others.parquet")
+    out, first = tmp_path / "w", run / "checkpoint-100"
+    asked = ("-q", "-o", out, "--sequences")
+    held = ("--control", tmp_path / "others.parquet", "--threshold", 0.9)
+    assert call("watch", run, *asked, tmp_path / "some.parquet", *held).status == 0
+    assert (out / "levels.parquet").is_file()
+    others = ("watch", first, *asked, tmp_path / "others.parquet")
+    begun_anew = "training that was begun anew. Give another folder with -o, or --redo, which"
+    assert begun_anew in refused(*others)
+    others += ("--scan",)
+    said = refused("watch", run, *asked, tmp_path / "some.parquet", "--most", 9)
+    assert "history of other windows. Give another folder, or --redo, which" in said
+    plan = call(*others, "--redo", "--dry-run")
+    assert (plan.status, "1 checkpoint (" in plan.out, "already" in plan.out) == (0, True, False)
+    assert read_history(out).steps == [100, 200, 300]
+    assert call(*others, "--redo").status == 0
+    history = read_history(out)
+    assert (history.steps, history.kept_threshold) == ([100], 1)
+    assert {*history.windows["source"]} == {"document"}
+    assert {one.stem for one in (out / "checks").iterdir()} == {"step-000000100"}
+    assert not (out / "levels.parquet").exists()
+    assert call(*others).status == 0
+
+
+@pytest.fixture
+def learned(tmp_path):
+    """Checkpoints of which the second has read the texts, 4 of them, and the folder of these."""
+    for step, model in ((1, reference_path()), (2, model_path())):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / f"checkpoint-{step}").symlink_to(model)
+    starts_whole = pl.col("text").str.contains(r"^ [A-Za-z]")
+    rows = pl.read_parquet(sequences_path()).filter(
+        starts_whole, genre="prose", form="plain", inserted=64
+    )
+    (tmp_path / "my texts").mkdir()
+    for number, text in enumerate(texts := rows["text"].head(4).to_list()):
+        (tmp_path / "my texts" / f"{number}.txt").write_text(text)
+    return texts
+
+
+def run_audit(call, line, tmp_path, texts):
+    """Run the command that a line prints, in its folder; its status and what it says."""
+    words = [texts if one == "TEXTS" else one for one in shlex.split(line)]
+    assert words[0] == "mnemoscope"
+    assert words[words.index("-o") + 1].startswith("audit-checkpoint-")
+    made = call(*words[1:], "-q", "--edits", 0, "--redo")
+    return made.status, made.out
+
+
+def test_a_failing_watch_prints_the_audit_of_the_last_clean_checkpoint_everywhere(
+    learned, tmp_path, call, monkeypatch
+):
+    """In the log, the JUnit report of each document and the page: as one command that runs."""
+    monkeypatch.chdir(tmp_path)
+    asked = ("watch", "out", "--sequences", "my texts", "--scan", "-q", "--junit", "w.xml")
+    for condition in ("recalled >= 1 window", "recalled >= 1 window in doc"):
+        made = call(*asked, "--fail-if", condition)
+        (line,) = re.findall(r"^Audit step 1: (mnemoscope audit .*)$", made.out, re.M)
+        failures = ElementTree.parse("w.xml").getroot().findall("testcase/failure")
+        assert len(failures) == (4 if "doc" in condition else 1)
+        assert all(one.text.endswith(f"Audit step 1: {line}") for one in failures)
+        verbose = call("watch", "watch", "--fail-if", condition, "--verbose").out
+        assert verbose.count(line) == made.out.count(line) == 1
+    status, said = run_audit(call, line, tmp_path, "my texts")
+    assert (status, "Passed (near >= 1 passage)" in said) == (0, True)
+
+
+def test_of_what_a_callback_kept_the_audit_is_printed_with_its_checkpoint(
+    learned, tmp_path, call, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(model_path())
+    windows = WatchedWindows.from_texts(dict(enumerate(learned)), tokenizer)
+    history = HistoryWriter(tmp_path / "out" / FOLDER, windows)
+    for step, model in ((1, reference_path()), (2, model_path())):
+        history.add(step, judge(load_model(str(model), device="cpu"), windows, batch_size=8))
+    gate = ("watch", f"out/{FOLDER}", "--fail-if")
+    failed = call(*gate, "recalled >= 1 window").out
+    (tmp_path / "out" / "checkpoint-1").unlink()
+    away = call(*gate, "recalled >= 1 window").out
+    assert "Audit step 1, with your names for the capitals: mnemoscope audit CHECKPOINT TE" in away
+    (tmp_path / "out" / "checkpoint-1").symlink_to(reference_path())
+    (line,) = re.findall(r"^Audit step 1, with your texts for TEXTS: (mnem.*)$", failed, re.M)
+    status, said = run_audit(call, line, tmp_path, "my texts")
+    assert (status, "Passed (near >= 1 passage)" in said) == (0, True)
+    history.drop_after(1)
+    passed = call(*gate, "recalled >= 1 window")
+    both = r" Both, with your texts for TEXTS: (mnemoscope audit out/checkpoint-1 TEXTS .*)$"
+    (line,) = re.findall(both, passed.out, re.M)
+    assert "--fail-if 'near >= 1 passage'" in line
+    assert (passed.status, run_audit(call, line, tmp_path, "my texts")[0]) == (0, 0)
+
+
+def test_a_watch_writes_sarif_of_what_it_fails_for_and_what_is_new(learned, tmp_path, call):
+    """Windows of a file with their lines, rows by the table; known ones are no errors."""
+    (folder := tmp_path / "texts").mkdir()
+    (folder / "a.txt").write_text(learned[0])
+    pl.DataFrame({"text": learned[1:2]}).write_csv(folder / "rows.csv")
+    sarif = tmp_path / "w.sarif"
+    asked = ("watch", model_path(), "--sequences", folder, "--scan", "-q", "-o", tmp_path / "w")
+    gate = ("--fail-if", "recalled >= 1 window in doc", "--sarif", sarif)
+    made = call(*asked, *gate)
+    assert (made.status, f"Wrote {sarif}." in made.out) == (3, True)
+    results = check_sarif(json.loads(sarif.read_text()))
+    places = [one["locations"][0]["physicalLocation"] for one in results]
+    assert [one["artifactLocation"]["uri"] for one in places] == [
+        f"file://{folder}/a.txt", f"file://{folder}/rows.csv#1"
+    ]  # fmt: skip
+    assert (places[0]["region"]["startLine"], "region" in places[1]) == (1, False)
+    assert {one["level"] for one in results} == {"error"}
+    older = shutil.copytree(tmp_path / "w", tmp_path / "older")
+    rewrite_record(older / "checks" / "step-000000000.json", date="2000-01-01T00:00:00+00:00")
+    (folder / "b.txt").write_text(learned[3])
+    made = call(*asked, "--redo", *gate, "--baseline", older)
+    results = check_sarif(json.loads(sarif.read_text()))
+    states = [(one["baselineState"], one["level"]) for one in results]
+    assert (made.status, states) == (
+        3, [("unchanged", "warning"), ("new", "error"), ("unchanged", "warning")]
+    )  # fmt: skip
+
+
 def test_a_dry_run_says_what_a_watch_takes_and_writes_nothing(tiny, run, tmp_path, call, refused):
     (texts := tmp_path / "texts").mkdir()
     (texts / "whole.txt").write_text(" ".join(map(str, range(300))))
@@ -699,7 +903,7 @@ def test_what_is_followed_is_called_as_the_verb_calls_it(tmp_path):
             assert named in (tmp_path / "note").read_text()
 
 
-def _history(steps, classes, came_out):
+def _history(steps, classes, came_out, named=()):
     """A callback's history; windows of these classes, and at which steps each came out."""
     names = [f"document:{n}" for n in range(len(classes))]
     windows = pl.DataFrame({"window": names, "source": "document", "class": classes, "text": names})
@@ -710,7 +914,8 @@ def _history(steps, classes, came_out):
         for name, out in zip(names, came_out, strict=True)
     ]
     checks = pl.DataFrame(rows, schema=["step", "window", "is_memorized"], orient="row")
-    return History(windows, checks, "run", n_documents=len(names))
+    called = {step: f"folder-{step}" for step in named}
+    return History(windows, checks, "run", n_documents=len(names), names=called)
 
 
 @pytest.mark.parametrize(
@@ -731,10 +936,14 @@ def _history(steps, classes, came_out):
 def test_what_to_do_is_to_train_again_only_where_training_is_the_cause(
     classes, came_out, said, is_to_train
 ):
-    history = _history([0, 2, 4], classes, came_out)
-    found = watch_gate.judge_latest(history, parse_gate("reproduced >= 1 window", WINDOWS))
-    assert re.search(said, found.next_step)
-    assert ("train again" in found.to_do) == is_to_train
+    gate = parse_gate("reproduced >= 1 window", WINDOWS)
+    for named in ((), (0,)):  # a base model has a name and no step
+        history = _history([0, 2, 4], classes, came_out, named)
+        found = watch_gate.judge_latest(history, gate)
+        assert re.search(said, found.next_step)
+        assert ("train again" in found.to_do) == is_to_train
+    numbered = _history([0, 2, 4], classes, came_out, (0, 2, 4))  # none of which is a base
+    assert "before training" not in watch_gate.judge_latest(numbered, gate).next_step
     if advised := re.findall(r"--fail-if '(.*)'", found.to_do):
         watch_gate.judge_latest(history, parse_gate(advised[0], WINDOWS))
 

@@ -47,6 +47,7 @@ def test_checkpoints_are_read_in_the_order_of_their_steps(tmp_path):
         (["a/step-1", "b/step-1"], ["a/step-1", "b/step-1"], "are both step 1"),
         (["step-1", "b"], ["."], "b: no step in its name, but in others'. Rename it"),
         (["sft-2025", "dpo-2026"], ["."], "so none is the last. Name them in their order"),
+        (["b", "step-1"], ["step-1", "b"], "b: no step .* Name it first, if it is their base, or"),
         ([], ["E/p-160m@step1", "E/p-160m"], "^E/p-160m: no step .* with its step"),
         (["a-1"], ["a-1", "a-2"], "^a-2: no step .* Name a folder that exists"),
         (["checkpoint-1", "checkpoint-3", "checkpoint-2/runs"], ["."], "2: holds no model"),

@@ -19,19 +19,17 @@ from mnemoscope.data.formats import (
     Skipped,
     check_there,
     is_excluded,
-    is_written,
     table_ending,
     walk_files,
 )
 from mnemoscope.data.hub import find_hub_files, parse_hub_name
-from mnemoscope.data.table import read_table
+from mnemoscope.data.rows import row_texts
 from mnemoscope.errors import MnemoscopeError, UserError, a_kind, pip_install
 from mnemoscope.parse import MOST_BYTES, MOST_TEXT_BYTES, TOO_LONG, read_bounded
 from mnemoscope.words import whole_characters
 
 _SNIFFED_BYTES = 8192
 _HEAD_BYTES = 4096
-_NAMED = 8  # columns of a table without texts
 _CHARSET = re.compile(rb"charset=[\"']?([\w-]+)", re.IGNORECASE)
 _BYTE_ORDER = {  # the longer ones first: UTF-32's begins as UTF-16's does
     codecs.BOM_UTF32_LE: "utf-32",
@@ -210,17 +208,10 @@ def _read(
         return
     ending = path.suffix.lower()
     if table_ending(path) and columns != AS_TEXT:
-        frame = read_table(path, columns)
-        if "text" not in frame.columns:
-            way = " Or read its lines as they stand, as one text, with --column 'text=*'."
-            raise UserError(
-                "a table without a column 'text'. Name the column of the texts with --column "
-                f"text=NAME; it has {', '.join(frame.columns[:_NAMED])}.{way * is_written(path)}"
-            )
-        for row, text in enumerate(frame["text"], start=1):
+        for row, text in enumerate(row_texts(path, columns), start=1):
             own = row_name(name, row)
             try:
-                yield make_document(own, text if isinstance(text, str) else "")
+                yield make_document(own, text)
             except UserError as error:
                 yield Skipped(own, str(error))
         return

@@ -18,6 +18,7 @@ from mnemoscope.audits.documents import Document, Reading
 from mnemoscope.audits.questions import QUESTIONS, ReadSettings, asked_of
 from mnemoscope.audits.read import foreseen
 from mnemoscope.audits.reference import WINDOWS
+from mnemoscope.audits.scan import scan_coarsely
 from mnemoscope.audits.settings import AuditSettings
 from mnemoscope.audits.spans import coarse_starts
 from mnemoscope.audits.tokens import Text, Tokens, tokenize
@@ -31,52 +32,67 @@ _NEARLY = 0.02
 """Difference of weights below which a reference may be a copy: at 8 bits it is 0.007."""
 _TENSORS, _MOST_WEIGHTS = 32, 100_000  # that are compared, and of each
 _PIECE = 16  # windows of a piece that is timed
-_ENOUGH_SECONDS = 10.0
-"""After which no more pieces are timed."""
+_ENOUGH_SECONDS = 3.0
+"""About so long is measured, one piece of each sort in any case."""
 _NOT_TIMED = ("cnn", "ordinary", "origins")  # what they take follows from no window
 
 
 class Timed(NamedTuple):
-    """Windows that were asked, with all that follows from them, and the seconds it took."""
+    """Windows that were asked, and the seconds that one takes with all that follows from them."""
 
     windows: int
-    seconds: float
-
-    @property
-    def a_window(self) -> float:
-        """Seconds a window."""
-        return self.seconds / self.windows
+    a_window: float
+    loading: float = 0.0  # seconds until the models are there
 
 
 def time_pieces(audit: Auditing, *, enough: float = _ENOUGH_SECONDS) -> Timed:
-    """Audit pieces of the documents, those of `--unread` too, drawn by a seed, and time it.
+    """Ask pieces of the documents, those of `--unread` too, drawn by a seed, and time it.
 
-    More and more, until `enough` seconds are over. The first piece warms up and does not count,
-    unless it is the only one. Nothing is kept.
+    What comes out costs many times as much as what does not, so a few audits of pieces would tell
+    little. First many pieces are asked alone, for the share of which some comes out; then pieces of
+    both sorts are audited. The first audit warms up and does not count, unless it is the only one.
+    Nothing is kept.
     """
-    from mnemoscope.audits.run import ask_questions, find_passages
-
     settings = audit.settings
     off = {QUESTIONS[one].fields[0]: None for one in ("origins", "ordinary", "unread")}
     asked = settings.model_copy(update=off)
-    pieces = [*_pieces([*audit.texts, *(audit.unread or ())], settings)]
-    order = np.random.default_rng(0).permutation(len(pieces))
-    done = warm = Timed(0, 0.0)
-    first, n = 0, 1
-    while first < len(order) and done.seconds < enough and warm.seconds < 3 * enough:
-        some = [pieces[at] for at in order[first : first + n]]
-        started = time.monotonic()
-        small = replace(audit, texts=some, settings=asked, unread=[], kept=None, cnn=None)
-        find_passages(small)
-        ask_questions(small)
-        seconds = time.monotonic() - started
-        n_windows = sum(len(coarse_starts(len(one.tokens.ids), settings)) for one in some)
-        if first:
-            done = Timed(done.windows + n_windows, done.seconds + seconds)
-        else:
-            warm = Timed(n_windows, seconds)
-        first, n = first + n, 2 * n
-    return done if done.windows else warm
+    small = replace(audit, texts=[], settings=asked, unread=[], kept=None, cnn=None)
+    every = [*_pieces([*audit.texts, *(audit.unread or ())], settings)]
+    pieces = [every[at] for at in np.random.default_rng(0).permutation(len(every))]
+    sorts: tuple[list[Text], list[Text]] = [], []  # of which none comes out, and some does
+    started, at, n = time.monotonic(), 0, 1
+    while at < len(pieces) and time.monotonic() - started < enough / 2:
+        some = pieces[at : at + n]
+        found = {*scan_coarsely(replace(small, texts=some)).drop_nulls("continuation")["document"]}
+        for number, one in enumerate(some):
+            sorts[number in found].append(one)
+        at, n = at + n, 2 * n
+    if len(pieces) > 1:
+        _seconds_a_window(small, pieces[:1], 0.0)  # warms up
+    n_windows = [sum(_windows_of(one, settings) for one in sort) for sort in sorts]
+    shares = (enough / 8, enough / 2)
+    each = [_seconds_a_window(small, *one) for one in zip(sorts, shares, strict=True)]
+    seconds = sum(n * a_window for n, a_window in zip(n_windows, each, strict=True))
+    return Timed(sum(n_windows), seconds / sum(n_windows) if seconds else 0.0)
+
+
+def _seconds_a_window(small: Auditing, pieces: Sequence[Text], enough: float) -> float:
+    """Audit pieces one by one until `enough` seconds are over, at least one; 0 of none."""
+    from mnemoscope.audits.run import ask_questions, find_passages
+
+    n_windows, started = 0, time.monotonic()
+    for piece in pieces:
+        audit = replace(small, texts=[piece])
+        find_passages(audit)
+        ask_questions(audit)
+        n_windows += _windows_of(piece, small.settings)
+        if time.monotonic() - started >= enough:
+            break
+    return (time.monotonic() - started) / n_windows if n_windows else 0.0
+
+
+def _windows_of(piece: Text, settings: AuditSettings) -> int:
+    return len(coarse_starts(len(piece.tokens.ids), settings))
 
 
 def _pieces(texts: Sequence[Text], settings: AuditSettings) -> Iterator[Text]:
@@ -194,9 +210,10 @@ def _time_said(
     left_out = [QUESTIONS[one].title for one in _NOT_TIMED if one in asked]
     but = f" Not counted: {'; '.join(left_out)}." * bool(left_out)
     if timed is not None and timed.windows:
+        seconds = timed.loading + timed.a_window * n_windows
         return (
-            f"Time: {about(timed.a_window * n_windows)}, with {follows}; measured here on "
-            f"{timed.windows:,} of the {n_windows:,} windows.{but}"
+            f"Time: {about(seconds)}, with {follows}; measured here on {timed.windows:,} of the "
+            f"{n_windows:,} windows in a few seconds, so it may take half or twice as long.{but}"
         )
     n_parameters = _count_parameters(weights)
     seconds = 2 * n_parameters * n_windows * settings.length / ASSUMED_FLOPS[kind]

@@ -400,13 +400,12 @@ def junit_xml(
 _COUNTED = {"recalled": [RECALL], "near": [RECALL], "undecided": [UNDECIDED], "guessed": [GUESS]}
 
 
-def worst_passages(
-    judged: Sequence[GateResult], near: pl.DataFrame | None, log: Mapping[str, Any]
-) -> list[Shown]:
+def counted_passages(
+    judged: Sequence[GateResult], near: pl.DataFrame | None
+) -> list[Mapping[str, Any]]:
     """Passages for which conditions hold, in the order of the pages; near copies where they count.
 
-    The first is of the document with most of what fails. `log` is the audit's, which has the lines
-    of what is recalled.
+    The first is of the document with most of what fails.
     """
     passages: dict[tuple[str, int, int], Mapping[str, Any]] = {}
     copies: dict[tuple[str, int, int], Mapping[str, Any]] = {}
@@ -423,8 +422,15 @@ def worst_passages(
     names = dict.fromkeys(name for one in failed for name in one.most_in)
     ordered = in_order(passages.values())
     ordered += sorted(copies.values(), key=lambda row: -row["matched"])
+    return of_each_document(ordered, names)
+
+
+def worst_passages(
+    judged: Sequence[GateResult], near: pl.DataFrame | None, log: Mapping[str, Any]
+) -> list[Shown]:
+    """`counted_passages` with their places; `log` is the audit's, which has the lines."""
     places, shown = lines_of(log), []
-    for row in of_each_document(ordered, names):
+    for row in counted_passages(judged, near):
         name, start, end = row["document"], row["start"], row["end"]
         where = _lines_at(places.get(address_of(name), []), start, end)
         text = from_word(row["text"]) if start else row["text"]

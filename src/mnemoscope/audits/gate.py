@@ -32,12 +32,13 @@ from mnemoscope.conditions import (
     Measures,
     each_said,
     lacking,
+    later_said,
     most_said,
-    newer,
     refuse_same,
     unchecked,
 )
 from mnemoscope.errors import UserError
+from mnemoscope.lm.hub import step_of
 from mnemoscope.stats import Estimate
 from mnemoscope.words import adding_up, first_names, plural
 
@@ -112,7 +113,7 @@ def judge(
                 f"; {baseline} did not look for near copies: which of {n_near:,} are new is open"
             )
         compared = _compared(record, older, baseline, _DECIDE_NEAR * (gate.kind == "near"))
-        beside += _compared_said(compared, newer(baseline, older["date"], record["date"]))
+        beside += _compared_said(compared, _later_said(record, older, baseline)[0])
         rows = [count_document(row["document"], row, passages, near) for row in record["documents"]]
         new = "new "
     summary = record["summary"]
@@ -395,7 +396,7 @@ class _Compared(TypedDict):
 
     folder: str
     same_model: bool
-    swapped: bool  # newer, and it repeats more
+    swapped: bool  # `later_said`
     settings: dict[str, Any]  # of those that decide which passages there are: what it had instead
     reference: str  # `same`, `other`, or asked `only here` or `only there`
     documents_in_both: int
@@ -426,14 +427,25 @@ def _compared(
     return {
         "folder": str(baseline),
         "same_model": prints[0] == prints[1] is not None,
-        "swapped": bool(newer(baseline, older["date"], record["date"]))
-        and older["summary"]["recalled"]["share"] > record["summary"]["recalled"]["share"],
+        "swapped": _later_said(record, older, baseline)[1],
         "settings": {name: then.get(name) for name in decide if then.get(name) != now.get(name)},
         "reference": reference,
         "documents_in_both": n_both,
         "documents_only_here": len(record["documents"]) - n_both,
         "documents_only_there": len(older["documents"]) - n_known,
     }
+
+
+def _later_said(record: AuditRecord, older: AuditRecord, baseline: Path) -> tuple[str, bool]:
+    """`later_said` of two audits."""
+    then, now = older["model"], record["model"]
+    shares = [one["summary"]["recalled"]["share"] for one in (older, record)]
+    return later_said(
+        baseline,
+        (older["date"], record["date"]),
+        (step_of(then["name"], then["revision"]), step_of(now["name"], now["revision"])),
+        repeats_more=shares[0] > shares[1],
+    )
 
 
 def _n_known(record: AuditRecord, other: AuditRecord) -> int:
@@ -449,10 +461,10 @@ _REFERENCES = {
 }
 
 
-def _compared_said(compared: _Compared, is_newer: str) -> str:
-    """What to add where a baseline is newer, was asked otherwise, or lacks documents."""
+def _compared_said(compared: _Compared, later: str) -> str:
+    """What to add where a baseline comes later, was asked otherwise, or lacks documents."""
     baseline = compared["folder"]
-    said = [is_newer] if is_newer else []
+    said = [later] if later else []
     said += [f"{baseline} audited the same model"] if compared["same_model"] else []
     if compared["settings"]:
         others = ", ".join(f"{name} {value}" for name, value in compared["settings"].items())

@@ -11,15 +11,18 @@ from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mnemoscope.audits.questions import audit_settings
 from mnemoscope.audits.rule import GUESS, RECALL, UNDECIDED
 from mnemoscope.audits.settings import AuditSettings, EndpointSettings, checked
 from mnemoscope.audits.shares import estimate_of, number_of
+from mnemoscope.columns import schema_of
+from mnemoscope.conditions import check_baseline, judge_all, parse_gate, worst_said
 from mnemoscope.data.formats import excluded_said, find_excluded, is_there
 from mnemoscope.embedded import place_of
-from mnemoscope.errors import UserError, a_kind, printable
+from mnemoscope.errors import UserError, a_kind, as_arguments, printable
 from mnemoscope.files import LOCK_FILE, as_path, hold_folder, made_folder, remove_torn
 from mnemoscope.lm.hub import (
     check_device_name,
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from mnemoscope.audits.records import AuditRecord
     from mnemoscope.audits.service import ServedModel
     from mnemoscope.audits.verify import Verification
+    from mnemoscope.conditions import Gate, GateResult, Shown
     from mnemoscope.lm.model import LanguageModel
 
 Documents = str | Path | Sequence[str | Path] | Mapping[str, str]
@@ -92,6 +96,57 @@ class Audit:
         shutil.copytree(self.folder, made_folder(folder), dirs_exist_ok=True)
         return folder
 
+    @classmethod
+    def load(cls, folder: str | Path) -> "Audit":
+        """Read a finished audit, whose files must be as written; no model is loaded.
+
+        Raises UserError: no audit there, or one of another version. DamagedDataError: a file
+        cannot be read, or was changed.
+        """
+        from mnemoscope.audits.records import read_audit, read_verdicts
+
+        read_verdicts(folder := as_path(folder, "folder"))
+        return cls(folder, *read_audit(folder))
+
+    def gate(
+        self, *fail_if: str, baseline: "str | Path | Audit | None" = None, strict: bool = False
+    ) -> "Judgement":
+        """Put conditions to it, as `mnemoscope audit gate --fail-if CONDITION` does.
+
+        Args:
+            fail_if: conditions, such as ``"recalled > 0.5%"``, ``"near >= 1 passage in doc"``; it
+                fails where any of them holds.
+            baseline: an older audit, or its folder: only what is new counts.
+            strict: fail where a document was not asked or roles look mixed up, too.
+
+        Raises:
+            UserError: no condition, or one that is not understood; no audit in `baseline`, or this
+                one.
+        """
+        import polars as pl
+
+        from mnemoscope.audits.exports import counted_passages, worst_passages
+        from mnemoscope.audits.gate import PASSAGES
+        from mnemoscope.audits.passages import PASSAGE
+        from mnemoscope.audits.records import check_is_audit, read_near, read_sarif
+
+        if not fail_if:
+            raise UserError(f"gate: no condition. Give one, such as {PASSAGES.examples}.")
+        gates = [parse_gate(one, PASSAGES) for one in dict.fromkeys(fail_if)]
+        older = baseline.folder if isinstance(baseline, Audit) else baseline
+        if older is not None:
+            check_is_audit(older := as_path(older, "baseline"))
+            check_baseline(older, self.folder)
+        judged = judge_all(gates, lambda gate: judge_audit(gate, self, older), strict=strict)
+        near = read_near(self.folder)
+        rows = counted_passages(judged, near)
+        schema = schema_of({name: PASSAGE[name] for name in _OF_GATE})
+        found = pl.DataFrame(
+            [[row[name] for name in _OF_GATE] for row in rows], schema, orient="row"
+        )
+        shown = worst_passages(judged, near, read_sarif(self.folder))
+        return Judgement(found, tuple(judged), tuple(shown))
+
     def _shares(self) -> dict[str, Estimate]:
         """Shares of all characters that are recalled, guessed, or neither for sure."""
         summary = self.record["summary"]
@@ -118,6 +173,43 @@ class Audit:
         )
 
 
+@dataclass(frozen=True, repr=False)
+class Judgement:
+    """What a gate says of an audit; true where it passes.
+
+    `passages` are those that it fails for, the longest first: beside a baseline the new ones.
+    """
+
+    passages: "pl.DataFrame"
+    conditions: "tuple[GateResult, ...]" = ()
+    shown: "tuple[Shown, ...]" = ()  # the passages, with their lines
+
+    @property
+    def passed(self) -> bool:
+        """Whether no condition holds, and with `strict` nothing else fails."""
+        return not any(one.is_failed for one in self.conditions)
+
+    @property
+    def reasons(self) -> list[str]:
+        """The line of each condition that fails; none where it passes."""
+        return [as_arguments(one.line) for one in self.conditions if one.is_failed]
+
+    def check(self) -> None:
+        """Raise AssertionError with all that `str` says, unless it passes."""
+        if not self.passed:
+            raise AssertionError(str(self))
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __str__(self) -> str:
+        """What failed, with the worst of it, as a log of `mnemoscope audit gate` says it."""
+        lines = self.reasons or [as_arguments(one.line) for one in self.conditions]
+        return "\n".join([*lines, *worst_said(self.shown, "passage")])
+
+    __repr__ = __str__
+
+
 class Plan(NamedTuple):
     """What a dry run says, and the documents of which the audit would ask nothing."""
 
@@ -127,6 +219,7 @@ class Plan(NamedTuple):
 
 _WORDS_OF_NAME, _LONGEST_NAME = 20, 255
 _LONGEST_LINE = 300
+_OF_GATE = ("document", "start", "end", "verdict", "reason", "text")
 _ROWS, _SHOWN = 10, 120  # passages, and characters of each, that a notebook shows
 
 
@@ -205,6 +298,15 @@ def chosen(
     if reference is None or isinstance(reference, str | Path):
         return own, own.beside(reference)
     return own, loaded(reference, "reference")
+
+
+def judge_audit(gate: "Gate", made: Audit, baseline: Path | None) -> "GateResult":
+    """Put a condition to an audit; errors as `gate.judge`."""
+    from mnemoscope.audits.gate import judge
+    from mnemoscope.audits.records import read_near
+
+    near = read_near(made.folder) if baseline is not None else None
+    return judge(gate, made.record, made.passages, baseline, near)
 
 
 def audit(
@@ -346,10 +448,12 @@ def planned(
     timed = None
     is_timed = added is None or "unread" in added
     if is_timed and all(is_on_disk(one.name, one.revision) for one in (own, other) if one):
+        started = monotonic()
         auditing = _local_audit(own, other, reading, asked)
+        loading = monotonic() - started
         auditing.unread = cut_texts(auditing.model.splitter, unread)
         auditing.texts = auditing.texts if added is None else []
-        timed = time_pieces(auditing)
+        timed = time_pieces(auditing)._replace(loading=loading)
     lines = plan_audit(
         *(reading, tokenizer, asked),
         weights=Path(place),

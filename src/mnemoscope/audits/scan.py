@@ -45,10 +45,7 @@ def scan_windows(
     Columns are `spans.WINDOW_COLUMNS`. Of the former those that are not `is_asked` count as wrong
     from the first token on.
     """
-    places = coarse_places(audit)
-    left = [(*one, 0, None, None, None) for one in places if not is_asked(one)]
-    asked = _continued(audit, [one for one in places if is_asked(one)], "Asking")
-    coarse = pl.concat([asked, pl.DataFrame(left, schema=WINDOW_COLUMNS, orient="row")])
+    coarse = scan_coarsely(audit, is_asked)
     places = [
         (number, first)
         for number, text in enumerate(audit.texts)
@@ -59,6 +56,16 @@ def scan_windows(
     ]
     fine = _continued(audit, places, "Asking around finds")
     return pl.concat([coarse, fine]).sort("document", "first")
+
+
+def scan_coarsely(
+    audit: Auditing, is_asked: Callable[[Place], bool] = lambda _: True
+) -> pl.DataFrame:
+    """Every stride-th window alone; as `scan_windows`."""
+    places = coarse_places(audit)
+    left = [(*one, 0, None, None, None) for one in places if not is_asked(one)]
+    asked = _continued(audit, [one for one in places if is_asked(one)], "Asking")
+    return pl.concat([asked, pl.DataFrame(left, schema=WINDOW_COLUMNS, orient="row")])
 
 
 def coarse_places(audit: Auditing) -> list[Place]:

@@ -142,8 +142,12 @@ def _call(arguments: list[str]) -> int:
         status = command()(arguments or ["--help"], prog_name="mnemoscope", standalone_mode=False)
     except usage_error as error:
         meant = getattr(error, "option_name", "").replace("_", "-")
-        if meant in (getattr(error, "possibilities", None) or ()):
+        possible = getattr(error, "possibilities", None) or []
+        if meant in possible:
             error.possibilities = [meant]
+        elif possible:  # which dashes alone make alike
+            name = meant.strip("-")
+            error.possibilities = [one for one in possible if nearest(name, [one.strip("-")])]
         message = " ".join(error.format_message().split())
         name = next((one for one in (both, verb) if one in verbs()), "")
         said = f"mnemoscope {name}".strip()

@@ -9,12 +9,15 @@ from typer import Argument, Option
 
 from mnemoscope.cli.options import (
     ANSWER,
+    WATCH_GATE,
     Columns,
     GateFlags,
     JsonAnswer,
     Out,
     Quiet,
+    QuietOrWordy,
     TrustRemoteCode,
+    WatchGateFlags,
     Wordy,
     assignment,
     is_failed,
@@ -290,6 +293,23 @@ WatchExclude = Annotated[
         "repeatable.",
     ),
 ]
+WatchSequences = Annotated[
+    str | None,
+    Option(
+        "--sequences",
+        "--documents",
+        help="Texts to watch: a folder, a table or a data set of the hub.",
+    ),
+]
+WatchReference = Annotated[
+    str | None,
+    Option(
+        "--reference", metavar="BASE", help="The model that was trained: step 0, before the others."
+    ),
+]
+WatchRedo = Annotated[
+    bool, Option("--redo", help="Begin the folder anew: the checks that it holds are removed.")
+]
 WatchOut = Annotated[
     Path | None,
     Option(
@@ -298,20 +318,7 @@ WatchOut = Annotated[
         help="Folder for history, tables and page (default: watch, or the callback's folder).",
     ),
 ]
-WatchBaseline = Annotated[
-    Path | None,
-    Option("--baseline", help="An older folder of watch: only texts that are new there count."),
-]
 WatchDryRun = Annotated[bool, Option("--dry-run", help="Only say what it asks and takes.")]
-WatchFailIf = Annotated[
-    list[str] | None,
-    Option(
-        "--fail-if",
-        help="Status 3 if the last checkpoint reproduces too much: 'recalled > 1%' (of the windows "
-        "whose text does not give them away), 'reproduced >= 3 windows'; also guessed, and 'in "
-        "doc' for each document. Repeatable.",
-    ),
-]
 Threshold = Annotated[
     float | None,
     Option(
@@ -331,9 +338,8 @@ def watch(
             "folder that a MemorizationCallback wrote, or its trainer's, whose page is then drawn."
         ),
     ],
-    sequences: str | None = Option(
-        None, help="Texts to watch: a folder, a table or a data set of the hub."
-    ),
+    sequences: WatchSequences = None,
+    reference: WatchReference = None,
     control: str | None = Option(
         None, help="Texts that were kept out of training (default: those that the folder has)."
     ),
@@ -352,15 +358,11 @@ def watch(
     device: str = Option("auto", help="Where the model runs: auto, cpu, cuda, mps."),
     batch_size: int = Option(64, min=1, help="Windows in a forward pass."),
     trust_remote_code: TrustRemoteCode = False,
-    fail_if: WatchFailIf = None,
-    baseline: WatchBaseline = None,
-    strict: bool = Option(
-        False, "--strict", help="Also fail on documents not asked, or roles mixed up."
-    ),
-    junit: Path | None = Option(None, "--junit", help="Write a JUnit report."),
+    flags: WatchGateFlags = WATCH_GATE,
+    redo: WatchRedo = False,
     dry_run: WatchDryRun = False,
     answer: JsonAnswer = ANSWER,
-    quiet: Quiet = False,
+    quiet: QuietOrWordy = False,
     verbose: Wordy = False,
 ) -> None:
     """See which windows become memorized and which are forgotten, over checkpoints of one run.
@@ -370,22 +372,21 @@ def watch(
     from mnemoscope.cli.gates import gated_watch, read_gate
 
     history = _history_of(checkpoints, sequences, control, out)
-    flags = GateFlags(fail_if=fail_if, baseline=baseline, strict=strict, junit=junit)
     gates = read_gate(flags, gated_watch(), out=history)
-    _check_folder(history, out or history, threshold, scan=scan)
+    _check_folder(history, out or history, threshold, scan=scan, redo=redo)
     from mnemoscope.flow.watch import WatchAsked, refuse_copy, watch_checkpoints
 
     if sequences is None:
         if dry_run:
             raise UserError("watch --dry-run: nothing to ask. Name the texts with --sequences.")
-        if len(checkpoints) > 1 or control is not None:
+        if len(checkpoints) > 1 or control is not None or reference is not None or redo:
             raise UserError("watch: --sequences is missing. Name the texts or the table to watch.")
         _check_shown(history, Path(checkpoints[0]), out)
-        if baseline is not None:
-            refuse_copy(baseline, history)
+        if flags.baseline is not None:
+            refuse_copy(flags.baseline, history)
     else:
         asked = WatchAsked(
-            checkpoints=tuple(checkpoints),
+            checkpoints=(*([] if reference is None else [reference]), *checkpoints),
             sequences=sequences,
             control=control,
             columns=parse_columns(column, [one for one in (sequences, control) if one]),
@@ -401,28 +402,25 @@ def watch(
             device=device,
             batch_size=batch_size,
             trust_remote_code=trust_remote_code,
+            redo=redo,
         )
         with shown(quiet), counted_as("windows"):
             if dry_run:
-                _say_watch_plan(asked, history, baseline, flags, answer)
+                _say_watch_plan(asked, history, flags, answer)
                 return
-            watch_checkpoints(asked, history, baseline)
+            watch_checkpoints(asked, history, flags.baseline)
     _show_history(history, out or history, gates, flags, answer, threshold, verbose=verbose)
 
 
 def _say_watch_plan(
-    asked: "WatchAsked",
-    history: Path,
-    baseline: Path | None,
-    flags: GateFlags,
-    answer: JsonAnswer,
+    asked: "WatchAsked", history: Path, flags: GateFlags, answer: JsonAnswer
 ) -> None:
     """Say what a watch would take; with `--strict` it fails where the watch would anyway."""
     from mnemoscope.cli.gates import say_plan
     from mnemoscope.flow.watch import prepare_watch
     from mnemoscope.flow.watch_plan import plan_watch
 
-    found = prepare_watch(asked, history, baseline)
+    found = prepare_watch(asked, history, flags.baseline)
     said = "\n".join(plan_watch(asked, found, history))
     unasked = [*(name for name, _ in found.unread), *found.windows.unasked]
     say_plan(said, unasked, flags, answer)
@@ -455,7 +453,7 @@ def _history_of(
     return history_folder(given[0])
 
 
-def _check_folder(history: Path, out: Path, asked: float | None, *, scan: bool) -> None:
+def _check_folder(history: Path, out: Path, asked: float | None, *, scan: bool, redo: bool) -> None:
     """Refuse the folder of an audit, and a threshold that needs scores without them.
 
     Where it is another than the folder's, that is said.
@@ -465,7 +463,7 @@ def _check_folder(history: Path, out: Path, asked: float | None, *, scan: bool) 
     if (history / "audit.json").is_file():
         raise UserError(f"{history}: an audit is there. Choose another folder with -o.")
 
-    kept = kept_threshold(history)
+    kept = None if redo else kept_threshold(history)
     if scan and (asked or kept or 1) < 1:
         raise UserError("--threshold: needs scores, and --scan makes none. Leave one of them out.")
     if None not in (asked, kept) and asked != kept:

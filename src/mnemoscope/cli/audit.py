@@ -25,6 +25,7 @@ from mnemoscope.cli.options import (
     GateFlags,
     JsonAnswer,
     Quiet,
+    QuietOrWordy,
     Wordy,
     is_failed,
     parse_columns,
@@ -171,7 +172,7 @@ def audit(
     settings: SettingsFile = None,
     answer: JsonAnswer = ANSWER,
     redo: Again = False,
-    quiet: Quiet = False,
+    quiet: QuietOrWordy = False,
     verbose: Wordy = False,
     **fields: Any,
 ) -> None:
@@ -224,7 +225,7 @@ def audit(
             redo=redo,
             **_settings(settings, **fields),
         )
-    _report(made, condition, gate, answer, verbose=verbose)
+    _report(made, condition, gate, answer, quiet=quiet, verbose=verbose)
 
 
 def audit_api(
@@ -255,7 +256,7 @@ def audit_api(
     settings: SettingsFile = None,
     answer: JsonAnswer = ANSWER,
     redo: Again = False,
-    quiet: Quiet = False,
+    quiet: QuietOrWordy = False,
     verbose: Wordy = False,
     **fields: Any,
 ) -> None:
@@ -297,14 +298,14 @@ def audit_api(
     if isinstance(made, Plan):
         say_plan(made.said, made.unasked, gate, answer)
         return
-    _report(made, condition, gate, answer, verbose=verbose)
+    _report(made, condition, gate, answer, quiet=quiet, verbose=verbose)
 
 
 def audit_gate(
     folder: Annotated[Path, Argument(help="The folder of a finished audit.")],
     gate: GateFlags = GATE,
     answer: JsonAnswer = ANSWER,
-    quiet: Quiet = False,
+    quiet: QuietOrWordy = False,
     verbose: Wordy = False,
 ) -> None:
     """Put a condition to a finished audit, whose files must be as written; no model is loaded.
@@ -542,7 +543,13 @@ def _condition(flags: GateFlags, *, has_near: bool, out: Path | None) -> "list[G
 
 
 def _report(
-    made: "Audit", gates: "list[Gate]", flags: GateFlags, answer: JsonAnswer, *, verbose: bool
+    made: "Audit",
+    gates: "list[Gate]",
+    flags: GateFlags,
+    answer: JsonAnswer,
+    *,
+    quiet: bool,
+    verbose: bool,
 ) -> None:
     """Say what came of an audit, write what was asked for beside it, and judge it.
 
@@ -550,7 +557,8 @@ def _report(
     """
     results = results_of(made, gates, flags, of := gated_audits())
     if verbose or not is_failed(results):
-        _print_record(made.folder, made.record, is_gated=bool(gates))
+        brief = quiet and not verbose
+        _print_record(made.folder, made.record, is_gated=bool(gates), is_brief=brief)
     spans = made.passages.select(_SPAN_FACTS)
     from mnemoscope.audits.exports import address_of, recalled_lines
     from mnemoscope.audits.records import read_sarif
@@ -564,8 +572,11 @@ def _report(
     judge_found(made, gates, flags, of, answer, results, page=page, verbose=verbose)
 
 
-def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
-    """Say what was not asked, the verdict, the shares, and where the audit is."""
+def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool, is_brief: bool) -> None:
+    """Say what was not asked, the verdict, the shares, and where the audit is.
+
+    Where it `is_brief`, the page says how far to trust it.
+    """
     from mnemoscope.audits.records import WINDOWS_LINES, copies_said
     from mnemoscope.audits.shares import number_of, share_beside
     from mnemoscope.audits.verdict import (
@@ -609,7 +620,7 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         copies = f"{n_near:,} near cop{'y' if n_near == 1 else 'ies'}"
         print(f"With {copies}: {_share(whole['near'])} recalled or nearly so ({passages}).")
     print(record["verdict"]["sentence"])
-    if whole["reproduced"]["characters"]:
+    if whole["reproduced"]["characters"] and not is_brief:
         print(error_rate(record["verdict"], record.get("unread")), "report.html says more.")
     reference = record["reference"]
     distance = distance_said(reference)
@@ -628,10 +639,13 @@ def _print_record(out: Path, record: "AuditRecord", *, is_gated: bool) -> None:
         print(printable(record["origins"]["sentence"]))
     if "read" in record:
         print(printable(read_said(record)))
+    trust = ", and how far to trust it" * is_brief
     print(
-        f"Read {out / 'report.html'} (the summary), then {out / 'audit.html'} (every passage, and "
-        "the documents: 'mnemoscope audit redact' makes pages without the texts)."
+        f"Read {out / 'report.html'} (the summary{trust}), then {out / 'audit.html'} (every "
+        "passage, and the documents: 'mnemoscope audit redact' makes pages without the texts)."
     )
+    if is_brief:
+        return
     files = [out / name for name in ("audit.json", "spans.parquet", "audit.sarif")]
     print(f"For programs: {', '.join(map(str, files))}.")
 

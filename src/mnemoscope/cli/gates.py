@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from typer import Exit
@@ -23,7 +24,7 @@ class Gated(NamedTuple):
     check: Callable[[Path], None]  # refuses a folder without such a result
     judge: "Callable[[Gate, Any, Path | None], GateResult]"
     junit: "Callable[[Any, Sequence[GateResult]], str]"
-    sarif: "Callable[[Any, Path | None], Sarif] | None"  # beside a baseline, if there is one
+    sarif: "Callable[[Any, Path | None], Sarif]"  # beside a baseline, if there is one
     worst: "Callable[[Any, Sequence[GateResult]], list[Shown]]"  # what conditions hold for
     handing_over: Callable[[Path], str] = lambda _: ""  # for who does not train, where it fails
 
@@ -31,15 +32,14 @@ class Gated(NamedTuple):
 def gated_audits() -> Gated:
     """Audits."""
     from mnemoscope.audits.exports import junit_xml, sarif_beside, worst_passages
-    from mnemoscope.audits.gate import PASSAGES, judge
+    from mnemoscope.audits.gate import PASSAGES
+    from mnemoscope.audits.library import judge_audit
     from mnemoscope.audits.records import check_is_audit, read_near, read_sarif
 
     return Gated(
         PASSAGES,
         check_is_audit,
-        lambda gate, made, baseline: judge(
-            gate, made.record, made.passages, baseline, read_near(made.folder) if baseline else None
-        ),
+        judge_audit,
         lambda made, judged: junit_xml(
             *(made.record, made.passages, judged, read_near(made.folder), read_sarif(made.folder))
         ),
@@ -69,12 +69,17 @@ def gated_watch() -> Gated:
 
         return watch_junit(history, judged)
 
+    def sarif(history: Any, baseline: Path | None) -> "Sarif":
+        from mnemoscope.audits.watched import watch_sarif
+
+        return watch_sarif(history, baseline)
+
     def worst(_: Any, judged: "Sequence[GateResult]") -> "list[Shown]":
         from mnemoscope.flow.watch_gate import worst_windows
 
         return worst_windows(judged)
 
-    return Gated(WINDOWS, check_holds_history, judge, junit, None, worst)
+    return Gated(WINDOWS, check_holds_history, judge, junit, sarif, worst)
 
 
 def read_gate(
@@ -89,7 +94,7 @@ def read_gate(
 
     `out` is the folder that is judged; `sources`, what is asked of, are looked for first.
     """
-    from mnemoscope.conditions import parse_gate
+    from mnemoscope.conditions import check_baseline, parse_gate
 
     if sources:
         from mnemoscope.audits.documents import check_sources
@@ -101,18 +106,13 @@ def read_gate(
         raise UserError(f"gate: no condition. Add --fail-if, such as {of.measures.examples}.")
     if flags.baseline is not None:
         if not flags.fail_if and flags.sarif is None:
-            more = " or --sarif" * (of.sarif is not None)
-            raise UserError(f"--baseline: for what is new. Add --fail-if{more}.")
+            raise UserError("--baseline: for what is new. Add --fail-if or --sarif.")
         of.check(flags.baseline)
-        if out is not None and flags.baseline.resolve() == out.resolve():
-            raise UserError(
-                f"--baseline {flags.baseline}: the folder that is judged, beside which nothing is "
-                "new, so it never fails. Keep the older result in another folder."
-            )
+        check_baseline(flags.baseline, out)
     elif flags.sarif is not None and not flags.fail_if:
+        log = "; the log of all findings is in the folder" * (of.measures.unit != "window")
         raise UserError(
-            "--sarif: for what a gate fails for, or what is new. Add --fail-if or --baseline; the "
-            "log of all findings is in the folder."
+            f"--sarif: for what a gate fails for, or what is new. Add --fail-if or --baseline{log}."
         )
     if flags.strict and not flags.fail_if:
         raise UserError("--strict: for a gate. Add --fail-if.")
@@ -134,9 +134,16 @@ def check_file(flag: str, file: Path | None, results: Sequence[Path]) -> None:
         name = "gate.xml" if flag == "--junit" else "gate.sarif"
         raise UserError(f"{flag} {file}: a name for the result itself. Choose another, as {name}.")
     if not place.is_dir() and place not in folders:
-        raise UserError(f"{flag} {file}: no such folder. Make it first.")
+        raise UserError(f"{flag} {file}: no such folder as {place}. Make it first.")
     if file.is_dir():
         raise UserError(f"{flag} {file}: a folder. Name a file.")
+    if place.is_dir():
+        try:
+            with TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            why = f"nothing can be written into {place} ({error.strerror})"
+            raise UserError(f"{flag} {file}: {why}. Name a file in another folder.") from None
 
 
 _OF_RESULTS = {".html", ".json", ".parquet"}
@@ -188,7 +195,7 @@ def judge_found(
     if flags.junit is not None:
         write_text(flags.junit, of.junit(found, results))
         print(f"Wrote {flags.junit}.")
-    if flags.sarif is not None and of.sarif is not None:
+    if flags.sarif is not None:
         from mnemoscope.audits.exports import with_levels
 
         log = with_levels(of.sarif(found, flags.baseline), results)
@@ -201,15 +208,11 @@ def judge_found(
 def results_of(
     found: Any, gates: "Sequence[Gate]", flags: GateFlags, of: "Gated | Kind[Any]"
 ) -> "list[GateResult]":
-    """What each condition says; advice that another condition follows is left out."""
-    results = [of.judge(gate, found, flags.baseline) for gate in gates]
-    has = {one.kind for one in gates}
-    results = [
-        one._replace(advice={kind: said for kind, said in one.advice.items() if kind not in has})
-        for one in results
-    ]
-    results = [*(one._replace(unseen="") for one in results[:-1]), *results[-1:]]
-    return [one.strictly() for one in results] if flags.strict else results
+    """What each condition says."""
+    from mnemoscope.conditions import judge_all
+
+    judge = lambda gate: of.judge(gate, found, flags.baseline)  # noqa: E731
+    return judge_all(gates, judge, strict=flags.strict)
 
 
 def judge_finished(folder: Path, flags: GateFlags, of: "Kind[Any]", answer: JsonAnswer) -> None:

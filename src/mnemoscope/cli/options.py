@@ -86,6 +86,9 @@ Set = Annotated[
 ]
 Redo = Annotated[bool, Option("--redo", help="Redo stages that were made with other settings.")]
 Quiet = Annotated[bool, Option("-q", "--quiet", help="No progress; the result is printed.")]
+QuietOrWordy = Annotated[
+    bool, Option("-q", "--quiet", help="No progress (--verbose: all that fails).")
+]
 TrustRemoteCode = Annotated[
     bool, Option("--trust-remote-code", help="Run Python code that comes with the model.")
 ]
@@ -237,9 +240,29 @@ class GateFlags:
     ] = None
 
 
+@dataclass(frozen=True)
+class WatchGateFlags(GateFlags):
+    """The same of a watch."""
+
+    fail_if: Annotated[
+        list[str] | None,
+        Option(
+            "--fail-if",
+            metavar="WHEN",
+            help="Status 3 if the last checkpoint reproduces too much: 'recalled > 1%' (of the "
+            "windows whose text does not give them away), 'reproduced >= 3 windows'; also guessed, "
+            "and 'in doc' for each document. Repeatable.",
+        ),
+    ] = None
+    baseline: Annotated[
+        Path | None,
+        Option("--baseline", help="An older folder of watch: only texts that are new there count."),
+    ] = None
+
+
 MODEL, LOCAL, STAGE, ANSWER = ModelFlags(), EngineFlags(), StageFlags(), JsonAnswer()
-GATE = GateFlags()
-_GROUPS = (ModelFlags, EngineFlags, StageFlags, JsonAnswer, GateFlags)
+GATE, WATCH_GATE = GateFlags(), WatchGateFlags()
+_GROUPS = (ModelFlags, EngineFlags, StageFlags, JsonAnswer, GateFlags, WatchGateFlags)
 
 
 def expanded(verb: Callable[..., None]) -> Callable[..., None]:

@@ -22,7 +22,7 @@ from mnemoscope.data.formats import (
     table_ending,
     walk_files,
 )
-from mnemoscope.data.rows import read_rows
+from mnemoscope.data.rows import has_tables, read_rows, row_texts
 from mnemoscope.data.table import (
     COLUMNS,
     OWN_VERDICT,
@@ -33,7 +33,7 @@ from mnemoscope.data.table import (
     has_values,
     without_padding,
 )
-from mnemoscope.errors import UserError, first_line
+from mnemoscope.errors import MnemoscopeError, UserError, first_line
 from mnemoscope.parse import MOST_TEXT_BYTES, TOO_LONG
 from mnemoscope.progress import say, track
 from mnemoscope.words import plural
@@ -474,6 +474,7 @@ def read_sequences(
     pad: Pad = False,
     columns: Mapping[str, str] | None = None,
     exclude: Sequence[str] = (),
+    rows_too: bool = False,
 ) -> ReadResult:
     """Read sequences from texts, tables, arrays or a frame; texts are cut into windows of tokens.
 
@@ -488,7 +489,8 @@ def read_sequences(
     prefix, are taken too, padded on the right; with `left` they are padded there, so that all
     suffixes are whole and prefixes differ in length. A table's other columns stay, except what a
     model or `add_features` said of it; `columns` gives it more, by their paths (`take_columns`);
-    `AS_TEXT` has tables read as texts. The first `prefix` tokens, half unless given, are the
+    `AS_TEXT` has tables read as texts. A table among texts is passed over; with `rows_too` each row
+    of it is a text, as in an audit. The first `prefix` tokens, half unless given, are the
     prefix: a pair of arrays must agree. Raises UserError: nothing there, nothing that is text, no
     text as long as a sequence, a file that would be misread, or a table that `check_columns`
     refuses. DamagedDataError: a torn Parquet, packed or array file.
@@ -498,18 +500,27 @@ def read_sequences(
     least = fewest[pad]
     is_text = columns == AS_TEXT and isinstance(source, str | Path) and Path(source).exists()
     rows = None if is_text else read_rows(source, columns or {}, prefix=prefix, exclude=exclude)
+    if rows_too and rows is not None and not has_values(rows.frame, "tokens"):
+        rows = None if _has_texts(Path(source), exclude) else rows
     if rows is not None:
         result = _read_rows(rows.frame, rows.where, tokenizer, length, stride, limit, least, pad)
         unread: list[Skipped] = []  # what a folder holds that is no file
         if isinstance(source, str | Path) and (folder := Path(source)).is_dir():
             unread = _skipped(folder, walk_files(folder, exclude)[1])
         return replace(result, facts=rows.facts, labels=rows.labels, unread=tuple(unread))
-    if columns and not is_text:
-        _refuse_columns(Path(source), columns, exclude)
     path = Path(source)
+    if columns and not is_text and not (rows_too and has_tables(path, exclude)):
+        _refuse_columns(path, columns, exclude)
     cutter = WindowCutter(_needed(tokenizer, path), length=length, stride=stride, least=least)
     collector = WindowCollector(cutter, limit=limit, pad=pad)
-    return _read_documents(path, collector, exclude, all_text=is_text)
+    tables = (columns or {}) if rows_too and not is_text else None
+    return _read_documents(path, collector, exclude, tables, all_text=is_text)
+
+
+def _has_texts(path: Path, exclude: Sequence[str]) -> bool:
+    """Whether a folder holds a file that is no table."""
+    files = walk_files(path, exclude)[0] if path.is_dir() else []
+    return not all(map(table_ending, files))
 
 
 def _refuse_columns(path: Path, columns: Mapping[str, str], exclude: Sequence[str]) -> None:
@@ -626,12 +637,19 @@ def count_documents(frame: pl.DataFrame) -> int:
 
 
 def _read_documents(
-    path: Path, collector: WindowCollector, exclude: Sequence[str], *, all_text: bool
+    path: Path,
+    collector: WindowCollector,
+    exclude: Sequence[str],
+    columns: Mapping[str, str] | None,
+    *,
+    all_text: bool,
 ) -> ReadResult:
     unread: list[Skipped] = []
     documents: list[Path] = []
+    names: list[str] = []
     with track("reading", unit="texts") as progress:
-        for document, text in _texts(path, unread, exclude, all_text=all_text):
+        for name, document, text in _texts(path, unread, exclude, columns, all_text=all_text):
+            names.append(name)
             documents.append(document)
             collector.add(text)
             progress.advance()
@@ -645,11 +663,12 @@ def _read_documents(
             "not readable). Give a folder of UTF-8 texts or code."
         )
     windows = collector.to_frame(where=str(path))
-    frame = _name_documents(windows, collector.sources, path, documents)
-    names = _names(path, documents)
+    frame = _name_documents(windows, collector.sources, names, documents)
     too_short = pl.Series([names[at] for at in collector.too_short], dtype=pl.String)
     n_documents = collector.n_texts - len(too_short)
-    labels, tails = frozenset(names), dict(zip(names, collector.tails, strict=True))
+    root = path if path.is_dir() else path.parent
+    labels = frozenset(name_below(one, root) for one in documents)
+    tails = dict(zip(names, collector.tails, strict=True))
     pages = tuple(one for one in names if one.lower().endswith((".html", ".htm")))
     return ReadResult(
         frame, n_documents, too_short, tuple(unread), pages, labels=labels, tails=tails
@@ -660,49 +679,60 @@ def _skipped(path: Path, passed: Sequence[tuple[Path, str]]) -> list[Skipped]:
     return [Skipped(name_below(one, path), reason) for one, reason in passed]
 
 
-def _names(path: Path, documents: Sequence[Path]) -> list[str]:
-    """Paths below the folder."""
-    root = path if path.is_dir() else path.parent
-    return [name_below(file, root) for file in documents]
-
-
 def _texts(
-    path: Path, unread: list[Skipped], exclude: Sequence[str], *, all_text: bool
-) -> Iterator[tuple[Path, str]]:
-    """Every readable text with its path, with `all_text` tables too; others go on the list."""
+    path: Path,
+    unread: list[Skipped],
+    exclude: Sequence[str],
+    columns: Mapping[str, str] | None,
+    *,
+    all_text: bool,
+) -> Iterator[tuple[str, Path, str]]:
+    """Every readable text with its name and path; others go on the list.
+
+    With `all_text` tables too, with `columns` the rows of tables.
+    """
     if path.is_file():
         if not all_text:
             refuse_as_prose(path)
         text = read_text(path)
         if text is None:
             raise UserError(f"{path}: not a text in UTF-8. Convert it, or give a table.")
-        yield path, text
+        yield name_below(path, path.parent), path, text
         return
     files, passed = walk_files(path, exclude)
     unread += _skipped(path, passed)
     tables = set() if all_text else {file for file in files if table_ending(file)}
-    if tables:
+    if tables and columns is None:
         are = "is" if len(tables) == 1 else "are"
         said = f"{plural(len(tables), 'table')} beside them {are} passed over ({min(tables).name})"
         say(f"{path}: texts; {said}")
+    refused, has_rows = "", False
     for file in files:
+        name = name_below(file, path)
         try:
             text, reason = None, f"{_AMONG_TEXTS}{_READ_SO * is_written(file)}."
             if file not in tables:
                 text, reason = read_text(file), "a binary file, or a text that is not UTF-8."
-        except UserError as error:
+            elif columns is not None:
+                for row, one in enumerate(row_texts(file, columns)):
+                    yield f"{name}, row {row}", file, one
+                has_rows = True
+                continue
+        except MnemoscopeError as error:
             reason = str(error).removeprefix(str(file)).lstrip(":, ")
+            refused = refused or f"{file}: {reason}" * (file in tables)
         if text is None:
-            unread.append(Skipped(name_below(file, path), reason))
+            unread.append(Skipped(name, reason))
         else:
-            yield file, text
+            yield name, file, text
+    if columns and refused and not has_rows:
+        raise UserError(refused)
 
 
 def _name_documents(
-    windows: pl.DataFrame, sources: list[int], path: Path, documents: list[Path]
+    windows: pl.DataFrame, sources: list[int], names: list[str], documents: list[Path]
 ) -> pl.DataFrame:
     """Columns sequence_id, document (path below the folder) and genre for each window."""
-    names = _names(path, documents)
     genres = [guess_genre(file) for file in documents]
     return windows.select(
         pl.int_range(pl.len(), dtype=pl.Int64).alias("sequence_id"),

@@ -17,6 +17,7 @@ from mnemoscope.data.formats import (
     SNIFFED_ROWS,
     check_there,
     is_there,
+    is_written,
     list_files,
     name_below,
     passed_over,
@@ -170,6 +171,28 @@ def holds_rows(source: str, exclude: Iterable[str] = ()) -> bool:
     """
     path = Path(source)
     return bool(parse_hub_name(source) or find_pair(path) or find_tables(path, exclude))
+
+
+def has_tables(path: Path, exclude: Iterable[str] = ()) -> bool:
+    """Whether a path is a table, or a folder that holds one, among texts or not."""
+    files = list_files(path, exclude) if path.is_dir() else [path]
+    return any(map(table_ending, files))
+
+
+_COLUMNS_NAMED = 8  # of a table without texts
+
+
+def row_texts(path: Path, columns: Mapping[str, str] | None = None) -> list[str]:
+    """The text of each row of a table, empty where it has none; errors as `read_table`."""
+    frame = read_table(path, columns)
+    if "text" not in frame.columns:
+        way = " Or read its lines as they stand, as one text, with --column 'text=*'."
+        raise UserError(
+            "a table without a column 'text'. Name the column of the texts with --column "
+            f"text=NAME; it has {', '.join(frame.columns[:_COLUMNS_NAMED])}."
+            f"{way * is_written(path)}"
+        )
+    return [one if isinstance(one, str) else "" for one in frame["text"]]
 
 
 def find_tables(path: Path, exclude: Iterable[str] = ()) -> list[Path]:

@@ -20,7 +20,7 @@ from mnemoscope.analysis.levels import LEVELS, transitions
 from mnemoscope.conditions import GateResult, refuse_same, to_do_of
 from mnemoscope.data.formats import AS_TEXT, excluded_said, find_excluded
 from mnemoscope.data.read import ReadResult, read_sequences
-from mnemoscope.data.rows import holds_rows
+from mnemoscope.data.rows import has_tables, holds_rows
 from mnemoscope.data.table import token_matrix
 from mnemoscope.errors import UserError, printable
 from mnemoscope.files import digest, hold_file, made_folder, write_parquet
@@ -46,6 +46,7 @@ from mnemoscope.training.history import (
     is_checked,
     kept_controls,
     read_history,
+    remove_history,
     steps_after,
     survival,
     text_words,
@@ -83,6 +84,7 @@ class WatchAsked:
     device: str = "auto"
     batch_size: int = 64
     trust_remote_code: bool = False
+    redo: bool = False  # begin the folder anew
 
 
 def refuse_copy(baseline: Path, history: Path) -> None:
@@ -123,10 +125,12 @@ def prepare_watch(asked: WatchAsked, out: Path, baseline: Path | None = None) ->
     keys = {one: digest([one.signature(), asked.dtype, asked.decode]) for one in checkpoints}
     if baseline is not None and all(is_checked(out, one.step, key) for one, key in keys.items()):
         refuse_copy(baseline, out)
-    if late := steps_after(out, last := checkpoints[-1].step):
+    late = [] if asked.redo else steps_after(out, checkpoints[-1].step)
+    if late:
         raise UserError(
             f"watch: {out} holds step {late[-1]:,}, and the last checkpoint named is step "
-            f"{last:,}: a training that was begun anew. Give another folder with -o."
+            f"{checkpoints[-1].step:,}: a training that was begun anew. Give another folder with "
+            "-o, or --redo, which begins this one anew."
         )
     check_dtype(asked.dtype)
     find_device(asked.device)
@@ -138,7 +142,7 @@ def prepare_watch(asked: WatchAsked, out: Path, baseline: Path | None = None) ->
     unread = [(one.name, one.reason) for one in read.not_checked(asked.length)]
     if asked.control is not None:
         windows += _windows(asked, asked.control, CONTROL, tokenizer, asked.most)[1]
-    elif (kept := kept_controls(out)) is not None:
+    elif not asked.redo and (kept := kept_controls(out)) is not None:
         windows += WatchedWindows(kept, windows.bos_id)
     return Prepared(checkpoints, keys, tokenizer, windows, unread, excluded)
 
@@ -175,6 +179,8 @@ def watch_checkpoints(asked: WatchAsked, out: Path, baseline: Path | None = None
     run = ", ".join(dict.fromkeys(one.run for one in checkpoints))
     made_folder(out.absolute().parent)
     with hold_file(out.absolute()):
+        if asked.redo:
+            remove_history(out)
         history = HistoryWriter(
             *(out, windows),
             unread=unread,
@@ -234,6 +240,7 @@ def _windows(
         stride=stride,
         columns=_columns_of(asked, path),
         exclude=asked.exclude if source != CONTROL else (),
+        rows_too=True,
     )
     read = read.as_given(path)
     frame = read.frame
@@ -249,7 +256,11 @@ def _columns_of(asked: WatchAsked, path: str) -> Mapping[str, str]:
     sources = {asked.sequences: asked.exclude, asked.control: ()}
     if asked.columns in ({}, AS_TEXT):
         return asked.columns
-    has_rows = {one: holds_rows(one, exclude) for one, exclude in sources.items() if one}
+    has_rows = {
+        one: holds_rows(one, exclude) or has_tables(Path(one), exclude)
+        for one, exclude in sources.items()
+        if one
+    }
     return {} if any(has_rows.values()) and not has_rows[path] else asked.columns
 
 
@@ -286,6 +297,8 @@ def write_watch_page(
     made_folder(folder)
     for name, frame in results.frames.items():
         write_parquet(folder / f"{name}.parquet", frame)
+    for name in {"levels", "documents"} - results.frames.keys():  # of a history that was there
+        (folder / f"{name}.parquet").unlink(missing_ok=True)
     section = AnalysisSection(
         name="watch",
         title="What comes out, what stays, what is forgotten",

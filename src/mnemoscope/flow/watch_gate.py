@@ -14,6 +14,7 @@ from mnemoscope.conditions import (
     Gate,
     GateResult,
     Shown,
+    Step,
     compared,
     each_said,
     failure_of,
@@ -31,6 +32,7 @@ from mnemoscope.flow.watch import (
     shares_of,
     swapped_said,
 )
+from mnemoscope.lm.hub import step_of
 from mnemoscope.stats import Estimate
 from mnemoscope.training.history import History, read_history
 from mnemoscope.training.windows import CONTROL, GUESS, PLACE, RECALL, lines_of, place_of
@@ -81,8 +83,8 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     swapped = swapped_said(history)
     beside += f"; {swapped}" if swapped else ""
     figures: dict[str, Any] = {"baseline": older_is, "drawn": history.drawn}
-    to_do, further = _to_do(history, rows.filter("is_memorized"), gate)
-    figures |= {"swapped": bool(swapped), "to_do": to_do, "further": further}
+    to_do, further, audit = _to_do(history, rows.filter("is_memorized"), gate)
+    figures |= {"swapped": bool(swapped), "to_do": to_do, "further": further, "audit": audit}
     unseen = _unseen_said(history, gate, is_new=baseline is not None)
     figures["unseen"] = "" if swapped else unseen
     parts = {str(name): part for (name,), part in rows.group_by("document", maintain_order=True)}
@@ -103,13 +105,14 @@ def judge_latest(history: History, gate: Gate, baseline: Path | None = None) -> 
     return GateResult(gate, gate.holds(value), said, *found_of, **figures)
 
 
-def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> tuple[str, str]:
-    """What to do about windows that came out, and what to know beside it; empty: there are none.
+def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> tuple[str, str, str]:
+    """What to do about windows that came out, what to know beside it, and which audit decides.
 
-    From where to train again, but for those that can be guessed or came out before training.
+    Empty: there are none. From where to train again, but for those that can be guessed or came out
+    before training.
     """
     if counted.is_empty():
-        return "", ""
+        return "", "", ""
     if (counted["class"] == GUESS).all():
         own = history.windows.filter(pl.col("source") != CONTROL, pl.col("class") == RECALL).height
         is_asked = own and (not gate.of_number or gate.holds(own))
@@ -117,16 +120,18 @@ def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> tuple[str, st
         how = f"Put the condition on recalled: --fail-if '{wanted}'."
         how = how if is_asked else "Watch texts that cannot be guessed."
         said = "What to do: what came out can be guessed from its text and shows no memory."
-        return f"{said} {how}", ""
+        return f"{said} {how}", "", ""
     came_out = history.checks.filter("is_memorized").join(counted, on="window", how="semi")
-    early = came_out.filter(step=0) if 0 not in history.names else came_out.clear()
+    has_base = not {*history.steps} <= history.names.keys()  # else they are numbered as given
+    early = came_out.filter(step=0) if has_base else came_out.clear()
     later = came_out.join(early, on="window", how="anti")
     if later.is_empty():
-        return (
+        said = (
             "What to do: all of it came out at step 0, before training, so this training is not "
             "the cause. Begin with another model, or count only what is new (--baseline, the "
             "folder of a watch of the model that training began with)."
-        ), ""
+        )
+        return said, "", ""
     first = min(later["step"].to_list())
     before = [step for step in history.steps if step < first]
     more = ""
@@ -135,22 +140,31 @@ def _to_do(history: History, counted: pl.DataFrame, gate: Gate) -> tuple[str, st
         more += f"before training, which is not {'its' if early.height == 1 else 'their'} cause."
     if not before:
         where = f"before {history.say_step(first)}, the first check, where some come out"
-        return TO_DO.format(where), more
+        return TO_DO.format(where), more, ""
     last = history.say_step(before[-1])
     exactly = "" if history.counts_from else ", and for every token exactly"
-    more += f" A watch alone does not clear {last}: it asks at fewer places{exactly}. Audit it."
-    if audit := _audit_of(history, before[-1], "--strict", "--fail-if", "near >= 1 passage"):
-        more = f"{more[:-1]}: {audit}"
+    more += f" A watch alone does not clear {last}: it asks at fewer places{exactly}. "
+    audit = _audit_of(history, before[-1], "--strict", "--fail-if", "near >= 1 passage")
+    audit = f"Audit {last}{audit}" if audit else ""
     where = f"{last}, the last check where none of these windows came out"
-    return TO_DO.format(where), more
+    return TO_DO.format(where), more + (audit or f"Audit {last}."), audit
 
 
 def _audit_of(history: History, step: int, *gate: str) -> str:
-    """The command that audits a checkpoint; empty where it is not known, or reads no texts."""
-    if not (words := history.audit.get(step)):
+    """The command that audits a checkpoint, behind a colon; empty where no audit reads the texts.
+
+    A callback knows texts without their places: TEXTS stands for them.
+    """
+    of, words = "", history.audit.get(step)
+    if not words and not history.command:
+        place = history.folder.parent / f"checkpoint-{step}"
+        is_there = (place / "config.json").is_file()
+        words = (str(place) if is_there else "CHECKPOINT", "TEXTS")
+        of = ", with your texts for TEXTS" if is_there else ", with your names for the capitals"
+    if not words:
         return ""
     model = Path(words[2] if words[1:2] == ("--revision",) else words[0]).name
-    return shlex.join(("mnemoscope", "audit", *words, "-o", f"audit-{model}", *gate))
+    return f"{of}: {shlex.join(('mnemoscope', 'audit', *words, '-o', f'audit-{model}', *gate))}"
 
 
 def _unseen_said(history: History, gate: Gate, *, is_new: bool) -> str:
@@ -163,8 +177,8 @@ def _unseen_said(history: History, gate: Gate, *, is_new: bool) -> str:
     conditions = [near] if gate.kind == "recalled" else [wanted, near]
     flags = (word for one in conditions for word in ("--fail-if", one))
     asked = [] if is_new else ["--strict", *flags]
-    audit = _audit_of(history, history.steps[-1], *asked) or "an audit of its texts."
-    return f"Not looked at: what begins between its windows, and near copies. Both: {audit}"
+    audit = _audit_of(history, history.steps[-1], *asked) or ": an audit of its texts."
+    return f"Not looked at: what begins between its windows, and near copies. Both{audit}"
 
 
 def worst_windows(judged: Sequence[GateResult]) -> list[Shown]:
@@ -208,10 +222,18 @@ def _new_since(
         n_both=n_both,
         n_all=rows.height,
         more=f"{baseline} checked the same weights" if is_same_model else "",
+        steps=(_step_of(older), _step_of(history)),
         repeats_more=shares[1] > shares[0],
     )
     facts |= {"step": older.steps[-1], "same_model": is_same_model}
     return rows.with_columns(is_memorized=is_new), facts, said
+
+
+def _step_of(history: History) -> Step:
+    """The training and step of the last check; a callback's is of the run that it names."""
+    if name := [*(history.last.get("model") or ())]:
+        return step_of(name[0], *name[2:])
+    return None if history.steps[-1] in history.names else (history.run, history.steps[-1])
 
 
 def _amount(gate: Gate, rows: pl.DataFrame) -> float:

@@ -24,7 +24,8 @@ _TIMED = 64  # windows
 
 def plan_watch(asked: WatchAsked, found: Prepared, out: Path) -> Iterator[str]:
     """Say it line by line; nothing is written. UserError: `out` holds another history."""
-    refuse_other(out, found.windows)
+    if not asked.redo:
+        refuse_other(out, found.windows)
     table = found.windows.table
     own = table.filter(pl.col("source") != CONTROL)
     counts = own.group_by(pl.col("document").fill_null("rows without a document"))
@@ -35,7 +36,11 @@ def plan_watch(asked: WatchAsked, found: Prepared, out: Path) -> Iterator[str]:
     control = f", and {table.height - own.height:,} of the control" * (table.height > own.height)
     drawn = f" drawn of {own.height + found.windows.n_left_out:,}" * bool(found.windows.n_left_out)
     yield f"In all {plural(own.height, 'window')} of {asked.length} tokens{drawn}{control}."
-    left = [one for one in found.checkpoints if not is_checked(out, one.step, found.keys[one])]
+    left = [
+        one
+        for one in found.checkpoints
+        if asked.redo or not is_checked(out, one.step, found.keys[one])
+    ]
     checked = f"; {len(found.checkpoints) - len(left):,} of them checked already"
     names = first_names([str(one) for one in found.checkpoints])
     said = f"{plural(len(found.checkpoints), 'checkpoint')} ({names})"

@@ -355,6 +355,20 @@ def hub_reason(error: BaseException) -> str | None:
 _NUMBER = re.compile(r"\d+")
 NAMED_STEP = re.compile(r"(^|checkpoint|ckpt|step|iter(ation)?|epoch)[-_]?\d+$", re.IGNORECASE)
 """How a folder's name ends that says its step; `release-1` does not."""
+
+
+def step_of(name: str, revision: str | None = None) -> tuple[str, int] | None:
+    """The training that a checkpoint is of, its folder or hub name, and its step; None: none said.
+
+    >>> step_of("run/checkpoint-20"), step_of("owner/model", "step1000"), step_of("run/final")
+    (('run', 20), ('owner/model', 1000), None)
+    """
+    said = revision or Path(name).name
+    if not NAMED_STEP.search(said):
+        return None
+    return name if revision else Path(name).parent.as_posix(), int(_NUMBER.findall(said)[-1])
+
+
 _SHOWN = 4  # checkpoints of a folder, the last ones
 _TRAINERS = re.compile(r"checkpoint-\d+")
 _MOST_LACKING = 1000
@@ -508,8 +522,11 @@ def _named(given: Sequence[str], *, is_listed: bool = False) -> list[Checkpoint]
     at = next((at for at, found in enumerate(numbers) if not found), None)
     has_step = any(map(NAMED_STEP.search, names)) or not all(is_here)
     if any(numbers) and at is not None and has_step:
+        is_base = is_listed and by_name.count(False) == 1
         remedy = (
-            "Rename it."
+            "Name it first, if it is their base, or rename it."
+            if is_here[at] and is_base
+            else "Rename it."
             if is_here[at]
             else "Name a folder that exists, or a model of the hub with its step (MODEL@step1000)."
         )

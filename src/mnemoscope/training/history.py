@@ -206,7 +206,7 @@ class HistoryWriter:
         }
         if self._store.record_path(WATCH).exists():
             kept = _read_record(self.folder)
-            refuse_other(self.folder, windows)
+            refuse_other(self.folder, windows, is_of_verb="given" in facts)
             counts["copied"] = kept["copied"]  # the control may now be the one that is kept
             counts["threshold"] = threshold or kept["threshold"]
             if threshold not in (None, kept["threshold"]) and _steps(self.folder):
@@ -247,19 +247,37 @@ class HistoryWriter:
     def drop_after(self, step: int) -> int:
         """Forget checks after a step from which a run begins anew; gives how many they were."""
         late = steps_after(self.folder, step)
-        for one in late:
-            self._store.forget(_name(one))
-            (self.folder / f"{_name(one)}.parquet").unlink(missing_ok=True)
+        _drop(self.folder, late)
         return len(late)
 
 
-def refuse_other(folder: Path, windows: WatchedWindows) -> None:
-    """Refuse a folder that holds a history of other windows (UserError)."""
+def remove_history(folder: Path) -> None:
+    """Remove a history and all its checks from a folder; nothing where it holds none."""
+    if holds_history(folder):
+        _drop(folder, _steps(folder))
+        store = _store_of(folder)
+        store.forget(WATCH)
+        for name in (_WINDOWS, _UNREAD):
+            store.remove(name)
+
+
+def _drop(folder: Path, steps: Iterable[int]) -> None:
+    for one in steps:
+        _store_of(folder).forget(_name(one))
+        _store_of(folder).remove(f"{_name(one)}.parquet")
+
+
+def refuse_other(folder: Path, windows: WatchedWindows, *, is_of_verb: bool = True) -> None:
+    """Refuse a folder that holds a history of other windows (UserError).
+
+    The verb begins one anew, where a callback does not.
+    """
     if holds_history(folder) and _read_record(folder)["windows"] != windows.digest:
         raise UserError(
-            f"{folder}: holds a history of other windows. Give another folder, or watch the same "
-            "texts, read the same way (--column, --exclude, --stride), as many windows of them, "
-            "with the same tokenizer."
+            f"{folder}: holds a history of other windows. Give another folder"
+            + ", or --redo, which begins this one anew" * is_of_verb
+            + ", or watch the same texts, read the same way (--column, --exclude, --stride), as "
+            "many windows of them, with the same tokenizer."
         )
 
 
