@@ -68,7 +68,7 @@ def time_pieces(audit: Auditing, *, enough: float = _ENOUGH_SECONDS) -> Timed:
             sorts[number in found].append(one)
         at, n = at + n, 2 * n
     if len(pieces) > 1:
-        _seconds_a_window(small, pieces[:1], 0.0)  # warms up
+        _seconds_a_window(small, (sorts[0] or sorts[1])[:1], 0.0)  # warms up
     n_windows = [sum(_windows_of(one, settings) for one in sort) for sort in sorts]
     shares = (enough / 8, enough / 2)
     each = [_seconds_a_window(small, *one) for one in zip(sorts, shares, strict=True)]
