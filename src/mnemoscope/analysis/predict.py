@@ -686,7 +686,7 @@ def _figures(scores: pl.DataFrame, weights: pl.DataFrame) -> Iterator[Chart]:
     counts = zip(categories, counted_names(by_category, "category"), strict=True)
     for title, rows, column, names in (
         ("Figures of each model on the sequences put aside", figures, "figure", FIGURES),
-        ("F1 within each category", by_category, "category", dict(counts)),
+        ("F1 within each category", by_category.drop("n"), "category", dict(counts)),
     ):
         yield Chart(
             title=f"{title}, per cent (95 % interval)",
