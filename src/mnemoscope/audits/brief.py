@@ -65,6 +65,7 @@ def render_brief(
         documents = listed_documents(record) or documents
     listed = [*of_each_document(recalled, names), *of_each_document(undecided, names)]
     first = strongest(listed)
+    is_quoted = "unread" in tables and "redacted" not in record
     room = max(_LISTED - max(len(documents) - _FEWEST, 0) // 2, _FEWEST)
     near = sorted(recalled_copies(tables.get("near")).to_dicts(), key=lambda row: -row["matched"])
     origins = tables.get("origins")
@@ -74,7 +75,7 @@ def render_brief(
         whole=record["summary"],
         views={"origins": view_of("origins", origins, {}) if origins is not None else None},
         rows=rows,
-        accused=accused(tables["unread"])[:_QUOTED] if "unread" in tables else [],
+        accused=accused(tables["unread"])[:_QUOTED] if is_quoted else [],
         recalled=recalled,
         undecided=undecided,
         near=[
