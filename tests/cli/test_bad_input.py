@@ -79,11 +79,7 @@ REFUSED = [  # a command, and what its line says: the file, flag or key, and wha
     ("statu", "statu: no such verb.", "Did you mean 'status'?"),
     ("data", "data: say what", "data convert"),
     ("run -o mine --only trian", "no such stage", "Did you mean 'train'?"),
-    (
-        "gate out",
-        "gate: of what?",
-        "Write mnemoscope audit gate or mnemoscope items gate or mnemoscope forget gate",
-    ),
+    ("gate out", "gate: of what?", "Write mnemoscope audit gate or items gate or forget gate"),
     ("gate WATCHED", "holds a watch. Judge it: mnemoscope watch ", " --fail-if 'recalled > 1%'"),
     ("audit gate outt --strict", "outt: no such folder."),
     *(

@@ -123,7 +123,8 @@ def check_redacted(folder: Path, copy: Path) -> list[str]:
     sums = {name: file_sha256(path) for name, path in there.items() if path.is_file()}
     if not sums:
         raise UserError(f"{copy}: holds neither {REPORT} nor audit.html.")
-    like = max(copies, key=lambda one: sum(one["pages"].get(name) == sums[name] for name in sums))
+    newest = copies[::-1]  # the first of equals is taken
+    like = max(newest, key=lambda one: sum(one["pages"].get(name) == sums[name] for name in sums))
     return [
         f"{there[name]}: "
         + ("changed since it was made." if name in sums else "gone.")

@@ -133,9 +133,7 @@ def _call(arguments: list[str]) -> int:
             if verb == "gate" and (held := folder and held_said(Path(folder))):
                 raise UserError(f"gate: {folder} holds {held}")
             more = " A watch has --fail-if itself." * (verb == "gate")
-            raise UserError(
-                f"{verb}: of what? Write {' or '.join(f'mnemoscope {one}' for one in under)}.{more}"
-            )
+            raise UserError(f"{verb}: of what? Write mnemoscope {' or '.join(under)}.{more}")
         hint = nearest(verb, verbs()) or " See 'mnemoscope --help'."
         raise UserError(f"{verb}: no such verb.{hint}")
     try:
