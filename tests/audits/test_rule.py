@@ -376,13 +376,14 @@ def test_what_is_printed_of_the_three_verdicts_adds_up_to_reproduced(first, seco
 @given(st.lists(st.integers(0, 99), min_size=2, max_size=6).filter(any))
 @example([1, 1, 1])
 @example([2, 898])
+@example([69, 72, 99])
 def test_shares_of_one_whole_add_up_as_printed_and_none_is_off_by_a_tenth(counts):
     shares = [n / sum(counts) for n in counts]
     shown = adding_up(shares)
     assert sum(round(1000 * one) for one in shown) == 1000
     assert all(abs(a - b) < 0.001 for a, b in zip(shares, shown, strict=True))
     assert [one > 0 for one in shown] == [one > 0 for one in shares]
-    assert round(1000 * shown[0]) == round(1000 * shares[0])
+    assert f"{100 * shown[0]:.1f}" == f"{100 * shares[0]:.1f}"  # as printed: 28.75 is below it
 
 
 WORDS = [f"w{n}" for n in range(80)]
